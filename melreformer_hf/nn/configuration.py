@@ -1,0 +1,44 @@
+"""Configuration base that refuses what it does not know."""
+
+import dataclasses
+import difflib
+
+from transformers import PreTrainedConfig
+
+from melreformer_hf.audio.mel import MelConfig
+
+
+class StrictConfig(PreTrainedConfig):
+    """`PreTrainedConfig` that raises on unknown keyword arguments, where the library would keep a typo silently.
+
+    Subclasses decorate with `huggingface_hub.dataclasses.strict`, annotate every field and put their rules into
+    `validate_<rule>(self)` methods.
+
+    Raises:
+        ValueError: a keyword is neither a field of the class nor one that the library writes itself.
+    """
+
+    def __post_init__(self, **kwargs):
+        known = {field.name for field in dataclasses.fields(self)} | set(vars(PreTrainedConfig()))
+        unknown = [key for key in kwargs if key not in known and not key.startswith("_")]
+        allowed = {"model_type", "transformers_version", "auto_map", "torch_dtype", "dtype", "attn_implementation"}
+        for key in unknown:
+            if key in allowed:
+                continue
+            near = difflib.get_close_matches(key, sorted(known), n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{type(self).__name__} has no field {key!r} (received {kwargs[key]!r}).{hint}")
+        super().__post_init__(**kwargs)
+
+
+def mel_config_of(values: dict | None, **defaults: object) -> MelConfig:
+    """The contract in a config's `mel` field; the package's own default when it is `None`.
+
+    The default is the HiFi-GAN front end over the full range (magnitude, natural logarithm) with 128 bands.
+    """
+    if values is None:
+        return MelConfig.preset("hifigan", **{"num_mel_bins": 128, "fmax": None, **defaults})
+    return MelConfig.from_dict(values)
+
+
+__all__ = ["StrictConfig", "mel_config_of"]

@@ -1,0 +1,41 @@
+"""Long music from small ideas, Hugging Face style.
+
+Public names are imported when they are first used, so that `import melreformer_hf` costs next to nothing; the models
+are known to transformers' Auto classes as soon as those are imported, before or after this package.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from melreformer_hf._registration import register_when_imported
+
+__version__ = "0.1.0"
+
+_EXPORTS: dict[str, str] = {
+    "MelConfig": "audio.mel",
+    "log_mel_spectrogram": "audio.mel",
+    "resize_mel": "audio.resize",
+    "MelFeatureExtractor": "processing.feature_extraction_mel",
+    "HifiVocoderConfig": "models.hifi_vocoder.configuration_hifi_vocoder",
+    "HifiVocoderModel": "models.hifi_vocoder.modeling_hifi_vocoder",
+    "MelReformerConfig": "models.mel_reformer.configuration_mel_reformer",
+    "MelReformerModel": "models.mel_reformer.modeling_mel_reformer",
+    "IdeaUNetModel": "models.idea_unet.unet_idea",
+    "MelReformerPipeline": "pipelines.pipeline_mel_reformer",
+}
+
+__all__ = ["__version__", *sorted(_EXPORTS)]
+
+
+def __getattr__(name: str):
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'melreformer_hf' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"melreformer_hf.{_EXPORTS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_EXPORTS))
+
+
+register_when_imported(__getattr__)

@@ -102,7 +102,9 @@ class ModelContractMixin:
         model, inputs = self.model(), self.inputs(2)
         expected = self.output(model, inputs)
         half = copy.deepcopy(model).to(torch.bfloat16)
-        cast = {k: v.to(torch.bfloat16) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in inputs.items()}
+        cast = {
+            k: v.to(torch.bfloat16) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in inputs.items()
+        }
         actual = self.output(half, cast).float()
         assert actual.isfinite().all()
         scale = expected.float().abs().max().clamp(min=1e-3)

@@ -228,7 +228,13 @@ def mel_spectrogram(waveform: torch.Tensor, config: MelConfig) -> torch.Tensor:
     padded = torch.nn.functional.pad(waveform.reshape(-1, 1, waveform.shape[-1]), config.padding, mode="reflect")
     window = torch.hann_window(config.win_length, dtype=waveform.dtype, device=waveform.device)
     spectrum = torch.stft(
-        padded.squeeze(1), config.n_fft, config.hop_length, config.win_length, window, center=False, return_complex=True
+        padded.squeeze(1),
+        config.n_fft,
+        config.hop_length,
+        config.win_length,
+        window,
+        center=False,
+        return_complex=True,
     )
     if config.power == 1.0 and config.magnitude_epsilon == 0.0:
         values = spectrum.abs()  # the gradient of abs at zero is zero, that of sqrt would be infinite

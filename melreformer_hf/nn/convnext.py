@@ -20,7 +20,12 @@ class ConvNeXtBlock(nn.Module):
     """
 
     def __init__(
-        self, hidden_size: int, intermediate_size: int, kernel_size: int = 7, dilation: int = 1, layer_scale: float = 0.1
+        self,
+        hidden_size: int,
+        intermediate_size: int,
+        kernel_size: int = 7,
+        dilation: int = 1,
+        layer_scale: float = 0.1,
     ) -> None:
         super().__init__()
         if kernel_size % 2 == 0:

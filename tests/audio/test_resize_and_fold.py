@@ -51,7 +51,8 @@ def test_resize_is_differentiable():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "match"), [((mel(5), 0), "at least 1, got 0"), ((mel(5), 3, "cubic"), "cubic"), ((mel(0), 3), "frame")]
+    ("arguments", "match"),
+    [((mel(5), 0), "at least 1, got 0"), ((mel(5), 3, "cubic"), "cubic"), ((mel(0), 3), "frame")],
 )
 def test_resize_refuses(arguments, match):
     with pytest.raises(ValueError, match=match):

@@ -47,7 +47,9 @@ class Fixture:
         """Compare with a stored tensor at its tolerance (or `at_least`, where a fixture's remarks allow more)."""
         expected = self.io[key]
         if not expected.is_floating_point():
-            torch.testing.assert_close(actual.to(expected.dtype), expected, rtol=0, atol=0, msg=lambda m: f"{key}: {m}")
+            torch.testing.assert_close(
+                actual.to(expected.dtype), expected, rtol=0, atol=0, msg=lambda m: f"{key}: {m}"
+            )
             return
         atol = max(self.tolerance(key), at_least)
         torch.testing.assert_close(

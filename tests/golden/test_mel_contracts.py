@@ -41,14 +41,17 @@ def test_hifigan_mel():
             fmin=float(arguments["fmin"]),
             fmax=arguments["fmax"],
         )
-        golden.assert_close(
-            f"mel.{index}.out", log_mel_spectrogram(golden.io["mel.wave"], config), FLOOR_TOLERANCE
-        )
+        golden.assert_close(f"mel.{index}.out", log_mel_spectrogram(golden.io["mel.wave"], config), FLOOR_TOLERANCE)
 
 
 def test_melgan_mel():
     golden = fixture("04_melgan")
-    names = {"hop_length": "hop_length", "n_fft": "n_fft", "win_length": "win_length", "n_mel_channels": "num_mel_bins"}
+    names = {
+        "hop_length": "hop_length",
+        "n_fft": "n_fft",
+        "win_length": "win_length",
+        "n_mel_channels": "num_mel_bins",
+    }
     names |= {"sampling_rate": "sampling_rate", "mel_fmin": "fmin", "mel_fmax": "fmax"}
     overrides = {names[key]: value for key, value in golden.config["audio2mel_args"].items()}
     mel = log_mel_spectrogram(golden.io["mel.wave"], MelConfig.preset("melgan", **overrides))

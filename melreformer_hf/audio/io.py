@@ -1,0 +1,94 @@
+"""Reading and writing audio with soundfile: WAV, FLAC, OGG and MP3, from paths or bytes, without ffmpeg."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+
+
+def resample(waveform: np.ndarray, original: int, target: int) -> np.ndarray:
+    """Resample (..., samples) from `original` to `target` samples per second with soxr's high quality."""
+    for name, rate in (("original", original), ("target", target)):
+        if rate <= 0:
+            raise ValueError(f"{name} must be a positive number of samples per second, got {rate}.")
+    if original == target:
+        return waveform
+    import soxr
+
+    return np.ascontiguousarray(soxr.resample(waveform.T, original, target).T, dtype=waveform.dtype)
+
+
+def read_audio(source: str | os.PathLike | bytes, sampling_rate: int | None = None) -> tuple[torch.Tensor, int]:
+    """Decode an audio file, mixed down to mono.
+
+    Args:
+        source: path, or the bytes of a file.
+        sampling_rate: samples per second of the result; `None` keeps the file's own.
+
+    Returns:
+        (waveform of shape (samples,), float32, full scale at 1; samples per second).
+
+    Raises:
+        FileNotFoundError: the path does not exist.
+        ValueError: the file cannot be decoded, is empty, truncated to nothing, or holds NaN or infinity.
+    """
+    import soundfile
+
+    name = "the given bytes" if isinstance(source, bytes) else str(source)
+    if not isinstance(source, bytes) and not Path(source).is_file():
+        raise FileNotFoundError(f"No audio file at {name}.")
+    try:
+        data, rate = soundfile.read(
+            io.BytesIO(source) if isinstance(source, bytes) else str(source), dtype="float32", always_2d=True
+        )
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise ValueError(
+            f"{name} could not be decoded ({error}). Supported: WAV, FLAC, OGG and MP3 that are complete."
+        ) from error
+    waveform = data.mean(axis=1)
+    if waveform.size == 0:
+        raise ValueError(f"{name} holds no samples.")
+    if not np.isfinite(waveform).all():
+        raise ValueError(f"{name} holds NaN or infinite samples.")
+    if sampling_rate is not None:
+        waveform, rate = resample(waveform, rate, sampling_rate), sampling_rate
+    return torch.from_numpy(waveform), rate
+
+
+def write_wav(path: str | os.PathLike, waveform: torch.Tensor, sampling_rate: int) -> Path:
+    """Write a 16-bit WAV file, complete or not at all.
+
+    A waveform whose peak exceeds full scale is scaled down as a whole rather than clipped.
+
+    Args:
+        path: the file; its folder must exist.
+        waveform: (samples,) or (channel, samples), float, full scale at 1.
+        sampling_rate: samples per second.
+
+    Raises:
+        ValueError: NaN or infinite samples, or another shape.
+    """
+    import soundfile
+
+    data = waveform.detach().cpu().float()
+    if data.ndim not in (1, 2):
+        raise ValueError(f"waveform must have shape (samples,) or (channel, samples), got {tuple(data.shape)}.")
+    if not data.isfinite().all():
+        raise ValueError("waveform must be finite, got NaN or infinite samples.")
+    peak = data.abs().max().item() if data.numel() else 0.0
+    if peak > 1.0:
+        data = data / peak
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.partial")
+    soundfile.write(str(temporary), data.T.numpy(), sampling_rate, format="WAV", subtype="PCM_16")
+    os.replace(temporary, path)
+    return path
+
+
+__all__ = ["AUDIO_SUFFIXES", "read_audio", "resample", "write_wav"]

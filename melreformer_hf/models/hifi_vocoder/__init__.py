@@ -1,0 +1,1 @@
+"""HiFi-GAN, HiFiHybrid and a fast inverse-STFT vocoder."""

@@ -1,0 +1,1 @@
+"""Losses that need no network of their own, or a second network."""

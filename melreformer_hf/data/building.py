@@ -143,7 +143,11 @@ def build_dataset(folder: Path, output: Path, config: BuildConfig, progress: boo
         ValueError: no audio file found, none usable, or `output` holds something else.
     """
     folder, output = Path(folder), Path(output)
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
+    )
     if not files:
         raise ValueError(f"DIR must hold audio files ({', '.join(AUDIO_SUFFIXES)}), found none in {folder}.")
     if output.exists() and any(output.iterdir()) and not (output / DATASET_FILE).is_file():

@@ -46,7 +46,7 @@ def render_file(midi: Path, output: Path, soundfont: str | os.PathLike, sampling
     Raises:
         ValueError: FluidSynth fails or renders nothing.
     """
-    raw = output.with_name(f".{output.name}.raw")
+    raw = output.with_name(f".{output.stem}.partial.wav")
     command = ["fluidsynth", "-ni", "-q", "-g", str(gain), "-r", str(sampling_rate), "-T", "wav", "-F", str(raw)]
     try:
         result = subprocess.run([*command, str(soundfont), str(midi)], capture_output=True, text=True, check=False)

@@ -11,8 +11,7 @@ Deviations: see the generators; the waveform always has `frames * hop_length` sa
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch

@@ -1,12 +1,14 @@
 """Configuration of the HiFi vocoder family."""
 
+import math
+
 from huggingface_hub.dataclasses import strict
 
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.nn.configuration import StrictConfig, mel_config_of
 
 _HIFIGAN_MEL = MelConfig.preset("hifigan").to_dict()
-_HIFIGAN_V1 = {"architecture": "hifigan", "mel": _HIFIGAN_MEL}
+_HIFIGAN_V1 = {"architecture": "hifigan", "mel": _HIFIGAN_MEL, "initializer_range": 0.01}
 _PRESETS: dict[str, dict] = {
     "hifigan_v1": _HIFIGAN_V1,
     "hifigan_v2": {**_HIFIGAN_V1, "upsample_initial_channels": 128},
@@ -148,12 +150,15 @@ class HifiVocoderConfig(StrictConfig):
                 "resblock_dilations must hold one list per kernel: got "
                 f"{self.resblock_dilations} for resblock_kernel_sizes {self.resblock_kernel_sizes}."
             )
-        if any(kernel % 2 == 0 for kernel in self.resblock_kernel_sizes):
-            raise ValueError(f"resblock_kernel_sizes must be odd, got {self.resblock_kernel_sizes}.")
-        if self.upsample_initial_channels % 2 ** len(rates):
+        if self.upsample_initial_channels < 2 ** len(rates):
             raise ValueError(
-                f"upsample_initial_channels must be divisible by 2**{len(rates)} (each stage halves it), got "
+                f"upsample_initial_channels must be at least 2**{len(rates)} (each stage halves it), got "
                 f"{self.upsample_initial_channels}."
+            )
+        if math.prod(rates) != self.hop_length:
+            raise ValueError(
+                f"upsample_rates must multiply to the mel contract's hop_length, {self.hop_length}, got {rates} "
+                f"(product {math.prod(rates)}). Change either."
             )
 
 

@@ -6,12 +6,15 @@ One model class, three generators chosen by `config.architecture`:
 - `"hifigan"`: Kong, Kim, Bae, HiFi-GAN (arXiv 2010.05646), original repository jik876/hifi-gan.
 - `"hifihybrid"`: original repository TariqAHassan/HiFiHybrid.
 
-Deviations: see the generators; the waveform always has `frames * hop_length` samples when the rates multiply to it.
+Deviations: plain weights by default, `apply_weight_norm()` for training as the original does. Where a transposed
+convolution's kernel minus its rate is odd, the waveform has a few samples more at its end, as in the originals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +25,17 @@ from transformers.utils import ModelOutput
 
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
 from melreformer_hf.models.hifi_vocoder.generator_istft import IstftGenerator
+from melreformer_hf.models.hifi_vocoder.generators_gan import HifiganGenerator, HifihybridGenerator
 from melreformer_hf.models.hifi_vocoder.streaming import stream_with_overlap
+from melreformer_hf.models.hifi_vocoder.weights_hifi_vocoder import (
+    architecture_of,
+    configuration_from_original,
+    to_original,
+    to_ours,
+)
+from melreformer_hf.nn.activations import UpDownSnake, low_pass_taps
+from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.conv import apply_weight_norm, has_weight_norm, remove_weight_norm
 from melreformer_hf.nn.convnext import ConvNeXtBlock, init_convnext_block
 
 
@@ -48,7 +61,30 @@ def _istft_generator(config: HifiVocoderConfig) -> nn.Module:
     )
 
 
-_GENERATORS = {"istft": _istft_generator}
+def _upsampling_sizes(config: HifiVocoderConfig) -> tuple:
+    return (
+        config.num_mel_bins,
+        config.upsample_initial_channels,
+        config.upsample_rates,
+        config.upsample_kernel_sizes,
+        config.resblock_kernel_sizes,
+        config.resblock_dilations,
+    )
+
+
+def _hifigan_generator(config: HifiVocoderConfig) -> nn.Module:
+    return HifiganGenerator(*_upsampling_sizes(config), paired=config.resblock_type == "1")
+
+
+def _hifihybrid_generator(config: HifiVocoderConfig) -> nn.Module:
+    return HifihybridGenerator(*_upsampling_sizes(config))
+
+
+_GENERATORS = {
+    "istft": _istft_generator,
+    "hifigan": _hifigan_generator,
+    "hifihybrid": _hifihybrid_generator,
+}
 
 
 class HifiVocoderPreTrainedModel(PreTrainedModel):
@@ -65,8 +101,16 @@ class HifiVocoderPreTrainedModel(PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, ConvNeXtBlock):
             init_convnext_block(module, std)
+        elif isinstance(module, UpDownSnake):
+            taps = low_pass_taps(module.num_taps, module.cutoff).expand_as(module.filter_before)
+            init.normal_(module.alpha)
+            init.copy_(module.filter_before, taps)
+            init.copy_(module.filter_after, taps)
         elif isinstance(module, (nn.Linear, nn.Conv1d, nn.ConvTranspose1d)):
-            init.trunc_normal_(module.weight, std=std)
+            if self.config.architecture == "hifihybrid":  # the original keeps the library's default
+                init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            else:
+                init.trunc_normal_(module.weight, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
@@ -90,6 +134,69 @@ class HifiVocoderModel(HifiVocoderPreTrainedModel):
     def receptive_field_frames(self) -> tuple[int, int]:
         """Frames (before, after) that the samples of a frame depend on, derived from the layers."""
         return self.generator.receptive_field_frames
+
+    @classmethod
+    def from_original(
+        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
+    ) -> HifiVocoderModel:
+        """Model with the weights of a HiFi-GAN or HiFiHybrid checkpoint (told apart by their names).
+
+        Args:
+            state_dict_or_path: the generator's state dict, with weight norm or without, also inside the release's
+                `{"generator": ...}`; or the path of such a file.
+            original_arguments: HiFi-GAN's `config.json`, or the arguments of HiFiHybrid's `Generator`. What is absent
+                has the original's default.
+
+        Raises:
+            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
+        """
+        state_dict = load_original_state_dict(state_dict_or_path, container="generator")
+        config = configuration_from_original(architecture_of(state_dict), original_arguments)
+        model = cls(config)
+        load_strictly(model.generator, to_ours(state_dict, config), f"original {config.architecture}")
+        return model.eval()
+
+    def to_original_state_dict(self, weight_norm: bool = False) -> dict[str, torch.Tensor]:
+        """The generator's weights under the original's names.
+
+        Args:
+            weight_norm: write `weight_g` and `weight_v`, as HiFi-GAN's releases do.
+
+        Raises:
+            ValueError: the architecture is the package's own.
+        """
+        if self.config.architecture == "istft":
+            raise ValueError('architecture "istft" has no original; only "hifigan" and "hifihybrid" do.')
+        return to_original(self._plain_generator_state_dict(), self.config, weight_norm)
+
+    def apply_weight_norm(self) -> None:
+        """Weight-normalise every convolution of a GAN generator, as HiFi-GAN trains; the output does not change.
+
+        Raises:
+            ValueError: the architecture is "istft".
+        """
+        if self.config.architecture == "istft":
+            raise ValueError('apply_weight_norm is for architectures "hifigan" and "hifihybrid", this one is "istft".')
+        apply_weight_norm(self.generator)
+
+    def remove_weight_norm(self) -> None:
+        """Fold weight norms into plain weights; the output does not change."""
+        remove_weight_norm(self.generator)
+
+    def _plain_generator_state_dict(self) -> dict[str, torch.Tensor]:
+        pairs = ("parametrizations.weight.original0", "parametrizations.weight.original1")
+        plain = {key: value for key, value in self.generator.state_dict().items() if not key.endswith(pairs)}
+        for name, module in self.generator.named_modules():
+            if hasattr(module, "parametrizations"):
+                plain[f"{name}.weight"] = module.weight.detach()
+        return plain
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """Save configuration and plain weights; weight norms are folded into what is written."""
+        if has_weight_norm(self.generator) and "state_dict" not in kwargs:
+            plain = self._plain_generator_state_dict()
+            kwargs["state_dict"] = {f"generator.{key}": value.contiguous() for key, value in plain.items()}
+        super().save_pretrained(save_directory, **kwargs)
 
     def forward(
         self, input_features: torch.Tensor, return_dict: bool | None = None

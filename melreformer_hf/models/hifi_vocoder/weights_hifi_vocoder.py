@@ -1,0 +1,217 @@
+"""Original checkpoints of HiFi-GAN (jik876/hifi-gan) and HiFiHybrid (TariqAHassan/HiFiHybrid), both ways."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+
+from melreformer_hf.audio.mel import MelConfig
+from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
+from melreformer_hf.nn.conv import fold_weight_norm, split_weight_norm
+
+# Original name, our name; {N} numbers a layer. HiFi-GAN numbers the residual blocks of all stages in one row: its two
+# numbers (stage, block) are written as one by `_flatten`.
+_HIFIGAN = [
+    ("conv_pre.", "input_conv."),
+    ("conv_post.", "output_conv."),
+    ("ups.{N}.", "stages.{N}.upsample."),
+    ("resblocks.{N}.{N}.convs1.{N}.", "stages.{N}.blocks.{N}.dilated.{N}."),
+    ("resblocks.{N}.{N}.convs2.{N}.", "stages.{N}.blocks.{N}.plain.{N}."),
+    ("resblocks.{N}.{N}.convs.{N}.", "stages.{N}.blocks.{N}.dilated.{N}."),
+]
+_HIFIHYBRID = [
+    ("initial_block.", "input_conv."),
+    ("final_block.conv.", "output_conv."),
+    ("final_block.activation.alpha", "output_activation.alpha"),
+    ("final_block.activation.lowpass_conv0.low_pass", "output_activation.filter_before"),
+    ("final_block.activation.lowpass_conv1.low_pass", "output_activation.filter_after"),
+    ("blocks.{N}.tconv.", "stages.{N}.upsample."),
+    ("blocks.{N}.amp_complex.amps.{N}.convs.{N}.", "stages.{N}.blocks.{N}.convs.{N}."),
+    ("blocks.{N}.amp_complex.amps.{N}.activation.alpha", "stages.{N}.blocks.{N}.activation.alpha"),
+    (
+        "blocks.{N}.amp_complex.amps.{N}.activation.lowpass_conv0.low_pass",
+        "stages.{N}.blocks.{N}.activation.filter_before",
+    ),
+    (
+        "blocks.{N}.amp_complex.amps.{N}.activation.lowpass_conv1.low_pass",
+        "stages.{N}.blocks.{N}.activation.filter_after",
+    ),
+]
+TABLES = {"hifigan": _HIFIGAN, "hifihybrid": _HIFIHYBRID}
+
+_MEL_NAMES = {
+    "sampling_rate": "sampling_rate",
+    "n_fft": "n_fft",
+    "win_size": "win_length",
+    "num_mels": "num_mel_bins",
+    "fmin": "fmin",
+    "fmax": "fmax",
+}
+_HIFIGAN_NAMES = {
+    "resblock": "resblock_type",
+    "upsample_rates": "upsample_rates",
+    "upsample_kernel_sizes": "upsample_kernel_sizes",
+    "upsample_initial_channel": "upsample_initial_channels",
+    "resblock_kernel_sizes": "resblock_kernel_sizes",
+    "resblock_dilation_sizes": "resblock_dilations",
+}
+_HIFIHYBRID_NAMES = {
+    "initial_channels": "upsample_initial_channels",
+    "stride_sizes": "upsample_rates",
+    "amp_kernel_sizes": "resblock_kernel_sizes",
+    "amp_dilation_sizes": "resblock_dilations",
+}
+# Entries of the originals' files that only training reads; n_frames sets a width that cancels out of the filters.
+_UNUSED = {
+    *("num_gpus", "batch_size", "learning_rate", "adam_b1", "adam_b2", "lr_decay", "seed", "segment_size", "num_freq"),
+    *("fmax_for_loss", "num_workers", "dist_config", "hop_size", "n_frames"),
+}
+
+
+def _pattern(template: str) -> re.Pattern:
+    return re.compile("^" + re.escape(template).replace(r"\{N\}", r"(\d+)"))
+
+
+def _rename(key: str, rows: list[tuple[str, str]]) -> str:
+    for source, target in rows:
+        match = _pattern(source).match(key)
+        if match:
+            numbers = iter(match.groups())
+            return re.sub(r"\{N\}", lambda _, numbers=numbers: next(numbers), target) + key[match.end() :]
+    return key
+
+
+def _flatten(key: str, parallel: int) -> str:
+    """`resblocks.stage.block.` -> `resblocks.number.`"""
+    return re.sub(
+        r"^resblocks\.(\d+)\.(\d+)\.", lambda m: f"resblocks.{int(m[1]) * parallel + int(m[2])}.", key, count=1
+    )
+
+
+def _unflatten(key: str, parallel: int) -> str:
+    """`resblocks.number.` -> `resblocks.stage.block.`"""
+    return re.sub(
+        r"^resblocks\.(\d+)\.(?=convs)",
+        lambda m: f"resblocks.{int(m[1]) // parallel}.{int(m[1]) % parallel}.",
+        key,
+        count=1,
+    )
+
+
+def architecture_of(state_dict: Mapping[str, torch.Tensor]) -> str:
+    """Which original a state dict comes from.
+
+    Raises:
+        ValueError: it is neither's.
+    """
+    for architecture, mark in (("hifigan", "conv_pre."), ("hifihybrid", "initial_block.")):
+        if any(key.startswith(mark) for key in state_dict):
+            return architecture
+    raise ValueError(
+        "The checkpoint is neither HiFi-GAN's (conv_pre.*) nor HiFiHybrid's (initial_block.*); its first keys are "
+        f"{list(state_dict)[:3]}. Pass the generator's state dict."
+    )
+
+
+def fold_all_weight_norms(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Replace the pairs `weight_g`, `weight_v` (or their newer names) by plain weights.
+
+    Raises:
+        ValueError: one half of a pair is missing.
+    """
+    newer = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    names = {}
+    for key in state_dict:
+        ending = next((old for old in newer if key.endswith("." + old)), None)
+        names[key.removesuffix(ending) + newer[ending] if ending else key] = key
+    plain = {}
+    for name, key in names.items():
+        if name.endswith(".weight_g"):
+            stem = name.removesuffix("weight_g")
+            if stem + "weight_v" not in names:
+                raise ValueError(f"The checkpoint has {key!r} but not its direction {stem + 'weight_v'!r}.")
+            plain[stem + "weight"] = fold_weight_norm(state_dict[key], state_dict[names[stem + "weight_v"]])
+        elif name.endswith(".weight_v"):
+            if name.removesuffix("weight_v") + "weight_g" not in names:
+                raise ValueError(f"The checkpoint has {key!r} but not its magnitude (weight_g).")
+        else:
+            plain[name] = state_dict[key]
+    return plain
+
+
+def to_ours(state_dict: Mapping[str, torch.Tensor], config: HifiVocoderConfig) -> dict[str, torch.Tensor]:
+    """Names of an original state dict -> names of `HifiVocoderModel.generator`; unknown names stay as they are."""
+    rows, parallel = TABLES[config.architecture], len(config.resblock_kernel_sizes)
+    return {
+        _rename(_unflatten(key, parallel), rows): value for key, value in fold_all_weight_norms(state_dict).items()
+    }
+
+
+def to_original(
+    state_dict: Mapping[str, torch.Tensor], config: HifiVocoderConfig, weight_norm: bool
+) -> dict[str, torch.Tensor]:
+    """Names of `HifiVocoderModel.generator` (plain weights) -> names of the original."""
+    parallel = len(config.resblock_kernel_sizes)
+    keep = "convs." if config.resblock_type == "2" else "convs1."
+    rows = [
+        (ours, original)
+        for original, ours in TABLES[config.architecture]
+        if not original.endswith(("convs.{N}.", "convs1.{N}."))
+        or original.startswith("blocks")
+        or keep + "{N}." in original
+    ]
+    result = {}
+    for key, value in state_dict.items():
+        name = _flatten(_rename(key, rows), parallel)
+        if weight_norm and name.endswith(".weight"):
+            stem = name.removesuffix("weight")
+            result[stem + "weight_g"], result[stem + "weight_v"] = split_weight_norm(value)
+        else:
+            result[name] = value.clone()
+    return result
+
+
+def _take(arguments: Mapping, names: Mapping[str, str]) -> dict:
+    return {ours: arguments[original] for original, ours in names.items() if original in arguments}
+
+
+def configuration_from_original(architecture: str, arguments: Mapping) -> HifiVocoderConfig:
+    """Configuration of an original's arguments.
+
+    HiFi-GAN's are the entries of its `config.json` (mel entries included); HiFiHybrid's are those of its `Generator`.
+    Where the hop is not among them it is the product of the rates.
+
+    Raises:
+        ValueError: an argument is unknown, or they contradict each other.
+    """
+    hifigan = architecture == "hifigan"
+    names = _HIFIGAN_NAMES if hifigan else _HIFIHYBRID_NAMES
+    known = {*names, *_MEL_NAMES, *_UNUSED} if hifigan else {*names, *_UNUSED, "n_mels"}
+    for key in arguments:
+        if key not in known:
+            raise ValueError(f"{architecture} has no argument {key!r} (received {arguments[key]!r}).")
+    fields = _take(arguments, names)
+    base = HifiVocoderConfig.preset("hifigan_v1" if hifigan else "hifihybrid").to_dict()
+    for name in fields.keys() | {"architecture"}:
+        base[name] = fields.get(name, base[name])
+    chosen = {name: base[name] for name in {"architecture", "initializer_range", *_HIFIGAN_NAMES.values()}}
+    chosen["resblock_type"] = str(chosen["resblock_type"])
+    if not hifigan:
+        chosen["upsample_kernel_sizes"] = tuple(2 * rate for rate in chosen["upsample_rates"])
+    hop = 1
+    for rate in chosen["upsample_rates"]:
+        hop *= rate
+    if hifigan and arguments.get("hop_size", hop) != hop:
+        raise ValueError(f"hop_size must be the product of upsample_rates, {hop}, got {arguments['hop_size']}.")
+    mel = {"hop_length": hop, "n_fft": max(1024, hop), **(_take(arguments, _MEL_NAMES) if hifigan else {})}
+    mel.setdefault("win_length", mel["n_fft"])
+    mel["fmin"] = float(mel.get("fmin", 0.0))
+    if "n_mels" in arguments:
+        mel["num_mel_bins"] = arguments["n_mels"]
+    chosen["mel"] = MelConfig.preset("hifigan" if hifigan else "melreformer", **mel).to_dict()
+    return HifiVocoderConfig(**chosen)
+
+
+__all__ = ["architecture_of", "configuration_from_original", "fold_all_weight_norms", "to_original", "to_ours"]

@@ -1,0 +1,1 @@
+"""Discriminators: plain modules that return (logits, feature maps), one entry per sub-discriminator."""

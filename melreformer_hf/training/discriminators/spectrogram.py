@@ -1,0 +1,82 @@
+"""Multi-resolution spectrogram discriminator.
+
+Source: Jang et al., UnivNet (arXiv 2106.07889), as used by BigVGAN. Deviations: the input is the logarithm of the
+magnitude, so that quiet partials count; hops are a quarter of the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+_SLOPE = 0.1
+_SMALLEST_POWER = 1e-8
+# (kernel along frequency, along time), stride along frequency
+_LAYERS = (((9, 3), 1), ((9, 3), 2), ((9, 3), 2), ((9, 3), 2), ((3, 3), 1))
+
+
+class SpectrogramDiscriminator(nn.Module):
+    """2-D convolutions over the log-magnitude spectrogram of one window length.
+
+    Args:
+        window_size: samples; the hop is a quarter.
+        channels: width of every layer.
+    """
+
+    def __init__(self, window_size: int, channels: int) -> None:
+        super().__init__()
+        if window_size % 4:
+            raise ValueError(f"window_size must be divisible by 4 (the hop is a quarter), got {window_size}.")
+        self.window_size = window_size
+        widths = [1] + [channels] * len(_LAYERS)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(widths[index], channels, kernel, (stride, 1), padding=(kernel[0] // 2, kernel[1] // 2))
+            for index, (kernel, stride) in enumerate(_LAYERS)
+        )
+        self.output_conv = nn.Conv2d(channels, 1, 3, padding=1)
+
+    def _spectrogram(self, waveform: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(waveform.device.type, enabled=False):
+            window = torch.hann_window(self.window_size, device=waveform.device)
+            spectrum = torch.stft(
+                waveform.float(), self.window_size, self.window_size // 4, window=window, return_complex=True
+            )
+            power = torch.view_as_real(spectrum).square().sum(-1)
+            return 0.5 * power.clamp(min=_SMALLEST_POWER).log()
+
+    def forward(self, waveform: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """(batch, sample) -> logits (batch, position) and the layers' outputs."""
+        if waveform.ndim != 2 or waveform.shape[-1] <= self.window_size // 2:
+            raise ValueError(
+                f"waveform must be (batch, more than {self.window_size // 2} samples), got {tuple(waveform.shape)}."
+            )
+        hidden = self._spectrogram(waveform).unsqueeze(1).to(self.convs[0].weight.dtype)
+        maps = []
+        for conv in self.convs:
+            hidden = nn.functional.leaky_relu(conv(hidden), _SLOPE)
+            maps.append(hidden)
+        maps.append(self.output_conv(hidden))
+        return maps[-1].flatten(1), maps
+
+
+class MultiResolutionDiscriminator(nn.Module):
+    """One `SpectrogramDiscriminator` per window length.
+
+    Args:
+        window_sizes: samples.
+        channels: width of every layer.
+    """
+
+    def __init__(self, window_sizes: Sequence[int] = (512, 1024, 2048), channels: int = 32) -> None:
+        super().__init__()
+        self.discriminators = nn.ModuleList(SpectrogramDiscriminator(size, channels) for size in window_sizes)
+
+    def forward(self, waveform: torch.Tensor) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
+        """(batch, sample) -> (logits, feature maps), one entry per window length."""
+        results = [discriminator(waveform) for discriminator in self.discriminators]
+        return [logits for logits, _ in results], [maps for _, maps in results]
+
+
+__all__ = ["MultiResolutionDiscriminator", "SpectrogramDiscriminator"]

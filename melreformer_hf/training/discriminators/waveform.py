@@ -1,0 +1,249 @@
+"""Multi-period and multi-scale waveform discriminators of HiFi-GAN, in HiFiHybrid's form.
+
+Source: Kong, Kim, Bae, HiFi-GAN (arXiv 2010.05646); original repository TariqAHassan/HiFiHybrid, whose widths, slopes
+and two scales these are. `from_original` reads its checkpoints.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+
+_SLOPE = 0.2
+
+DiscriminatorOutput = tuple[list[torch.Tensor], list[list[torch.Tensor]]]
+
+
+def _check_waveform(waveform: torch.Tensor) -> torch.Tensor:
+    if waveform.ndim != 2:
+        raise ValueError(f"waveform must be (batch, sample), got {tuple(waveform.shape)}.")
+    return waveform.unsqueeze(1)
+
+
+def _unknown(arguments: Mapping, known: Sequence[str], name: str) -> None:
+    for key in arguments:
+        if key not in known:
+            raise ValueError(f"{name} has no argument {key!r} (received {arguments[key]!r}); known: {sorted(known)}.")
+
+
+class _Discriminators(nn.Module):
+    """Several discriminators side by side."""
+
+    def __init__(self, discriminators: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.discriminators = nn.ModuleList(discriminators)
+
+    def forward(self, waveform: torch.Tensor) -> DiscriminatorOutput:
+        """Judge.
+
+        Args:
+            waveform: (batch, sample).
+
+        Returns:
+            (logits, feature maps): per discriminator a tensor (batch, position), and its list of layer outputs, the
+            logit map last.
+        """
+        results = [discriminator(waveform) for discriminator in self.discriminators]
+        return [logits for logits, _ in results], [maps for _, maps in results]
+
+    def _load(self, source: Mapping | str | os.PathLike, rename: Callable[[str], str], origin: str) -> None:
+        state_dict = load_original_state_dict(source)
+        load_strictly(self, {rename(key): value for key, value in state_dict.items()}, origin)
+
+
+class PeriodDiscriminator(nn.Module):
+    """Looks at every `period`-th sample: the waveform folded to (samples / period, period) and 2-D convolutions.
+
+    Args:
+        period: samples between neighbours.
+        channels: input width (1) and the widths of the layers.
+        kernel_size: taps along time.
+        stride: stride along time of all layers but the last.
+    """
+
+    def __init__(self, period: int, channels: Sequence[int], kernel_size: int, stride: int) -> None:
+        super().__init__()
+        self.period = period
+        self.convs = nn.ModuleList(
+            nn.Conv2d(
+                channels[index],
+                channels[index + 1],
+                (kernel_size, 1),
+                stride=(stride if index + 2 < len(channels) else 1, 1),
+                padding=((kernel_size - 1) // 2, 0),
+            )
+            for index in range(len(channels) - 1)
+        )
+        self.output_conv = nn.Conv2d(channels[-1], 1, (3, 1), padding=(1, 0))
+
+    def forward(self, waveform: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """(batch, sample) -> logits (batch, position) and the layers' outputs."""
+        hidden = _check_waveform(waveform)
+        rest = -hidden.shape[-1] % self.period
+        if rest:
+            hidden = nn.functional.pad(hidden, (0, rest), mode="reflect")
+        hidden = hidden.unflatten(-1, (-1, self.period))
+        maps = []
+        for conv in self.convs:
+            hidden = nn.functional.leaky_relu(conv(hidden), _SLOPE)
+            maps.append(hidden)
+        maps.append(self.output_conv(hidden))
+        return maps[-1].flatten(1), maps
+
+
+class MultiPeriodDiscriminator(_Discriminators):
+    """One `PeriodDiscriminator` per period; 41,092,165 parameters at the published size.
+
+    Args:
+        periods: the periods in samples.
+        channels: input width (1) and the widths of the layers.
+        kernel_size: taps along time.
+        stride: stride along time.
+    """
+
+    def __init__(
+        self,
+        periods: Sequence[int] = (2, 3, 5, 7, 11),
+        channels: Sequence[int] = (1, 32, 128, 512, 1024, 1024),
+        kernel_size: int = 5,
+        stride: int = 3,
+    ) -> None:
+        super().__init__([PeriodDiscriminator(period, channels, kernel_size, stride) for period in periods])
+
+    @classmethod
+    def from_original(
+        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
+    ) -> MultiPeriodDiscriminator:
+        """Discriminator with the weights of HiFiHybrid's; the arguments are those of the original class.
+
+        Raises:
+            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
+        """
+        known = ("periods", "channels", "kernel_size", "stride", "seq_len")
+        _unknown(original_arguments, known, "MultiPeriodDiscriminator")
+        model = cls(**{key: value for key, value in original_arguments.items() if key != "seq_len"})
+
+        def rename(key: str) -> str:
+            return re.sub(r"\.blocks\.(\d+)\.0\.", r".convs.\1.", key).replace(".conv_post.", ".output_conv.")
+
+        model._load(state_dict_or_path, rename, "original MultiPeriodDiscriminator")
+        return model
+
+
+class ScaleDiscriminator(nn.Module):
+    """Grouped 1-D convolutions with growing strides, after optional average pooling.
+
+    Args:
+        channels: widths of the layers.
+        kernel_sizes: their kernels.
+        strides: their strides.
+        groups: their groups.
+        pooling: `AvgPool1d` arguments, `None` for the raw waveform.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        kernel_sizes: Sequence[int],
+        strides: Sequence[int],
+        groups: Sequence[int],
+        pooling: Mapping[str, int] | None,
+    ) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool1d(**pooling) if pooling else nn.Identity()
+        widths = [1, *channels]
+        self.convs = nn.ModuleList(
+            nn.Conv1d(
+                widths[index],
+                widths[index + 1],
+                kernel_sizes[index],
+                stride=strides[index],
+                groups=groups[index],
+                padding=(kernel_sizes[index] - 1) // 2,
+            )
+            for index in range(len(channels))
+        )
+        self.output_conv = nn.Conv1d(channels[-1], 1, 3, padding=1)
+
+    def forward(self, waveform: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """(batch, sample) -> logits (batch, position) and the layers' outputs."""
+        hidden = self.pool(_check_waveform(waveform))
+        maps = []
+        for conv in self.convs:
+            hidden = nn.functional.leaky_relu(conv(hidden), _SLOPE)
+            maps.append(hidden)
+        maps.append(self.output_conv(hidden))
+        return maps[-1].squeeze(1), maps
+
+
+class MultiScaleDiscriminator(_Discriminators):
+    """One `ScaleDiscriminator` per pooling; 19,740,418 parameters at the published size.
+
+    Args:
+        poolings: `AvgPool1d` arguments per scale, `None` for the raw waveform.
+        channels: widths of the layers.
+        kernel_sizes: their kernels.
+        strides: their strides.
+        groups: their groups.
+
+    Raises:
+        ValueError: the lists' lengths differ.
+    """
+
+    def __init__(
+        self,
+        poolings: Sequence[Mapping[str, int] | None] = (None, {"kernel_size": 4, "stride": 2, "padding": 2}),
+        channels: Sequence[int] = (128, 128, 256, 512, 1024, 1024, 1024),
+        kernel_sizes: Sequence[int] = (15, 41, 41, 41, 41, 41, 5),
+        strides: Sequence[int] = (1, 2, 2, 4, 4, 1, 1),
+        groups: Sequence[int] = (1, 4, 16, 16, 16, 16, 1),
+    ) -> None:
+        if len({len(channels), len(kernel_sizes), len(strides), len(groups)}) != 1:
+            raise ValueError(
+                "channels, kernel_sizes, strides and groups must have one entry per layer, got "
+                f"{len(channels)}, {len(kernel_sizes)}, {len(strides)} and {len(groups)}."
+            )
+        super().__init__(
+            [ScaleDiscriminator(channels, kernel_sizes, strides, groups, pooling) for pooling in poolings]
+        )
+
+    @classmethod
+    def from_original(
+        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
+    ) -> MultiScaleDiscriminator:
+        """Discriminator with the weights of HiFiHybrid's.
+
+        Args:
+            state_dict_or_path: its state dict, or a file.
+            original_arguments: `pooling` of the original class; the sizes that are fixed there may be given as
+                `channels`, `kernel_sizes`, `strides`, `groups`.
+
+        Raises:
+            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
+        """
+        known = ("pooling", "channels", "kernel_sizes", "strides", "groups", "seq_len")
+        _unknown(original_arguments, known, "MultiScaleDiscriminator")
+        fields = {key: value for key, value in original_arguments.items() if key != "seq_len"}
+        if "pooling" in fields:
+            fields["poolings"] = fields.pop("pooling")
+        model = cls(**fields)
+
+        def rename(key: str) -> str:
+            return key.replace(".blocks.", ".convs.").replace(".conv_post.", ".output_conv.")
+
+        model._load(state_dict_or_path, rename, "original MultiScaleDiscriminator")
+        return model
+
+
+__all__ = [
+    "MultiPeriodDiscriminator",
+    "MultiScaleDiscriminator",
+    "PeriodDiscriminator",
+    "ScaleDiscriminator",
+]

@@ -1,0 +1,158 @@
+"""HiFiHybrid's generator, discriminators, losses and gradient equal the original (fixture 02)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from golden_utils import fixture, recipe_tensor
+
+from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram
+from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
+from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
+from melreformer_hf.nn.activations import low_pass_taps
+from melreformer_hf.training.discriminators.waveform import MultiPeriodDiscriminator, MultiScaleDiscriminator
+from melreformer_hf.training.losses.adversarial import discriminator_loss, feature_matching_loss, generator_loss
+
+# The original's loss weights (remarks of the fixture).
+MEL_WEIGHT, FEATURE_WEIGHT = 45.0, 2.0
+
+
+def small_generator() -> HifiVocoderModel:
+    golden = fixture("02_hifihybrid")
+    return HifiVocoderModel.from_original(golden.weights("generator."), golden.config["args"]["generator"])
+
+
+def small_discriminators() -> dict[str, torch.nn.Module]:
+    golden = fixture("02_hifihybrid")
+    arguments = golden.config["args"]
+    scale = {key.removeprefix("msd_"): value for key, value in arguments.items() if key.startswith("msd_")}
+    return {
+        "mpd": MultiPeriodDiscriminator.from_original(golden.weights("mpd."), arguments["mpd"]),
+        "msd": MultiScaleDiscriminator.from_original(golden.weights("msd."), scale),
+    }
+
+
+def test_generator_stages_and_output():
+    golden, model = fixture("02_hifihybrid"), small_generator()
+    generator = model.generator
+    block = generator.stages[0].blocks[1]
+    hooks = {"g.initial": generator.input_conv, "g.block0.tconv": generator.stages[0].upsample}
+    hooks |= {"g.block0.amp1.activation": block.activation, "g.block0.amp1.out": block}
+    hooks |= {f"g.block{index}": stage for index, stage in enumerate(generator.stages)}
+    hooks["g.final_activation"] = generator.output_activation
+    compared = []
+
+    def compare(key, values):
+        golden.assert_close(key, values)
+        compared.append(key)
+
+    for key, module in hooks.items():
+        module.register_forward_hook(lambda module, args, output, key=key: compare(key, output))
+    with torch.no_grad():
+        golden.assert_close("g.out", model(golden.io["g.in.mel"]).waveform)
+        hidden = golden.io["g.block0.tconv"]
+        golden.assert_close("g.block0.amp1.lowpass0", block.activation._filter(hidden, block.activation.filter_before))
+    assert set(compared) == set(hooks)
+
+
+def test_initial_filter():
+    golden = fixture("02_hifihybrid")
+    golden.assert_close("firwin12.default", low_pass_taps(golden.io["firwin12.default"].numel(), 0.125))
+
+
+def test_generator_state_dict_round_trip():
+    weights = fixture("02_hifihybrid").weights("generator.")
+    back = small_generator().to_original_state_dict()
+    assert back.keys() == weights.keys()
+    for key, value in weights.items():
+        torch.testing.assert_close(back[key], value, rtol=0, atol=0, msg=key)
+
+
+@pytest.mark.parametrize("side", ["real", "fake"])
+@pytest.mark.parametrize("name", ["mpd", "msd"])
+def test_discriminators(name, side):
+    golden = fixture("02_hifihybrid")
+    with torch.no_grad():
+        logits, maps = small_discriminators()[name](golden.io[f"d.in.{side}"])
+    compare_discriminator(golden, f"{name}.{side}", logits, maps)
+
+
+def compare_discriminator(golden, prefix, logits, maps):
+    stored = {key for key in golden.io if key.startswith(f"{prefix}.") and not key.endswith(".full")}
+    compared = set()
+    for index, (value, layers) in enumerate(zip(logits, maps, strict=True)):
+        pairs = {f"{prefix}.{index}.logits": value}
+        for layer, features in enumerate(layers):
+            pairs[f"{prefix}.{index}.fmap{layer}.mean"] = features.mean()
+            pairs[f"{prefix}.{index}.fmap{layer}.absmean"] = features.abs().mean()
+            if f"{prefix}.{index}.fmap{layer}.full" in golden.io:
+                golden.assert_close(f"{prefix}.{index}.fmap{layer}.full", features)
+        for key, actual in pairs.items():
+            golden.assert_close(key, actual)
+        compared |= set(pairs)
+    assert stored == compared
+
+
+def test_losses_and_gradient():
+    golden = fixture("02_hifihybrid")
+    discriminators, config = small_discriminators(), MelConfig.preset("melreformer")
+    real, fake = golden.io["d.in.real"], golden.io["d.in.fake"].clone().requires_grad_()
+    adversarial = features = 0.0
+    for name, discriminator in discriminators.items():
+        with torch.no_grad():
+            loss = discriminator_loss(discriminator(real)[0], discriminator(fake)[0])
+        golden.assert_close(f"loss.d_loss_{name}", loss)
+        logits, maps = discriminator(fake)
+        adversarial = adversarial + generator_loss(logits)
+        features = features + feature_matching_loss(discriminator(real)[1], maps)
+    mel = (log_mel_spectrogram(fake, config) - log_mel_spectrogram(real, config)).abs().mean()
+    golden.assert_close("loss.g_loss_adv", adversarial)
+    golden.assert_close("loss.g_loss_feat", features)
+    golden.assert_close("loss.g_loss_mel", mel)
+    total = adversarial + MEL_WEIGHT * mel + FEATURE_WEIGHT * features
+    golden.assert_close("loss.g_total", total)
+    total.backward()
+    golden.assert_close("loss.g_total.grad_fake", fake.grad)
+
+
+def recipe_weights(names: dict[str, torch.Size], bound: str) -> dict[str, torch.Tensor]:
+    recipe = fixture("02_hifihybrid").config["full_recipe"]
+    return {
+        name: recipe_tensor(name, tuple(shape), recipe["seed"], recipe["bound_mul"][bound])
+        for name, shape in names.items()
+    }
+
+
+def original_names(module: torch.nn.Module, name: str) -> dict[str, torch.Size]:
+    """Names and shapes of the original discriminators' state dicts."""
+    block = ".blocks.{}.0." if name == "mpd" else ".blocks.{}."
+    result = {}
+    for key, value in module.state_dict().items():
+        head, _, tail = key.partition(".convs.")
+        number, _, rest = tail.partition(".")
+        original = head + block.format(number) + rest if tail else key.replace(".output_conv.", ".conv_post.")
+        result[original] = value.shape
+    return result
+
+
+@pytest.mark.parametrize("name", ["mpd", "msd"])
+def test_full_width_discriminators(name):
+    golden = fixture("02_hifihybrid")
+    model_class = {"mpd": MultiPeriodDiscriminator, "msd": MultiScaleDiscriminator}[name]
+    with torch.device("meta"):
+        names = original_names(model_class(), name)
+    model = model_class.from_original(recipe_weights(names, name), {})
+    assert sum(p.numel() for p in model.parameters()) == golden.config["full_size_param_counts"][name]
+    with torch.no_grad():
+        logits, maps = model(golden.io["d.in.real"][:1])
+    compare_discriminator(golden, f"full.{name}", logits, maps)
+
+
+def test_full_width_generator():
+    golden = fixture("02_hifihybrid")
+    shell = HifiVocoderModel(HifiVocoderConfig.preset("hifihybrid"))
+    assert sum(p.numel() for p in shell.parameters()) == golden.config["full_size_param_counts"]["generator"]
+    names = {key: value.shape for key, value in shell.to_original_state_dict().items()}
+    model = HifiVocoderModel.from_original(recipe_weights(names, "generator"), {})
+    with torch.no_grad():
+        golden.assert_close("full.g.out", model(golden.io["full.g.in.mel"]).waveform)

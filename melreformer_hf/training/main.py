@@ -5,22 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from melreformer_hf.training.config import parse_arguments
+from melreformer_hf.training.config import TrainingConfig
+from melreformer_hf.training.recipes.base import Recipe
 
 
-def main(recipe_class: type, recipe_config: type, arguments: Sequence[str] | None = None) -> dict[str, float]:
+def main(recipe_class: type[Recipe], arguments: Sequence[str] | None = None) -> dict[str, float]:
     """Parse the command line, train, print the last metrics; wrong settings end with a message and exit code 2."""
-    from melreformer_hf.training.loop import train
+    config = TrainingConfig.from_command_line(recipe_class, arguments)
+    from melreformer_hf.training.loop import Trainer
 
-    description = f"{recipe_class.__doc__} Start it with `accelerate launch`, or plainly with python on one device."
     try:
-        training, recipe = parse_arguments(recipe_config, description, arguments)
-        built = recipe_class(recipe, training)
-    except ValueError as error:
+        trainer = Trainer(recipe_class(config), config)
+    except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
-    metrics = train(built, training)
-    print({name: round(value, 4) for name, value in metrics.items()})
+    metrics = trainer.run()
+    if trainer.accelerator.is_main_process:
+        print(", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        print(f"The trained model is in {config.output_dir}, the best one in {config.output_dir}/best.")
     return metrics
 
 

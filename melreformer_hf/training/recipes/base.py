@@ -1,30 +1,30 @@
-"""What a recipe is: models, how an item becomes a batch, losses, validation. The loop knows nothing else."""
+"""What a recipe is: models, how an item becomes tensors, losses, validation. The loop knows nothing else."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import IterableDataset, get_worker_info
 
-from melreformer_hf.data.streams import AudioCropStream
-from melreformer_hf.training.config import TrainingConfig
+from melreformer_hf.data.streams import AudioCropStream, RecordingStore
+from melreformer_hf.training.config import TrainingConfig, build_dataclass
 
 
 @dataclasses.dataclass
 class Phase:
-    """One optimizer step of a training step.
+    """One loss of a training step.
 
     Args:
-        optimizer: name of the optimizer (and of its parameters' group of modules).
+        module: name of the module that this loss trains.
         loss: scalar whose gradient is taken.
         scalars: named numbers for the log.
     """
 
-    optimizer: str
+    module: str
     loss: torch.Tensor
     scalars: dict[str, torch.Tensor]
 
@@ -34,58 +34,72 @@ class Validation:
     """What a validation finds.
 
     Args:
-        metrics: named numbers; one of them is the recipe's `best_metric` (lower is better).
-        pictures: name -> array (height, width, 3) of uint8.
-        audio: name -> (waveform (samples,), samples per second).
+        metrics: named numbers; one of them is the recipe's `best_metric`, lower is better.
+        pictures: name -> (height, width, 3) uint8.
+        audio: name -> (samples,) float32, at the sampling rate of the data.
     """
 
     metrics: dict[str, float]
-    pictures: dict[str, Any] = dataclasses.field(default_factory=dict)
-    audio: dict[str, tuple[torch.Tensor, int]] = dataclasses.field(default_factory=dict)
+    pictures: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    audio: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
 
 
 class Recipe:
-    """Base of all recipes.
+    """Base of all recipes: a training step is a function of (modules, batch) that returns scalars.
 
-    Subclasses set `name` and `best_metric` and define the methods below. Randomness of an item (noise, crops, time
-    steps) comes from the generator handed to `prepare`, which is seeded by the item's index: it is then independent
-    of the numbers of workers and processes, and resumes exactly.
+    Subclasses set `name`, `best_metric` and `Options`, and define the methods below. Randomness of an item (crops, noise,
+    time steps) comes from the generator handed to `prepare`, which is seeded by the item's place in the global
+    sequence: it depends neither on workers nor on processes, and resumes exactly.
+
+    Args:
+        config: settings; `config.options` becomes `self.options`, an instance of `Options`.
     """
 
     name: str
     best_metric: str
 
-    def __init__(self, config: Any, training: TrainingConfig) -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Options:
+        """Settings that only this recipe has."""
+
+    def __init__(self, config: TrainingConfig) -> None:
         self.config = config
-        self.training = training
+        self.options = build_dataclass(self.Options, config.options, f"The {self.name} recipe's options")
+        self._stores: dict[str, RecordingStore] = {}
+
+    def store(self, split: str) -> RecordingStore:
+        """The recordings of a split, opened once."""
+        if split not in self._stores:
+            self._stores[split] = RecordingStore(self.config.dataset, split, self.config.cache_minutes)
+        return self._stores[split]
 
     def modules(self) -> dict[str, nn.Module]:
-        """Trainable modules by name; `model` is the one that is averaged, validated and published."""
+        """Trained modules by name; `model` is the one that is averaged, validated and published."""
         raise TypeError(f"{type(self).__name__} must define modules()")
 
-    def optimizer_modules(self) -> dict[str, list[str]]:
-        """Optimizer name -> names of the modules it trains."""
-        return {"model": ["model"]}
-
     def stream(self, rank: int, world_size: int) -> AudioCropStream:
-        """The training stream of one process."""
+        """The training items of one process."""
         raise TypeError(f"{type(self).__name__} must define stream()")
 
     def prepare(self, item: dict, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Tensors of one item, all with the same shapes for all items."""
+        """Tensors of one item, of the same shapes for all items; runs in a worker process."""
         raise TypeError(f"{type(self).__name__} must define prepare()")
 
-    def phases(self, modules: dict[str, nn.Module], batch: dict[str, torch.Tensor], step: int) -> Iterator[Phase]:
-        """Losses of one batch; the loop takes an optimizer step after each yielded phase."""
+    def phases(
+        self, modules: dict[str, nn.Module], batch: dict[str, torch.Tensor], progress: float
+    ) -> Iterator[Phase]:
+        """Losses of one batch, one after another; the loop steps the phase's module before it asks for the next.
+
+        Args:
+            modules: as the accelerator prepared them.
+            batch: stacked items, on the device.
+            progress: share of the training that is done, 0..1.
+        """
         raise TypeError(f"{type(self).__name__} must define phases()")
 
-    def validate(self, model: nn.Module, device: torch.device) -> Validation:
-        """Measure the (averaged) model on held-out recordings, running freely."""
+    def validate(self, model: nn.Module) -> Validation:
+        """Measure the averaged model, running freely, on held-out recordings."""
         raise TypeError(f"{type(self).__name__} must define validate()")
-
-    def publish(self, model: nn.Module, folder: str) -> None:
-        """Save the model as users load it."""
-        model.save_pretrained(folder)
 
 
 class BatchStream(IterableDataset):
@@ -93,30 +107,26 @@ class BatchStream(IterableDataset):
 
     Args:
         recipe: prepares the items.
-        stream: the items of this process.
+        stream: the items of this process, at the position where the training continues.
         batch_size: items per batch.
-        first_batch: batches of this process that were consumed before.
     """
 
-    def __init__(self, recipe: Recipe, stream: AudioCropStream, batch_size: int, first_batch: int = 0) -> None:
-        self.recipe, self.stream = recipe, stream
-        self.batch_size, self.first_batch = batch_size, first_batch
+    def __init__(self, recipe: Recipe, stream: AudioCropStream, batch_size: int) -> None:
+        self.recipe, self.stream, self.batch_size = recipe, stream, batch_size
 
     def batch(self, number: int) -> dict[str, torch.Tensor]:
-        """Batch `number` of this process."""
-        prepared = []
+        """Batch `number` of this process, counted from the stream's position."""
+        stream, prepared = self.stream, []
         for local in range(number * self.batch_size, (number + 1) * self.batch_size):
-            item = self.stream.item(local * self.stream.world_size + self.stream.rank)
-            generator = torch.Generator().manual_seed((self.stream.seed << 32) ^ (item["index"] * 2654435761 % 2**62))
-            prepared.append(self.recipe.prepare(item, generator))
+            item = stream.item((stream.position + local) * stream.world_size + stream.rank)
+            # Two odd constants spread neighbouring indices over the generator's seeds.
+            seed = (stream.seed * 0x9E3779B97F4A7C15 + item["index"] * 0xBF58476D1CE4E5B9) % 2**63
+            prepared.append(self.recipe.prepare(item, torch.Generator().manual_seed(seed)))
         return {key: torch.stack([item[key] for item in prepared]) for key in prepared[0]}
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         worker = get_worker_info()
-        number, stride = self.first_batch, 1
-        if worker is not None:
-            torch.set_num_threads(1)
-            number, stride = number + worker.id, worker.num_workers
+        number, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
         while True:
             yield self.batch(number)
             number += stride

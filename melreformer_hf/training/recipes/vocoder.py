@@ -1,9 +1,9 @@
-"""Recipe `vocoder`: log-mel to waveform with spectral losses and, when weighted, discriminators."""
+"""Recipe `vocoder`: log-mel to waveform with spectral losses and, when they have weight, discriminators."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -11,122 +11,160 @@ from torch import nn
 from melreformer_hf.audio.mel import log_mel_spectrogram
 from melreformer_hf.audio.pictures import stack_mels
 from melreformer_hf.audio.stft import griffin_lim
-from melreformer_hf.data.streams import AudioCropStream, RecordingStore, fixed_crops
+from melreformer_hf.data.streams import AudioCropStream, fixed_crops
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
 from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
-from melreformer_hf.training.config import TrainingConfig
+from melreformer_hf.training.config import TrainingConfig, option
+from melreformer_hf.training.discriminators.spectrogram import MultiResolutionDiscriminator
+from melreformer_hf.training.discriminators.waveform import MultiPeriodDiscriminator, MultiScaleDiscriminator
+from melreformer_hf.training.losses.adversarial import discriminator_loss, feature_matching_loss, generator_loss
 from melreformer_hf.training.losses.spectral import mel_l1_distance, multi_resolution_stft_distance
 from melreformer_hf.training.recipes.base import Phase, Recipe, Validation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VocoderRecipeConfig:
+class VocoderOptions:
     """Settings of the vocoder recipe.
 
     Raises:
         ValueError: a field breaks its rule.
     """
 
-    preset: str = dataclasses.field(default="istft_tiny", metadata={"help": "HifiVocoderConfig preset"})
-    crop_frames: int = dataclasses.field(default=64, metadata={"help": "mel frames per training crop"})
-    mel_weight: float = dataclasses.field(default=1.0, metadata={"help": "weight of the log-mel L1 distance"})
-    stft_weight: float = dataclasses.field(default=1.0, metadata={"help": "weight of the multi-resolution STFT"})
-    adversarial_weight: float = dataclasses.field(
-        default=0.0, metadata={"help": "weight of the least-squares adversarial loss; 0 builds no discriminator"}
-    )
-    feature_weight: float = dataclasses.field(default=2.0, metadata={"help": "weight of feature matching"})
-    discriminators: tuple[str, ...] = dataclasses.field(
-        default=("mpd", "mrd"), metadata={"help": "any of mpd, msd, mrd"}
-    )
-    discriminator_start: int = dataclasses.field(
-        default=0, metadata={"help": "step at which the adversarial game begins"}
-    )
-    level_range: float = dataclasses.field(
-        default=12.0, metadata={"help": "crops are scaled by a random gain of up to this many dB down"}
-    )
-    validation_crops: int = dataclasses.field(default=12, metadata={"help": "held-out crops that are measured"})
-    validation_seconds: float = dataclasses.field(default=4.0, metadata={"help": "length of each in seconds"})
-    model: dict = dataclasses.field(default_factory=dict, metadata={"help": "fields of HifiVocoderConfig"})
+    preset: str = option("istft_tiny", "preset of HifiVocoderConfig that --model.NAME values change")
+    crop_frames: int = option(64, "mel frames per training crop")
+    mel_weight: float = option(1.0, "weight of the log-mel L1 distance")
+    stft_weight: float = option(1.0, "weight of the multi-resolution STFT distance")
+    adversarial_weight: float = option(0.0, "weight of the least-squares adversarial loss; 0 builds no discriminator")
+    feature_weight: float = option(2.0, "weight of feature matching, relative to adversarial_weight")
+    discriminators: tuple[str, ...] = option(("mpd", "mrd"), "any of mpd, msd, mrd")
+    discriminator_size: int = option(32, "channels of the discriminators' first layers; 32 is HiFi-GAN's size")
+    adversarial_start: float = option(0.5, "share of the training after which the adversarial game begins")
+    level_range: float = option(12.0, "crops are scaled by a random gain of up to this many dB down")
+    validation_crops: int = option(12, "held-out crops that are measured")
+    validation_frames: int = option(512, "length of each in mel frames")
+    validation_split: str = option("test", "split of the dataset that is held out")
 
     def __post_init__(self) -> None:
-        for name in ("crop_frames", "validation_crops", "validation_seconds"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        for name in ("crop_frames", "validation_crops", "validation_frames", "discriminator_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"options.{name} must be at least 1, got {getattr(self, name)}.")
         for name in ("mel_weight", "stft_weight", "adversarial_weight", "feature_weight", "level_range"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+                raise ValueError(f"options.{name} must not be negative, got {getattr(self, name)}.")
+        if not 0 <= self.adversarial_start <= 1:
+            raise ValueError(f"options.adversarial_start must be in [0, 1], got {self.adversarial_start}.")
+
+
+def _discriminator(name: str, size: int) -> nn.Module:
+    if name == "mpd":
+        return MultiPeriodDiscriminator(channels=(1, size, 4 * size, 16 * size, 32 * size, 32 * size))
+    if name == "msd":
+        widths = [4 * size, 4 * size, 8 * size, 16 * size, 32 * size, 32 * size, 32 * size]
+        return MultiScaleDiscriminator(channels=widths)
+    if name == "mrd":
+        return MultiResolutionDiscriminator(channels=size)
+    raise ValueError(f"options.discriminators must be some of mpd, msd, mrd, got {name!r}.")
+
+
+class DiscriminatorEnsemble(nn.Module):
+    """Several families of discriminators as one; (logits, feature maps) of all of them, one entry each.
+
+    Args:
+        names: any of mpd (periods), msd (scales), mrd (spectrograms at several resolutions).
+        size: channels of the first layers; 32 is the published size.
+    """
+
+    def __init__(self, names: Sequence[str], size: int) -> None:
+        super().__init__()
+        if not names:
+            raise ValueError("options.discriminators must name at least one of mpd, msd, mrd, got none.")
+        self.families = nn.ModuleList([_discriminator(name, size) for name in names])
+
+    def forward(self, waveform: torch.Tensor) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
+        """(batch, sample) to logits and feature maps."""
+        logits, maps = [], []
+        for family in self.families:
+            family_logits, family_maps = family(waveform)
+            logits += family_logits
+            maps += family_maps
+        return logits, maps
 
 
 class VocoderRecipe(Recipe):
-    """Trains a `HifiVocoderModel`."""
+    """Train a vocoder (HifiVocoderModel) on crops of recordings."""
 
     name = "vocoder"
     best_metric = "score"
+    Options = VocoderOptions
 
-    def __init__(self, config: VocoderRecipeConfig, training: TrainingConfig) -> None:
-        super().__init__(config, training)
-        self.model_config = HifiVocoderConfig.preset(config.preset, **config.model)
+    def __init__(self, config: TrainingConfig) -> None:
+        super().__init__(config)
+        self.model_config = HifiVocoderConfig.preset(self.options.preset, **config.model)
         self.mel = self.model_config.mel_config
-        self._reference: dict | None = None
+        self._held_out: dict | None = None
 
     def modules(self) -> dict[str, nn.Module]:
-        modules: dict[str, nn.Module] = {"model": HifiVocoderModel(self.model_config).train()}
-        if self.config.adversarial_weight > 0:
-            from melreformer_hf.training.discriminators import build_discriminators
-
-            modules["discriminator"] = build_discriminators(self.config.discriminators)
+        modules: dict[str, nn.Module] = {"model": HifiVocoderModel(self.model_config)}
+        if self.options.adversarial_weight > 0:
+            modules["discriminator"] = DiscriminatorEnsemble(
+                self.options.discriminators, self.options.discriminator_size
+            )
         return modules
 
-    def optimizer_modules(self) -> dict[str, list[str]]:
-        named = {"model": ["model"]}
-        if self.config.adversarial_weight > 0:
-            named["discriminator"] = ["discriminator"]
-        return named
-
     def stream(self, rank: int, world_size: int) -> AudioCropStream:
-        store = RecordingStore(self.training.dataset, "train")
-        samples = self.config.crop_frames * self.mel.hop_length
-        return AudioCropStream(store, samples, samples, self.training.seed, 1, rank, world_size)
+        samples = self.options.crop_frames * self.mel.hop_length
+        return AudioCropStream(self.store("train"), samples, samples, self.config.seed, 1, rank, world_size)
 
     def prepare(self, item: dict, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        decibels = -self.config.level_range * torch.rand((), generator=generator)
+        decibels = -self.options.level_range * torch.rand((), generator=generator)
         waveform = item["waveform"] * 10 ** (decibels / 20)
         return {"waveform": waveform, "mel": log_mel_spectrogram(waveform, self.mel)}
 
-    def phases(self, modules: dict[str, nn.Module], batch: dict[str, torch.Tensor], step: int) -> Iterator[Phase]:
-        config, real = self.config, batch["waveform"]
+    def phases(
+        self, modules: dict[str, nn.Module], batch: dict[str, torch.Tensor], progress: float
+    ) -> Iterator[Phase]:
+        real = batch["waveform"]
         fake = modules["model"](batch["mel"]).waveform.float()
-        adversarial = "discriminator" in modules and step >= config.discriminator_start
+        adversarial = "discriminator" in modules and progress >= self.options.adversarial_start
         if adversarial:
-            from melreformer_hf.training.losses.adversarial import discriminator_loss
-
-            loss = discriminator_loss(modules["discriminator"](real), modules["discriminator"](fake.detach()))
-            yield Phase("discriminator", loss, {"loss/discriminator": loss})
+            yield self._discriminator_phase(modules["discriminator"], fake.detach(), real)
         mel = mel_l1_distance(fake, real, self.mel)
         stft = multi_resolution_stft_distance(fake, real)
-        loss = config.mel_weight * mel + config.stft_weight * stft
+        loss = self.options.mel_weight * mel + self.options.stft_weight * stft
         scalars = {"mel_l1": mel, "mr_stft": stft}
         if adversarial:
-            from melreformer_hf.training.losses.adversarial import feature_matching_loss, generator_loss
-
-            judged, wanted = modules["discriminator"](fake), modules["discriminator"](real)
-            scalars["loss/adversarial"] = generator_loss(judged)
-            scalars["loss/features"] = feature_matching_loss(wanted, judged)
-            loss = loss + config.adversarial_weight * scalars["loss/adversarial"]
-            loss = loss + config.adversarial_weight * config.feature_weight * scalars["loss/features"]
+            judged = self._judged(modules["discriminator"], fake, real)
+            scalars |= judged
+            weight = self.options.adversarial_weight
+            loss = loss + weight * (judged["adversarial"] + self.options.feature_weight * judged["features"])
         yield Phase("model", loss, {"loss": loss, **scalars})
 
-    def _held_out(self) -> dict:
-        """Fixed crops of the test split and what Griffin-Lim makes of them, computed once."""
-        if self._reference is None:
-            store = RecordingStore(self.training.dataset, "test")
-            samples = int(self.config.validation_seconds * self.mel.frame_rate) * self.mel.hop_length
-            crops = fixed_crops(store, samples, self.config.validation_crops)
+    def _discriminator_phase(self, discriminator: nn.Module, fake: torch.Tensor, real: torch.Tensor) -> Phase:
+        rows = len(real)
+        scores, _ = discriminator(torch.cat([real, fake]))  # one pass: DDP allows one forward per backward
+        loss = discriminator_loss([score[:rows] for score in scores], [score[rows:] for score in scores])
+        return Phase("discriminator", loss, {"discriminator_loss": loss})
+
+    def _judged(self, discriminator: nn.Module, fake: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
+        # The bare module, frozen: the generator's gradient passes through but leaves nothing in the discriminator.
+        bare = getattr(discriminator, "module", discriminator).requires_grad_(False)
+        with torch.no_grad():
+            _, wanted = bare(real)
+        scores, features = bare(fake)
+        judged = {"adversarial": generator_loss(scores), "features": feature_matching_loss(wanted, features)}
+        bare.requires_grad_(True)
+        return judged
+
+    def _reference(self) -> dict:
+        # Fixed crops of held-out recordings and what Griffin-Lim makes of them, computed once.
+        if self._held_out is None:
+            samples = self.options.validation_frames * self.mel.hop_length
+            crops = fixed_crops(self.store(self.options.validation_split), samples, self.options.validation_crops)
             waveform = torch.stack([crop["waveform"] for crop in crops])
             mel = log_mel_spectrogram(waveform, self.mel)
             baseline = griffin_lim(mel, self.mel, generator=torch.Generator().manual_seed(0))
-            self._reference = {"waveform": waveform, "mel": mel, "baseline": self._distances(baseline, waveform)}
-        return self._reference
+            self._held_out = {"waveform": waveform, "mel": mel, "baseline": self._distances(baseline, waveform)}
+        return self._held_out
 
     def _distances(self, fake: torch.Tensor, real: torch.Tensor) -> tuple[float, float]:
         # Row by row: the spectral convergence of a batch would be ruled by its loudest recording.
@@ -134,10 +172,10 @@ class VocoderRecipe(Recipe):
         rows = [multi_resolution_stft_distance(f[None], r[None]).item() for f, r in zip(fake, real, strict=True)]
         return mel, sum(rows) / len(rows)
 
-    def validate(self, model: nn.Module, device: torch.device) -> Validation:
-        held_out = self._held_out()
-        rows = held_out["mel"].split(1)
-        fake = torch.cat([model(row.to(device)).waveform.float().cpu() for row in rows])
+    def validate(self, model: nn.Module) -> Validation:
+        held_out = self._reference()
+        device = next(model.parameters()).device
+        fake = torch.cat([model(row.to(device)).waveform.float().cpu() for row in held_out["mel"].split(4)])
         mel, stft = self._distances(fake, held_out["waveform"])
         mel_baseline, stft_baseline = held_out["baseline"]
         metrics = {
@@ -149,8 +187,8 @@ class VocoderRecipe(Recipe):
         }
         picture = stack_mels([held_out["mel"][0], log_mel_spectrogram(fake[0], self.mel)])
         return Validation(
-            metrics, {"true_over_synthesized": picture}, {"synthesized": (fake[0], self.mel.sampling_rate)}
+            metrics, {"true_over_synthesized": picture}, {"true": held_out["waveform"][0], "synthesized": fake[0]}
         )
 
 
-__all__ = ["VocoderRecipe", "VocoderRecipeConfig"]
+__all__ = ["VocoderOptions", "VocoderRecipe"]

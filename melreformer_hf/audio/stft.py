@@ -47,15 +47,16 @@ class Transform:
 
     @property
     def overlap_reach(self) -> int:
-        """Frames to each side that share samples with a frame."""
-        return (self.n_fft - 1) // self.hop_length
+        """Frames to each side whose windows share samples with a frame's."""
+        return (self.win_length - 1) // self.hop_length
 
     @property
     def output_reach(self) -> tuple[int, int]:
         """Frames (before, after) that write into the `hop_length` samples that belong to a frame."""
-        before = (self.n_fft - self.hop_length) // 2
-        after = self.n_fft - self.hop_length - before
-        return -(-after // self.hop_length), -(-before // self.hop_length)
+        padding = (self.n_fft - self.hop_length) // 2
+        start = (self.n_fft - self.win_length) // 2
+        before = -(-(start + self.win_length - padding - self.hop_length) // self.hop_length)
+        return max(0, before), max(0, -(-(padding - start) // self.hop_length))
 
     def window(self, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> torch.Tensor:
         """The window, zero outside `win_length`, shape (n_fft,)."""
@@ -87,7 +88,7 @@ def overlap_add(frames: torch.Tensor, hop_length: int) -> torch.Tensor:
 
 def _inverse_envelope(transform: Transform, count: int, like: torch.Tensor) -> torch.Tensor:
     """One over the sum of squared windows under the extended signal of `count` frames."""
-    reach = transform.overlap_reach
+    reach = (transform.n_fft - 1) // transform.hop_length
     shown = min(count, 2 * reach + 2)
     square = transform.window(like.dtype, like.device).square()
     envelope = overlap_add(square.expand(1, shown, -1), transform.hop_length)[0].clamp(min=_SMALLEST_ENVELOPE)

@@ -47,6 +47,7 @@ class HifiVocoderConfig(StrictConfig):
         num_hidden_layers: number of blocks (istft).
         kernel_size: odd kernel of stem and blocks in frames (istft).
         refine_steps: unrolled consistency projections after the head (istft).
+        num_oscillators: reference oscillators per frequency bin that carry the predicted phase, 0 for none (istft).
         upsample_initial_channels: channels before the first transposed convolution; each stage halves them (GAN).
         upsample_rates: strides of the transposed convolutions (GAN).
         upsample_kernel_sizes: their kernels (GAN).
@@ -56,7 +57,8 @@ class HifiVocoderConfig(StrictConfig):
         initializer_range: standard deviation of initial weights.
 
     Raises:
-        ValueError: a field breaks its rule, or is unknown.
+        StrictDataclassError: a field has the wrong type or breaks its rule (the cause is a ValueError).
+        ValueError: a keyword is no field.
     """
 
     model_type = "melreformer_hifi_vocoder"
@@ -68,6 +70,7 @@ class HifiVocoderConfig(StrictConfig):
     num_hidden_layers: int = 6
     kernel_size: int = 7
     refine_steps: int = 1
+    num_oscillators: int = 0
     upsample_initial_channels: int = 512
     upsample_rates: list | tuple = (8, 8, 2, 2)
     upsample_kernel_sizes: list | tuple = (16, 16, 4, 4)
@@ -123,8 +126,9 @@ class HifiVocoderConfig(StrictConfig):
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
         if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd so that frames stay in place, got {self.kernel_size}.")
-        if self.refine_steps < 0:
-            raise ValueError(f"refine_steps must not be negative, got {self.refine_steps}.")
+        for name in ("refine_steps", "num_oscillators"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         mel = self.mel_config
         if mel.center or mel.win_length < 2 * mel.hop_length:
             raise ValueError(

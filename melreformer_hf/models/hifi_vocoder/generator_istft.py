@@ -39,6 +39,22 @@ def mel_affine(config: MelConfig) -> tuple[float, float]:
     return scale, -1 - scale * config.floor_value
 
 
+def oscillator_phases(
+    transform: Transform, count: int, num_frames: int, first_frame: int, device: torch.device
+) -> torch.Tensor:
+    """Phases in radians of `count` oscillators per bin, spread evenly over the bin: (frame, count, bin).
+
+    They depend on the absolute frame number, so that a steady mel can become a steady tone: without them the phase of
+    a constant input is constant, and the tone is forced onto a multiple of the frame rate. Exact integer arithmetic.
+    """
+    frames = torch.arange(first_frame, first_frame + num_frames, device=device).reshape(-1, 1, 1)
+    offsets = torch.arange(count, device=device).reshape(1, -1, 1) - count // 2
+    steps = torch.arange(transform.num_bins, device=device) * count + offsets
+    cycle = count * transform.n_fft
+    turns = (frames * transform.hop_length % cycle) * steps % cycle
+    return turns * (2 * math.pi / cycle)
+
+
 class IstftGenerator(nn.Module):
     """Log-mel to waveform at one network step per frame.
 
@@ -49,6 +65,7 @@ class IstftGenerator(nn.Module):
         num_hidden_layers: number of blocks.
         kernel_size: odd kernel of stem and blocks.
         refine_steps: consistency projections after the head.
+        num_oscillators: reference oscillators per bin that carry the predicted phase; 0 for none.
     """
 
     def __init__(
@@ -59,8 +76,10 @@ class IstftGenerator(nn.Module):
         num_hidden_layers: int,
         kernel_size: int,
         refine_steps: int,
+        num_oscillators: int,
     ) -> None:
         super().__init__()
+        self.num_oscillators = num_oscillators
         self.mel_config = mel_config
         self.transform = Transform.of(mel_config)
         self.refine_steps = refine_steps
@@ -73,7 +92,7 @@ class IstftGenerator(nn.Module):
             ConvNeXtBlock(hidden_size, intermediate_size, kernel_size) for _ in range(num_hidden_layers)
         )
         self.norm = nn.LayerNorm(hidden_size)
-        self.head = nn.Linear(hidden_size, 3 * self.transform.num_bins)
+        self.head = nn.Linear(hidden_size, (1 + 2 * max(1, num_oscillators)) * self.transform.num_bins)
 
     @property
     def receptive_field_frames(self) -> tuple[int, int]:
@@ -93,10 +112,21 @@ class IstftGenerator(nn.Module):
                 hidden = block(hidden)
         return self.head(self.norm(hidden.transpose(1, 2)))
 
-    def _synthesize(self, log_mel: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
-        delta, cosine, sine = head.chunk(3, dim=-1)
+    def _phase(self, coefficients: torch.Tensor, first_frame: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(cosine, sine), not normalised, of shape (batch, frame, bin)."""
+        count, bins = max(1, self.num_oscillators), self.transform.num_bins
+        cosine, sine = coefficients.unflatten(-1, (2, count, bins)).unbind(2)
+        if self.num_oscillators == 0:
+            return cosine[:, :, 0], sine[:, :, 0]
+        turn = oscillator_phases(self.transform, count, cosine.shape[1], first_frame, cosine.device)
+        real, imaginary = turn.cos(), turn.sin()
+        return (cosine * real - sine * imaginary).sum(2), (cosine * imaginary + sine * real).sum(2)
+
+    def _synthesize(self, log_mel: torch.Tensor, head: torch.Tensor, first_frame: int) -> torch.Tensor:
+        bins = self.transform.num_bins
+        cosine, sine = self._phase(head[..., bins:], first_frame)
         prior = magnitude_from_log_mel(log_mel, self.mel_config, _SMALLEST_MAGNITUDE)
-        magnitude = (prior.log() + delta).clamp(max=self.loudest).exp()
+        magnitude = (prior.log() + head[..., :bins]).clamp(max=self.loudest).exp()
         gain = magnitude * (cosine.square() + sine.square() + _SMALLEST_SQUARE).rsqrt()
         spectrum = torch.complex(cosine * gain, sine * gain)
         for _ in range(self.refine_steps):
@@ -105,11 +135,11 @@ class IstftGenerator(nn.Module):
             spectrum = rebuilt * (magnitude * (square + _SMALLEST_SQUARE).rsqrt())
         return trim(extended_istft(spectrum, self.transform), self.transform)
 
-    def forward(self, input_features: torch.Tensor) -> torch.Tensor:
-        """(batch, mel, frame) -> (batch, frame * hop)."""
+    def forward(self, input_features: torch.Tensor, first_frame: int = 0) -> torch.Tensor:
+        """(batch, mel, frame) -> (batch, frame * hop); `first_frame` is where in the whole signal the input begins."""
         head = self._hidden(input_features)
         with torch.autocast(input_features.device.type, enabled=False):  # transforms lose the phase in half precision
-            return self._synthesize(input_features.float(), head.float()).to(input_features.dtype)
+            return self._synthesize(input_features.float(), head.float(), first_frame).to(input_features.dtype)
 
 
-__all__ = ["IstftGenerator", "mel_affine"]
+__all__ = ["IstftGenerator", "mel_affine", "oscillator_phases"]

@@ -165,7 +165,7 @@ class HifiganGenerator(UpsamplingGenerator):
             SameConv1d(num_mel_bins, initial_channels, _END_KERNEL), stages, SameConv1d(narrow, 1, _END_KERNEL)
         )
 
-    def forward(self, input_features: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_features: torch.Tensor, first_frame: int = 0) -> torch.Tensor:
         """(batch, mel, frame) -> (batch, frame * product of rates)."""
         hidden = self.input_conv(input_features)
         for stage in self.stages:
@@ -210,7 +210,7 @@ class HifihybridGenerator(UpsamplingGenerator):
         self.output_activation = UpDownSnake(narrow)
         self.last_reach = self.output_activation.reach
 
-    def forward(self, input_features: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_features: torch.Tensor, first_frame: int = 0) -> torch.Tensor:
         """(batch, mel, frame) -> (batch, frame * product of rates), a few samples more if a rate is odd."""
         hidden = self.input_conv(input_features)
         for stage in self.stages:

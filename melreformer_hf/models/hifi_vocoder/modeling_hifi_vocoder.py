@@ -58,6 +58,7 @@ def _istft_generator(config: HifiVocoderConfig) -> nn.Module:
         config.num_hidden_layers,
         config.kernel_size,
         config.refine_steps,
+        config.num_oscillators,
     )
 
 
@@ -221,6 +222,13 @@ class HifiVocoderModel(HifiVocoderPreTrainedModel):
             return (waveform,)
         return HifiVocoderOutput(waveform=waveform)
 
+    def _checked(self, mel_chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        bins = self.config.num_mel_bins
+        for chunk in mel_chunks:
+            if chunk.ndim != 3 or chunk.shape[1] != bins:
+                raise ValueError(f"every mel chunk must be (batch, {bins}, frames), got {tuple(chunk.shape)}.")
+            yield chunk
+
     @torch.no_grad()
     def stream(self, mel_chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Synthesize a mel that arrives in chunks; the concatenated output equals that of the whole mel.
@@ -233,9 +241,12 @@ class HifiVocoderModel(HifiVocoderPreTrainedModel):
 
         Yields:
             (batch, sample); the samples of all frames that are settled.
+
+        Raises:
+            ValueError: a chunk is not (batch, num_mel_bins, frames).
         """
         yield from stream_with_overlap(
-            lambda mel: self(mel).waveform, mel_chunks, self.receptive_field_frames, self.config.hop_length
+            self.generator, self._checked(mel_chunks), self.receptive_field_frames, self.config.hop_length
         )
 
 

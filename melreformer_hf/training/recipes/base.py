@@ -113,12 +113,13 @@ class BatchStream(IterableDataset):
 
     def __init__(self, recipe: Recipe, stream: AudioCropStream, batch_size: int) -> None:
         self.recipe, self.stream, self.batch_size = recipe, stream, batch_size
+        self.first = stream.position  # the loop moves the stream's own position on
 
     def batch(self, number: int) -> dict[str, torch.Tensor]:
         """Batch `number` of this process, counted from the stream's position."""
         stream, prepared = self.stream, []
         for local in range(number * self.batch_size, (number + 1) * self.batch_size):
-            item = stream.item((stream.position + local) * stream.world_size + stream.rank)
+            item = stream.item((self.first + local) * stream.world_size + stream.rank)
             # Two odd constants spread neighbouring indices over the generator's seeds.
             seed = (stream.seed * 0x9E3779B97F4A7C15 + item["index"] * 0xBF58476D1CE4E5B9) % 2**63
             prepared.append(self.recipe.prepare(item, torch.Generator().manual_seed(seed)))

@@ -1,0 +1,153 @@
+"""What the expansion and its convolutional baseline share: ideas with windows of their music, and the measurement."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import torch
+
+from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram
+from melreformer_hf.audio.pictures import stack_mels
+from melreformer_hf.audio.resize import resize_mel
+from melreformer_hf.data.streams import AudioCropStream, RecordingStore, fixed_crops
+from melreformer_hf.training.config import option
+from melreformer_hf.training.recipes.base import Recipe, Validation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExpansionDataOptions:
+    """Settings that expansion and baseline share.
+
+    Raises:
+        ValueError: a field breaks its rule.
+    """
+
+    min_frames: int = option(512, "shortest crop in mel frames; lengths are log-uniform")
+    max_frames: int = option(16384, "longest crop in mel frames; shorter recordings are taken whole")
+    window_frames: int = option(512, "frames that are trained in each window of a crop")
+    windows_per_crop: int = option(2, "windows that are trained per crop")
+    validation_crops: int = option(8, "held-out crops of crop_frames frames")
+    validation_crop_frames: int = option(2048, "length of the held-out crops in frames")
+    validation_pieces: int = option(4, "held-out recordings that are expanded whole")
+    validation_max_frames: int = option(16384, "whole recordings longer than this are left out")
+    validation_split: str = option("test", "split of the dataset that is held out")
+
+    def __post_init__(self) -> None:
+        for name in ("windows_per_crop", "validation_crops", "validation_pieces", "validation_crop_frames"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"options.{name} must be at least 1, got {getattr(self, name)}.")
+        if not 1 <= self.window_frames <= self.min_frames <= self.max_frames:
+            raise ValueError(
+                "options must keep 1 <= window_frames <= min_frames <= max_frames, got "
+                f"{self.window_frames}, {self.min_frames}, {self.max_frames}."
+            )
+
+
+def expansion_stream(recipe: Recipe, mel: MelConfig, rank: int, world_size: int) -> AudioCropStream:
+    """Crops of log-uniform length in whole frames."""
+    options, hop = recipe.options, mel.hop_length
+    return AudioCropStream(
+        recipe.store("train"),
+        options.min_frames * hop,
+        options.max_frames * hop,
+        recipe.config.seed,
+        hop,
+        rank,
+        world_size,
+    )
+
+
+def idea_and_windows(
+    waveform: torch.Tensor, mel_config: MelConfig, columns: int, length: int, count: int, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """The idea of a crop and `count` random windows of its mel.
+
+    Returns:
+        dict of `idea` (mel, column), `num_frames` (), `start` (count,), `labels` (count, mel, length).
+    """
+    mel = log_mel_spectrogram(waveform, mel_config)
+    frames = mel.shape[-1]
+    start = torch.randint(frames - length + 1, (count,), generator=generator)
+    labels = torch.stack([mel[:, begin : begin + length] for begin in start.tolist()])
+    return {
+        "idea": resize_mel(mel, columns),
+        "num_frames": torch.tensor(frames),
+        "start": start,
+        "labels": labels,
+    }
+
+
+def flatten_windows(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """One row per window: the idea and length of a crop are repeated for each of its windows."""
+    count = batch["start"].shape[1]
+    return {
+        "idea": batch["idea"].repeat_interleave(count, 0),
+        "num_frames": batch["num_frames"].repeat_interleave(count, 0),
+        "start": batch["start"].flatten(),
+        "labels": batch["labels"].flatten(0, 1),
+    }
+
+
+class ExpansionValidator:
+    """Free-running expansion of held-out music beside the re-interpolated idea.
+
+    Args:
+        store: the held-out recordings.
+        options: how many, how long.
+        mel: the contract.
+        columns: columns of an idea.
+    """
+
+    def __init__(self, store: RecordingStore, options: ExpansionDataOptions, mel: MelConfig, columns: int) -> None:
+        self.mel = mel
+        samples = options.validation_crop_frames * mel.hop_length
+        crops = [crop["waveform"] for crop in fixed_crops(store, samples, options.validation_crops)]
+        usable = [
+            item for item in store.recordings if item.num_samples <= options.validation_max_frames * mel.hop_length
+        ]
+        usable = usable or [min(store.recordings, key=lambda item: item.num_samples)]
+        step = max(1, len(usable) // options.validation_pieces)
+        whole = [store.read(item) for item in usable[::step][: options.validation_pieces]]
+        self.targets = {
+            "crops": [log_mel_spectrogram(waveform, mel) for waveform in crops],
+            "pieces": [log_mel_spectrogram(waveform, mel) for waveform in whole],
+        }
+        self.columns = columns
+
+    def __call__(self, generate: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Validation:
+        """Measure `generate(ideas (batch, mel, column), num_frames (batch,)) -> (batch, mel, frame)`."""
+        metrics, pictures, seconds, frames = {}, {}, 0.0, 0
+        for name, targets in self.targets.items():
+            error = baseline = movement = real_movement = 0.0
+            for index, target in enumerate(targets):
+                idea = resize_mel(target, self.columns)
+                started = time.monotonic()
+                result = generate(idea[None], torch.tensor([target.shape[-1]]))[0].float().cpu()
+                seconds += time.monotonic() - started
+                frames += target.shape[-1]
+                smooth = resize_mel(idea, target.shape[-1])
+                error += (result - target).abs().mean().item()
+                baseline += (smooth - target).abs().mean().item()
+                movement += result.diff(dim=-1).square().mean().item()
+                real_movement += target.diff(dim=-1).square().mean().item()
+                if index == 0:
+                    shown = [mel[:, :1024] for mel in (target, result, smooth)]
+                    pictures[f"{name}_true_generated_interpolated"] = stack_mels(shown)
+            metrics[f"{name}_mel_l1"] = error / len(targets)
+            metrics[f"{name}_baseline"] = baseline / len(targets)
+            metrics[f"{name}_ratio"] = error / baseline
+            metrics[f"{name}_sharpness"] = movement / real_movement
+        metrics["ratio"] = (metrics["crops_ratio"] + metrics["pieces_ratio"]) / 2
+        metrics["times_real_time"] = frames / self.mel.frame_rate / max(seconds, 1e-9)
+        return Validation(metrics, pictures)
+
+
+__all__ = [
+    "ExpansionDataOptions",
+    "ExpansionValidator",
+    "expansion_stream",
+    "flatten_windows",
+    "idea_and_windows",
+]

@@ -1,0 +1,120 @@
+"""Configuration of the MelReformer expansion model."""
+
+from huggingface_hub.dataclasses import strict
+
+from melreformer_hf.audio.mel import MelConfig
+from melreformer_hf.nn.configuration import StrictConfig, mel_config_of
+
+_PRESETS: dict[str, dict] = {
+    "tiny": {},
+    "base": {
+        "fold_size": 32,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_encoder_layers": 4,
+        "num_decoder_layers": 6,
+        "num_attention_heads": 12,
+        "decoder_window": 64,
+        "postnet_size": 384,
+        "postnet_layers": 6,
+    },
+}
+
+
+@strict
+class MelReformerConfig(StrictConfig):
+    """Configuration of `MelReformerModel`.
+
+    Args:
+        architecture: `"local"` (any length, streaming, linear cost) or `"original"` (the program of
+            TariqAHassan/MelReformer with its fixed sizes and point sampling).
+        mel: the mel contract as `MelConfig.to_dict()`; `None` is the package's own, or the original's.
+        idea_columns: columns of an idea; for `"original"` the encoder's block size.
+        fold_size: mel columns per decoder step.
+        hidden_size: width of encoder and decoder.
+        intermediate_size: width of their perceptrons.
+        num_encoder_layers: blocks of the encoder.
+        num_decoder_layers: blocks of the decoder.
+        num_attention_heads: heads of every attention.
+        encoder_window: columns to each side that an encoder column sees (local).
+        decoder_window: earlier steps that a step sees (local); for `"original"` the decoder's block size.
+        cross_reach: columns to each side of a step that it attends to (local).
+        context_frames: frames of re-interpolated idea before and after its own that a step is given (local).
+        postnet_size: channels of the convolutional post-net (local).
+        postnet_layers: its blocks (local).
+        postnet_kernel: odd kernel of its convolutions in frames (local).
+        dropout: of the original architecture.
+        mel_shift: subtracted from a log-mel before the network (local).
+        mel_scale: then divided by (local).
+        initializer_range: standard deviation of initial weights (local).
+
+    Raises:
+        ValueError: a field breaks its rule, or is unknown.
+    """
+
+    model_type = "melreformer_mel_reformer"
+
+    architecture: str = "local"
+    mel: dict | None = None
+    idea_columns: int = 256
+    fold_size: int = 8
+    hidden_size: int = 192
+    intermediate_size: int = 576
+    num_encoder_layers: int = 2
+    num_decoder_layers: int = 3
+    num_attention_heads: int = 4
+    encoder_window: int = 16
+    decoder_window: int = 32
+    cross_reach: int = 3
+    context_frames: int = 8
+    postnet_size: int = 160
+    postnet_layers: int = 3
+    postnet_kernel: int = 7
+    dropout: float = 0.1
+    mel_shift: float = -5.5
+    mel_scale: float = 3.0
+    initializer_range: float = 0.02
+
+    @classmethod
+    def preset(cls, name: str, **overrides: object) -> "MelReformerConfig":
+        """A size by name (`tiny` or `base`), with single fields replaced by `overrides`."""
+        if name not in _PRESETS:
+            raise ValueError(f"MelReformerConfig.preset: name must be one of {sorted(_PRESETS)}, got {name!r}.")
+        return cls(**{**_PRESETS[name], **overrides})
+
+    @property
+    def mel_config(self) -> MelConfig:
+        """The mel contract of ideas and results."""
+        if self.mel is None and self.architecture == "original":
+            return MelConfig.preset("melreformer")
+        return mel_config_of(self.mel)
+
+    @property
+    def num_mel_bins(self) -> int:
+        """Mel bands."""
+        return self.mel_config.num_mel_bins
+
+    def validate_architecture(self):
+        """Rules between fields."""
+        if self.architecture not in ("local", "original"):
+            raise ValueError(f'architecture must be "local" or "original", got {self.architecture!r}.')
+        positive = ("idea_columns", "fold_size", "hidden_size", "intermediate_size", "num_encoder_layers")
+        positive += ("num_decoder_layers", "num_attention_heads", "decoder_window", "postnet_size", "postnet_layers")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("encoder_window", "cross_reach", "context_frames", "dropout"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.hidden_size % self.num_attention_heads or (self.hidden_size // self.num_attention_heads) % 2:
+            raise ValueError(
+                f"hidden_size must be an even multiple of num_attention_heads={self.num_attention_heads}, "
+                f"got {self.hidden_size}."
+            )
+        if self.postnet_kernel < 1 or self.postnet_kernel % 2 == 0:
+            raise ValueError(f"postnet_kernel must be odd and positive, got {self.postnet_kernel}.")
+        if self.mel_scale <= 0:
+            raise ValueError(f"mel_scale must be positive, got {self.mel_scale}.")
+
+
+__all__ = ["MelReformerConfig"]

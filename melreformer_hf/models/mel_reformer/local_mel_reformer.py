@@ -1,0 +1,268 @@
+"""The expansion of any length: local attention on one time axis, a rolling cache, and a post-net across the seams."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from melreformer_hf.audio.fold import fold, unfold
+from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
+from melreformer_hf.models.mel_reformer.timing_mel_reformer import column_of, interpolate_columns, interpolate_idea
+from melreformer_hf.nn.attention import FeedForward, NeighbourAttention, WindowedSelfAttention
+from melreformer_hf.nn.convnext import ConvNeXtBlock
+from melreformer_hf.nn.streaming import stream_with_overlap
+
+
+@dataclasses.dataclass
+class EncodedIdea:
+    """An idea after the encoder: everything that decoding needs, of constant size whatever the length.
+
+    Args:
+        idea: (batch, mel, column), normalised.
+        states: (batch, column, hidden).
+        memories: keys and values per decoder layer, (batch, column, 2 * hidden) each.
+        num_frames: (batch,).
+    """
+
+    idea: torch.Tensor
+    states: torch.Tensor
+    memories: list[torch.Tensor]
+    num_frames: torch.Tensor
+
+
+class EncoderLayer(nn.Module):
+    """Bidirectional attention within a window of columns, then a perceptron."""
+
+    def __init__(self, config: MelReformerConfig) -> None:
+        super().__init__()
+        window = config.encoder_window
+        self.attention = WindowedSelfAttention(config.hidden_size, config.num_attention_heads, window, window)
+        self.feed_forward = FeedForward(config.hidden_size, config.intermediate_size)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(batch, column, hidden) -> the same shape."""
+        hidden = hidden + self.attention(hidden)[0]
+        return hidden + self.feed_forward(hidden)
+
+
+class IdeaEncoder(nn.Module):
+    """Columns of an idea to states, knowing how much music each column stands for."""
+
+    def __init__(self, config: MelReformerConfig) -> None:
+        super().__init__()
+        self.stem = nn.Conv1d(config.num_mel_bins, config.hidden_size, 5, padding=2)
+        self.stretch = nn.Sequential(
+            nn.Linear(2, config.hidden_size), nn.GELU(), nn.Linear(config.hidden_size, config.hidden_size)
+        )
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.gradient_checkpointing = False
+
+    def forward(self, idea: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        """(batch, mel, column) and (batch,) -> (batch, column, hidden)."""
+        stretch = (num_frames.double() / idea.shape[-1]).log2().float()[:, None] - 3.0
+        described = torch.cat([stretch / 3.0, (stretch / 3.0).square()], dim=-1).to(idea.dtype)
+        hidden = self.stem(idea).transpose(1, 2) + self.stretch(described)[:, None]
+        for layer in self.layers:
+            if self.gradient_checkpointing and self.training:
+                hidden = checkpoint(layer, hidden, use_reentrant=False)
+            else:
+                hidden = layer(hidden)
+        return self.norm(hidden)
+
+
+class DecoderLayer(nn.Module):
+    """Causal attention within a window of steps, attention to the nearest columns, a perceptron."""
+
+    def __init__(self, config: MelReformerConfig) -> None:
+        super().__init__()
+        size, heads = config.hidden_size, config.num_attention_heads
+        self.self_attention = WindowedSelfAttention(size, heads, config.decoder_window, 0)
+        self.cross_attention = NeighbourAttention(size, heads, config.cross_reach)
+        self.feed_forward = FeedForward(size, config.intermediate_size)
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        memory: torch.Tensor,
+        place: torch.Tensor,
+        start: int = 0,
+        cache: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """(batch, step, hidden) -> the same shape and the rolling cache."""
+        attended, cache = self.self_attention(hidden, start, cache)
+        hidden = hidden + attended
+        hidden = hidden + self.cross_attention(hidden, memory, place)
+        return hidden + self.feed_forward(hidden), cache
+
+
+class WindowDecoder(nn.Module):
+    """One step makes `fold_size` columns from the previous ones and the aligned idea."""
+
+    def __init__(self, config: MelReformerConfig) -> None:
+        super().__init__()
+        self.fold_size, self.context_frames = config.fold_size, config.context_frames
+        window = config.num_mel_bins * config.fold_size
+        surrounding = config.num_mel_bins * (config.fold_size + 2 * config.context_frames)
+        self.previous = nn.Linear(window, config.hidden_size)
+        self.surrounding = nn.Linear(surrounding, config.hidden_size)
+        self.aligned = nn.Linear(config.hidden_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.head = nn.Linear(config.hidden_size, window)
+        self.gradient_checkpointing = False
+
+    def forward(
+        self, previous: torch.Tensor, encoded: EncodedIdea, start_frames: torch.Tensor, start: int = 0, caches=None
+    ) -> tuple[torch.Tensor, torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+        """Run consecutive steps.
+
+        Args:
+            previous: (batch, step, mel * fold_size), for each step the window before it.
+            encoded: the idea.
+            start_frames: (batch,) first frame of the first step.
+            start: position of the first step among those in the caches.
+            caches: rolling caches per layer.
+
+        Returns:
+            (batch, mel, step * fold_size) made columns, the re-interpolated idea under them, and the new caches.
+        """
+        steps, fold_size, context = previous.shape[1], self.fold_size, self.context_frames
+        around = interpolate_idea(
+            encoded.idea, start_frames - context, steps * fold_size + 2 * context, encoded.num_frames
+        )
+        base = around[..., context : around.shape[-1] - context]
+        windows = around.unfold(-1, fold_size + 2 * context, fold_size).transpose(1, 2).flatten(2)
+        centres = start_frames[:, None] + (torch.arange(steps, device=previous.device) + 0.5) * fold_size
+        place = column_of(centres, encoded.num_frames, encoded.idea.shape[-1])
+        hidden = self.previous(previous) + self.surrounding(windows)
+        hidden = hidden + self.aligned(interpolate_columns(encoded.states, place))
+        new_caches = []
+        for index, layer in enumerate(self.layers):
+            arguments = (hidden, encoded.memories[index], place, start, caches[index] if caches else None)
+            if self.gradient_checkpointing and self.training:
+                hidden, cache = checkpoint(layer, *arguments, use_reentrant=False)
+            else:
+                hidden, cache = layer(*arguments)
+            new_caches.append(cache)
+        return base + unfold(self.head(self.norm(hidden)), fold_size), base, new_caches
+
+
+class SeamNet(nn.Module):
+    """Convolutions over the unfolded columns, which see across the borders of decoder windows."""
+
+    def __init__(self, config: MelReformerConfig) -> None:
+        super().__init__()
+        size, kernel = config.postnet_size, config.postnet_kernel
+        self.stem = nn.Conv1d(2 * config.num_mel_bins, size, kernel, padding=kernel // 2)
+        self.blocks = nn.ModuleList(ConvNeXtBlock(size, 3 * size, kernel) for _ in range(config.postnet_layers))
+        self.norm = nn.LayerNorm(size)
+        self.head = nn.Linear(size, config.num_mel_bins)
+
+    @property
+    def reach(self) -> int:
+        """Frames to each side that an output frame depends on."""
+        return self.stem.kernel_size[0] // 2 + sum(block.reach for block in self.blocks)
+
+    def forward(self, made: torch.Tensor, base: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+        """Improve columns.
+
+        Args:
+            made: (batch, mel, frame) columns of the decoder.
+            base: (batch, mel, frame) re-interpolated idea.
+            inside: (batch, 1, frame) one where the frame belongs to the piece, zero elsewhere.
+
+        Returns:
+            (batch, mel, frame).
+        """
+        # Whatever lies outside a piece counts as the zero padding that a shorter batch would have there.
+        hidden = self.stem(torch.cat([made, base], dim=1) * inside)
+        for block in self.blocks:
+            hidden = block(hidden * inside)
+        return made + self.head(self.norm(hidden.transpose(1, 2))).transpose(1, 2)
+
+
+class LocalExpansion(nn.Module):
+    """Encoder, window decoder and seam net; works on normalised log-mels."""
+
+    def __init__(self, config: MelReformerConfig) -> None:
+        super().__init__()
+        self.fold_size = config.fold_size
+        self.silence = (config.mel_config.floor_value - config.mel_shift) / config.mel_scale
+        self.encoder = IdeaEncoder(config)
+        self.decoder = WindowDecoder(config)
+        self.postnet = SeamNet(config)
+
+    def encode(self, idea: torch.Tensor, num_frames: torch.Tensor) -> EncodedIdea:
+        """Run the encoder once for a whole piece."""
+        states = self.encoder(idea, num_frames)
+        memories = [layer.cross_attention.memory(states) for layer in self.decoder.layers]
+        return EncodedIdea(idea, states, memories, num_frames)
+
+    def forward(
+        self, encoded: EncodedIdea, inputs: torch.Tensor, previous: torch.Tensor, start_frames: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """All steps of a stretch of music at once, given what came before each.
+
+        Args:
+            encoded: the idea.
+            inputs: (batch, mel, frame) normalised columns that the next step is given.
+            previous: (batch, mel, fold_size) the window before the first step.
+            start_frames: (batch,) first frame.
+
+        Returns:
+            columns of the decoder and of the seam net, (batch, mel, frame) each.
+        """
+        length = inputs.shape[-1]
+        tokens = fold(torch.cat([previous, inputs], dim=-1), self.fold_size, self.silence)
+        steps = -(-length // self.fold_size)
+        made, base, _ = self.decoder(tokens[:, :steps], encoded, start_frames)
+        made, base = made[..., :length], base[..., :length]
+        return made, self.postnet(made, base, self._inside(encoded, start_frames, length, made.dtype))
+
+    @staticmethod
+    def _inside(encoded: EncodedIdea, start: torch.Tensor, length: int, dtype: torch.dtype) -> torch.Tensor:
+        frames = start[:, None] + torch.arange(length, device=start.device)
+        return ((frames >= 0) & (frames < encoded.num_frames[:, None]))[:, None].to(dtype)
+
+    def _windows(self, encoded: EncodedIdea) -> Iterator[torch.Tensor]:
+        """Free-running decoder: (batch, 2 * mel + 1, fold_size or less) of columns, idea and inside-mask per step."""
+        idea, longest = encoded.idea, int(encoded.num_frames.max())
+        batch, bins, _ = idea.shape
+        previous = idea.new_full((batch, bins, self.fold_size), self.silence)
+        caches = None
+        for step, frame in enumerate(range(0, longest, self.fold_size)):
+            start = torch.full_like(encoded.num_frames, frame)
+            made, base, caches = self.decoder(fold(previous, self.fold_size), encoded, start, step, caches)
+            previous = made
+            inside = self._inside(encoded, start, self.fold_size, made.dtype)
+            yield torch.cat([made, base, inside], dim=1)[..., : longest - frame]
+
+    def stream(self, encoded: EncodedIdea, chunk_frames: int) -> Iterator[torch.Tensor]:
+        """Normalised columns while they are made: (batch, mel, frame) pieces, constant memory."""
+        bins, reach = encoded.idea.shape[1], self.postnet.reach
+
+        def improve(held: torch.Tensor, first_frame: int) -> torch.Tensor:
+            return self.postnet(held[:, :bins], held[:, bins : 2 * bins], held[:, 2 * bins :])
+
+        return stream_with_overlap(improve, _gather(self._windows(encoded), chunk_frames), (reach, reach), 1)
+
+
+def _gather(windows: Iterator[torch.Tensor], frames: int) -> Iterator[torch.Tensor]:
+    """Join windows until they hold at least `frames` frames; the first piece is a single window, for a quick start."""
+    held: list[torch.Tensor] = []
+    wanted = 1
+    for window in windows:
+        held.append(window)
+        if sum(piece.shape[-1] for piece in held) >= wanted:
+            yield torch.cat(held, dim=-1)
+            held, wanted = [], frames
+    if held:
+        yield torch.cat(held, dim=-1)
+
+
+__all__ = ["EncodedIdea", "LocalExpansion"]

@@ -1,0 +1,190 @@
+"""MelReformer: a small idea mel becomes a mel of any length.
+
+Source: TariqAHassan/MelReformer (2022), an encoder-decoder transformer over folded mel columns; no paper.
+Deviations of the `"local"` architecture, the default: ideas are area averages; encoder columns and decoder steps lie on
+one time axis, so that attention is local, the cost linear and the memory constant; the duration ends the piece; the
+network predicts a change of the re-interpolated idea; a convolutional net joins the windows. The `"original"`
+architecture repeats the original program and loads its checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
+from melreformer_hf.models.mel_reformer.local_mel_reformer import LocalExpansion
+from melreformer_hf.nn.convnext import ConvNeXtBlock, init_convnext_block
+
+
+@dataclass
+class MelReformerOutput(ModelOutput):
+    """Output of `MelReformerModel`.
+
+    Args:
+        loss: scalar, mean absolute error over the frames inside the pieces; only with `labels`.
+        output_features: (batch, mel, frame) log-mel.
+        decoder_features: (batch, mel, frame) log-mel before the seam net (local architecture).
+    """
+
+    loss: torch.Tensor | None = None
+    output_features: torch.Tensor | None = None
+    decoder_features: torch.Tensor | None = None
+
+
+class MelReformerPreTrainedModel(PreTrainedModel):
+    """Initial values, and what the family can do."""
+
+    config: MelReformerConfig
+    base_model_prefix = "expansion"
+    main_input_name = "input_features"
+    input_modalities = "audio"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["EncoderLayer", "DecoderLayer"]
+    _supports_sdpa = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, ConvNeXtBlock):
+            init_convnext_block(module, self.config.initializer_range)
+        elif isinstance(module, (nn.Linear, nn.Conv1d)):
+            init.trunc_normal_(module.weight, std=self.config.initializer_range)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+
+
+class MelReformerModel(MelReformerPreTrainedModel):
+    """Idea mel and duration in, mel of that duration out.
+
+    Example:
+        >>> import torch
+        >>> from melreformer_hf import MelReformerConfig, MelReformerModel
+        >>> model = MelReformerModel(MelReformerConfig.preset("tiny")).eval()
+        >>> idea = torch.full((1, 128, 256), -8.0)
+        >>> model.generate(idea, torch.tensor([300])).shape
+        torch.Size([1, 128, 300])
+    """
+
+    def __init__(self, config: MelReformerConfig) -> None:
+        super().__init__(config)
+        self.expansion = LocalExpansion(config)
+        self.post_init()
+
+    def _normalize(self, mel: torch.Tensor) -> torch.Tensor:
+        return (mel - self.config.mel_shift) / self.config.mel_scale
+
+    def _denormalize(self, mel: torch.Tensor) -> torch.Tensor:
+        return mel * self.config.mel_scale + self.config.mel_shift
+
+    def _check(self, input_features: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
+        bins, columns = self.config.num_mel_bins, self.config.idea_columns
+        if input_features.ndim != 3 or tuple(input_features.shape[1:]) != (bins, columns):
+            raise ValueError(
+                f"input_features must be ideas of shape (batch, {bins}, {columns}), got {tuple(input_features.shape)}. "
+                f"Make them with resize_mel(mel, {columns})."
+            )
+        num_frames = torch.as_tensor(num_frames, device=input_features.device)
+        if num_frames.is_floating_point() or num_frames.shape != input_features.shape[:1]:
+            raise ValueError(
+                f"num_frames must hold one integer per idea, shape ({input_features.shape[0]},), got "
+                f"{tuple(num_frames.shape)} of {num_frames.dtype}."
+            )
+        if int(num_frames.min()) < 1:
+            raise ValueError(f"num_frames must be at least 1, got {num_frames.tolist()}.")
+        return num_frames
+
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        num_frames: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        decoder_input_features: torch.Tensor | None = None,
+        start_frames: torch.Tensor | None = None,
+        previous_features: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> MelReformerOutput | tuple:
+        """Teacher-forced expansion of a stretch of music; its cost does not depend on the length of the piece.
+
+        Args:
+            input_features: (batch, mel, column) ideas of whole pieces.
+            num_frames: (batch,) lengths of the pieces in frames.
+            labels: (batch, mel, frame) true log-mel of the stretch.
+            decoder_input_features: (batch, mel, frame) what each step is told of the past; default `labels`.
+            start_frames: (batch,) frame at which the stretch begins; default 0.
+            previous_features: (batch, mel, fold_size) the columns before it; default silence.
+            return_dict: whether to return a named output.
+
+        Returns:
+            MelReformerOutput. The loss counts the frames inside the pieces, half as much for the decoder's own columns.
+
+        Raises:
+            ValueError: wrong shapes, lengths below 1, or neither labels nor decoder input.
+        """
+        num_frames = self._check(input_features, num_frames)
+        told = labels if decoder_input_features is None else decoder_input_features
+        if told is None:
+            raise ValueError("forward needs labels or decoder_input_features; to expand freely call generate().")
+        if start_frames is None:
+            start_frames = torch.zeros_like(num_frames)
+        encoded = self.expansion.encode(self._normalize(input_features), num_frames)
+        if previous_features is None:
+            shape = (told.shape[0], told.shape[1], self.config.fold_size)
+            previous = told.new_full(shape, self.expansion.silence)
+        else:
+            previous = self._normalize(previous_features)
+        made, improved = self.expansion(encoded, self._normalize(told), previous, start_frames)
+        loss = None
+        if labels is not None:
+            target = self._normalize(labels)
+            inside = self.expansion._inside(encoded, start_frames, labels.shape[-1], torch.float32)
+            weight = inside / (inside.sum().clamp(min=1) * labels.shape[1])
+            loss = (((improved - target).abs() + 0.5 * (made - target).abs()) * weight).sum() * self.config.mel_scale
+        output = MelReformerOutput(loss, self._denormalize(improved), self._denormalize(made))
+        named = self.config.return_dict if return_dict is None else return_dict
+        return output if named else output.to_tuple()
+
+    @torch.no_grad()
+    def stream(
+        self, input_features: torch.Tensor, num_frames: torch.Tensor, chunk_frames: int = 64
+    ) -> Iterator[torch.Tensor]:
+        """Expand freely, yielding columns while they are made, at constant memory.
+
+        Args:
+            input_features: (batch, mel, column) ideas.
+            num_frames: (batch,) lengths in frames; rows shorter than the longest are filled with silence.
+            chunk_frames: columns per piece, about; the first piece comes as early as possible.
+
+        Yields:
+            (batch, mel, n) log-mel pieces that concatenate to `generate`'s result.
+
+        Raises:
+            ValueError: wrong shapes, lengths below 1, or `chunk_frames` below 1.
+        """
+        num_frames = self._check(input_features, num_frames)
+        if chunk_frames < 1:
+            raise ValueError(f"chunk_frames must be at least 1, got {chunk_frames}.")
+        encoded = self.expansion.encode(self._normalize(input_features), num_frames)
+        floor, frame = self.config.mel_config.floor_value, 0
+        for piece in self.expansion.stream(encoded, chunk_frames):
+            frames = frame + torch.arange(piece.shape[-1], device=piece.device)
+            outside = (frames >= num_frames[:, None])[:, None]
+            frame += piece.shape[-1]
+            yield self._denormalize(piece).masked_fill(outside, floor)
+
+    @torch.no_grad()
+    def generate(
+        self, input_features: torch.Tensor, num_frames: torch.Tensor, chunk_frames: int = 64
+    ) -> torch.Tensor:
+        """Expand freely to the end: the concatenation of `stream`, (batch, mel, longest)."""
+        return torch.cat(list(self.stream(input_features, num_frames, chunk_frames)), dim=-1)
+
+
+__all__ = ["MelReformerModel", "MelReformerOutput", "MelReformerPreTrainedModel"]

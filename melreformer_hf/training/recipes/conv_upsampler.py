@@ -46,10 +46,7 @@ class ConvUpsamplerRecipe(Recipe):
         return expansion_stream(self, self.mel, rank, world_size)
 
     def prepare(self, item: dict, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        options, columns = self.options, self.model_config.idea_columns
-        return idea_and_windows(
-            item["waveform"], self.mel, columns, options.window_frames, options.windows_per_crop, generator
-        )
+        return idea_and_windows(item["waveform"], self.mel, self.model_config.idea_columns, self.options, generator)
 
     def phases(
         self, modules: dict[str, nn.Module], batch: dict[str, torch.Tensor], progress: float

@@ -60,17 +60,31 @@ def expansion_stream(recipe: Recipe, mel: MelConfig, rank: int, world_size: int)
 
 
 def idea_and_windows(
-    waveform: torch.Tensor, mel_config: MelConfig, columns: int, length: int, count: int, generator: torch.Generator
+    waveform: torch.Tensor,
+    mel_config: MelConfig,
+    columns: int,
+    options: ExpansionDataOptions,
+    generator: torch.Generator,
+    lead: int = 0,
 ) -> dict[str, torch.Tensor]:
-    """The idea of a crop and `count` random windows of its mel.
+    """The idea of a crop and random windows of its mel.
+
+    Args:
+        waveform: (samples,).
+        mel_config: the contract.
+        columns: of the idea.
+        options: how long and how many windows.
+        generator: draws the windows.
+        lead: frames that are given before each window; silence before the crop's beginning.
 
     Returns:
-        dict of `idea` (mel, column), `num_frames` (), `start` (count,), `labels` (count, mel, length).
+        dict of `idea` (mel, column), `num_frames` (), `start` (count,), `labels` (count, mel, lead + length).
     """
     mel = log_mel_spectrogram(waveform, mel_config)
-    frames = mel.shape[-1]
-    start = torch.randint(frames - length + 1, (count,), generator=generator)
-    labels = torch.stack([mel[:, begin : begin + length] for begin in start.tolist()])
+    frames, length = mel.shape[-1], options.window_frames
+    start = torch.randint(frames - length + 1, (options.windows_per_crop,), generator=generator)
+    padded = torch.nn.functional.pad(mel, (lead, 0), value=mel_config.floor_value)
+    labels = torch.stack([padded[:, begin : begin + lead + length] for begin in start.tolist()])
     return {
         "idea": resize_mel(mel, columns),
         "num_frames": torch.tensor(frames),

@@ -1,0 +1,254 @@
+"""The idea model: a diffusion UNet over fixed-size idea mels, told how long the music shall be.
+
+Source: the idea stage of TariqAHassan/MelReformer's README (image diffusion over resized mels); blocks by diffusers'
+`UNet2DModel`; space-to-depth patches keep it cheap on CPUs. The duration enters as an embedding added to the time
+step's, and durations are drawn from a log-normal prior that training fits. A learned bias per frequency row tells the
+convolutions, which would treat all bands alike, which band they are at.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from diffusers import ConfigMixin, DDIMScheduler, DPMSolverMultistepScheduler, ModelMixin, UNet2DModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.utils import BaseOutput
+from torch import nn
+
+from melreformer_hf.audio.mel import MelConfig
+from melreformer_hf.nn.configuration import mel_config_of
+
+SCHEDULERS = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}
+
+PRESETS: dict[str, dict] = {
+    "tiny": {},
+    "base": {"patch_size": (4, 4), "block_out_channels": (128, 256, 384, 384), "layers_per_block": 2},
+}
+
+
+@dataclass
+class IdeaUNetOutput(BaseOutput):
+    """Output of `IdeaUNetModel`.
+
+    Args:
+        sample: (batch, 1, mel, column) what the scheduler's prediction type asks for.
+    """
+
+    sample: torch.Tensor
+
+
+class DurationEmbedding(nn.Module):
+    """Fourier features of the normalised logarithmic duration, then a perceptron."""
+
+    def __init__(self, embedding_size: int, num_frequencies: int = 8) -> None:
+        super().__init__()
+        self.num_frequencies = num_frequencies
+        self.up = nn.Linear(1 + 2 * num_frequencies, embedding_size)
+        self.activation = nn.SiLU()
+        self.down = nn.Linear(embedding_size, embedding_size)
+        self.unknown = nn.Parameter(torch.zeros(embedding_size))
+
+    def forward(self, duration: torch.Tensor) -> torch.Tensor:
+        """(batch,) normalised durations, NaN where unknown -> (batch, embedding)."""
+        known = duration.isfinite()
+        value = torch.where(known, duration, torch.zeros_like(duration))[:, None]
+        octaves = 2.0 ** torch.arange(self.num_frequencies, device=value.device, dtype=value.dtype)
+        angles = value * octaves * (math.pi / 8)
+        features = torch.cat([value, angles.sin(), angles.cos()], dim=-1).to(self.up.weight.dtype)
+        embedded = self.down(self.activation(self.up(features)))
+        return torch.where(known[:, None], embedded, self.unknown.to(embedded.dtype))
+
+
+class IdeaUNetModel(ModelMixin, ConfigMixin):
+    """Denoises ideas.
+
+    Args:
+        mel: the mel contract as `MelConfig.to_dict()`; `None` is the package's own.
+        num_columns: columns of an idea.
+        patch_size: (bands, columns) that become channels before the first convolution.
+        block_out_channels: channels per level of the UNet; each further level halves both axes.
+        layers_per_block: residual blocks per level.
+        attention_levels: how many of the deepest levels attend.
+        norm_num_groups: groups of the normalisations; divides all channels.
+        dropout: of the residual blocks.
+        mel_mean: subtracted from log-mels.
+        mel_std: then divided by, so that ideas have about unit variance.
+        log2_frames_mean: mean of the prior over log2 of the number of frames.
+        log2_frames_std: its standard deviation.
+        log2_frames_min: shortest duration of the prior.
+        log2_frames_max: longest duration of the prior.
+
+    Raises:
+        ValueError: sizes that do not fit one another; the message names the rule.
+
+    Example:
+        >>> import torch
+        >>> from melreformer_hf import IdeaUNetModel
+        >>> unet = IdeaUNetModel().eval()
+        >>> noise = torch.randn(1, 1, 128, 256)
+        >>> unet(noise, torch.tensor([999]), torch.tensor([11.0])).sample.shape
+        torch.Size([1, 1, 128, 256])
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        mel: dict | None = None,
+        num_columns: int = 256,
+        patch_size: tuple[int, int] = (8, 4),
+        block_out_channels: tuple[int, ...] = (64, 96, 96),
+        layers_per_block: int = 1,
+        attention_levels: int = 2,
+        norm_num_groups: int = 16,
+        dropout: float = 0.0,
+        mel_mean: float = -5.5,
+        mel_std: float = 3.0,
+        log2_frames_mean: float = 11.0,
+        log2_frames_std: float = 1.0,
+        log2_frames_min: float = 8.0,
+        log2_frames_max: float = 14.0,
+    ) -> None:
+        super().__init__()
+        self._check(num_columns, patch_size, block_out_channels, layers_per_block, norm_num_groups)
+        rows = self.mel_config.num_mel_bins // patch_size[0]
+        channels = patch_size[0] * patch_size[1]
+        levels = len(block_out_channels)
+        attending = [levels - index <= attention_levels for index in range(levels)]
+        self.frequency_bias = nn.Parameter(torch.zeros(channels, rows, 1))
+        self.duration = DurationEmbedding(4 * block_out_channels[0])
+        self.unet = UNet2DModel(
+            sample_size=(rows, num_columns // patch_size[1]),
+            in_channels=channels,
+            out_channels=channels,
+            layers_per_block=layers_per_block,
+            block_out_channels=tuple(block_out_channels),
+            down_block_types=tuple("AttnDownBlock2D" if attends else "DownBlock2D" for attends in attending),
+            up_block_types=tuple("AttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(attending)),
+            attention_head_dim=32,
+            norm_num_groups=norm_num_groups,
+            dropout=dropout,
+            class_embed_type="identity",
+        )
+
+    def _check(self, columns: int, patch: tuple, channels: tuple, layers: int, groups: int) -> None:
+        bins = self.mel_config.num_mel_bins
+        if len(patch) != 2 or min(patch) < 1:
+            raise ValueError(f"patch_size must hold two positive numbers (bands, columns), got {patch}.")
+        if not channels or layers < 1:
+            raise ValueError(f"block_out_channels and layers_per_block must not be empty, got {channels}, {layers}.")
+        for name, size, step in (("num_mel_bins", bins, patch[0]), ("num_columns", columns, patch[1])):
+            whole = step * 2 ** (len(channels) - 1)
+            if size < whole or size % whole:
+                raise ValueError(
+                    f"{name} must be a multiple of {whole} (patch_size times two per further level), got {size}."
+                )
+        if any(width % groups for width in channels):
+            raise ValueError(f"norm_num_groups={groups} must divide every one of block_out_channels={channels}.")
+        if self.config.mel_std <= 0 or self.config.log2_frames_std <= 0:
+            raise ValueError(
+                "mel_std and log2_frames_std must be positive, got "
+                f"{self.config.mel_std} and {self.config.log2_frames_std}."
+            )
+
+    @classmethod
+    def preset(cls, name: str, **overrides: object) -> IdeaUNetModel:
+        """A size by name (`tiny` or `base`), with single arguments replaced by `overrides`."""
+        if name not in PRESETS:
+            raise ValueError(f"IdeaUNetModel.preset: name must be one of {sorted(PRESETS)}, got {name!r}.")
+        return cls(**{**PRESETS[name], **overrides})
+
+    @property
+    def mel_config(self) -> MelConfig:
+        """The mel contract of ideas."""
+        return mel_config_of(self.config.mel)
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | float | int,
+        log2_num_frames: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> IdeaUNetOutput | tuple:
+        """Predict what the scheduler asks for.
+
+        Args:
+            sample: (batch, 1, mel, column) noisy idea, normalised.
+            timestep: scalar or (batch,).
+            log2_num_frames: (batch,) log2 of the durations in frames, NaN where unknown; `None` if all are.
+            return_dict: whether to return a named output.
+
+        Raises:
+            ValueError: `sample` or the durations have another shape.
+        """
+        bins, columns = self.mel_config.num_mel_bins, self.config.num_columns
+        if sample.ndim != 4 or tuple(sample.shape[1:]) != (1, bins, columns):
+            raise ValueError(f"sample must have shape (batch, 1, {bins}, {columns}), got {tuple(sample.shape)}.")
+        if log2_num_frames is None:
+            log2_num_frames = sample.new_full(sample.shape[:1], math.nan, dtype=torch.float32)
+        if log2_num_frames.shape != sample.shape[:1]:
+            raise ValueError(
+                f"log2_num_frames must have shape ({sample.shape[0]},), got {tuple(log2_num_frames.shape)}."
+            )
+        duration = (log2_num_frames.float() - self.config.log2_frames_mean) / self.config.log2_frames_std
+        patches = self._to_patches(sample) + self.frequency_bias
+        predicted = self.unet(patches, timestep, class_labels=self.duration(duration)).sample
+        predicted = self._from_patches(predicted)
+        return IdeaUNetOutput(predicted) if return_dict else (predicted,)
+
+    def _to_patches(self, sample: torch.Tensor) -> torch.Tensor:
+        high, wide = self.config.patch_size
+        batch, _, bins, columns = sample.shape
+        split = sample.reshape(batch, bins // high, high, columns // wide, wide)
+        return split.permute(0, 2, 4, 1, 3).reshape(batch, high * wide, bins // high, columns // wide)
+
+    def _from_patches(self, patches: torch.Tensor) -> torch.Tensor:
+        high, wide = self.config.patch_size
+        batch, _, rows, columns = patches.shape
+        split = patches.reshape(batch, high, wide, rows, columns).permute(0, 3, 1, 4, 2)
+        return split.reshape(batch, 1, rows * high, columns * wide)
+
+    def normalize_idea(self, idea: torch.Tensor) -> torch.Tensor:
+        """(batch, mel, column) log-mel to the (batch, 1, mel, column) that the diffusion works on."""
+        return ((idea - self.config.mel_mean) / self.config.mel_std)[:, None]
+
+    def denormalize_idea(self, sample: torch.Tensor) -> torch.Tensor:
+        """The inverse of `normalize_idea`."""
+        return sample[:, 0] * self.config.mel_std + self.config.mel_mean
+
+    def sample_log2_num_frames(self, batch: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Durations from the prior, (batch,) float32, on the generator's device."""
+        device = generator.device if generator is not None else None
+        drawn = torch.randn(batch, generator=generator, device=device)
+        drawn = drawn * self.config.log2_frames_std + self.config.log2_frames_mean
+        return drawn.clamp(self.config.log2_frames_min, self.config.log2_frames_max)
+
+
+def make_scheduler(name: str = "dpm", prediction_type: str = "v_prediction"):
+    """The noise schedule that ideas are trained and sampled with.
+
+    A squared-cosine schedule; sampling steps are spaced to begin at pure noise (`trailing`).
+
+    Args:
+        name: `dpm` (DPM-Solver++, few steps) or `ddim`.
+        prediction_type: what the network predicts.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in SCHEDULERS:
+        raise ValueError(f"scheduler must be one of {sorted(SCHEDULERS)}, got {name!r}.")
+    extra = {"clip_sample": False} if name == "ddim" else {"algorithm_type": "dpmsolver++"}
+    return SCHEDULERS[name](
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type=prediction_type,
+        timestep_spacing="trailing",
+        **extra,
+    )
+
+
+__all__ = ["IdeaUNetModel", "IdeaUNetOutput", "make_scheduler"]

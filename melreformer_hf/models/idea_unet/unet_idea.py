@@ -100,7 +100,7 @@ class IdeaUNetModel(ModelMixin, ConfigMixin):
         mel: dict | None = None,
         num_columns: int = 256,
         patch_size: tuple[int, int] = (8, 4),
-        block_out_channels: tuple[int, ...] = (64, 96, 96),
+        block_out_channels: tuple[int, ...] = (64, 80, 96),
         layers_per_block: int = 1,
         attention_levels: int = 2,
         norm_num_groups: int = 16,

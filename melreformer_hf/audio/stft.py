@@ -63,12 +63,17 @@ class Transform:
         return _window(self).to(dtype=dtype, device=device)
 
 
+def _lasting() -> torch.inference_mode:
+    """Makes what is cached usable in training also when inference asked for it first."""
+    return torch.inference_mode(False)
+
+
 @functools.lru_cache(maxsize=32)
 def _window(transform: Transform) -> torch.Tensor:
     left = (transform.n_fft - transform.win_length) // 2
-    window = torch.zeros(transform.n_fft)
-    window[left : left + transform.win_length] = torch.hann_window(transform.win_length)
-    return window
+    right = transform.n_fft - transform.win_length - left
+    with _lasting():
+        return torch.nn.functional.pad(torch.hann_window(transform.win_length, device="cpu"), (left, right))
 
 
 def overlap_add(frames: torch.Tensor, hop_length: int) -> torch.Tensor:
@@ -139,7 +144,8 @@ def istft(spectrum: torch.Tensor, transform: Transform) -> torch.Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _pseudo_inverse(config: MelConfig) -> torch.Tensor:
-    return torch.linalg.pinv(mel_filter_bank(config, torch.float64)).float()
+    with _lasting():
+        return torch.linalg.pinv(mel_filter_bank(config, torch.float64).clone()).float()
 
 
 def mel_pseudo_inverse(

@@ -70,7 +70,7 @@ class HifiVocoderConfig(StrictConfig):
     num_hidden_layers: int = 6
     kernel_size: int = 7
     refine_steps: int = 1
-    num_oscillators: int = 0
+    num_oscillators: int = 2
     upsample_initial_channels: int = 512
     upsample_rates: list | tuple = (8, 8, 2, 2)
     upsample_kernel_sizes: list | tuple = (16, 16, 4, 4)

@@ -25,6 +25,7 @@ from melreformer_hf.nn.convnext import ConvNeXtBlock
 
 _SMALLEST_MAGNITUDE = 1e-5
 _SMALLEST_SQUARE = 1e-10
+_LARGEST_DELTA = 20.0  # nats
 
 
 def mel_affine(config: MelConfig) -> tuple[float, float]:
@@ -39,20 +40,24 @@ def mel_affine(config: MelConfig) -> tuple[float, float]:
     return scale, -1 - scale * config.floor_value
 
 
-def oscillator_phases(
+def oscillator_turns(
     transform: Transform, count: int, num_frames: int, first_frame: int, device: torch.device
-) -> torch.Tensor:
-    """Phases in radians of `count` oscillators per bin, spread evenly over the bin: (frame, count, bin).
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(cosine, sine) of `count` oscillators per bin, spread evenly over the bin; each (frame, count, bin).
 
     They depend on the absolute frame number, so that a steady mel can become a steady tone: without them the phase of
-    a constant input is constant, and the tone is forced onto a multiple of the frame rate. Exact integer arithmetic.
+    a constant input is constant, and the tone is forced onto a multiple of the frame rate. The angles are exact
+    integers, at any frame number; they repeat after `count * n_fft / gcd(count * n_fft, hop)` frames.
     """
-    frames = torch.arange(first_frame, first_frame + num_frames, device=device).reshape(-1, 1, 1)
+    cycle = count * transform.n_fft
+    period = min(num_frames, cycle // math.gcd(cycle, transform.hop_length))
+    frames = torch.arange(first_frame, first_frame + period, device=device).reshape(-1, 1, 1)
     offsets = torch.arange(count, device=device).reshape(1, -1, 1) - count // 2
     steps = torch.arange(transform.num_bins, device=device) * count + offsets
-    cycle = count * transform.n_fft
-    turns = (frames * transform.hop_length % cycle) * steps % cycle
-    return turns * (2 * math.pi / cycle)
+    angles = ((frames * transform.hop_length % cycle) * steps % cycle) * (2 * math.pi / cycle)
+    repeats = -(-num_frames // period)
+    cosine, sine = angles.cos().repeat(repeats, 1, 1), angles.sin().repeat(repeats, 1, 1)
+    return cosine[:num_frames], sine[:num_frames]
 
 
 class IstftGenerator(nn.Module):
@@ -85,7 +90,7 @@ class IstftGenerator(nn.Module):
         self.refine_steps = refine_steps
         self.gradient_checkpointing = False
         self.scale, self.shift = mel_affine(mel_config)
-        self.loudest = math.log(mel_config.win_length)
+        self.loudest = float(mel_config.win_length)
         self.stem = nn.Conv1d(mel_config.num_mel_bins, hidden_size, kernel_size, padding=kernel_size // 2)
         self.stem_norm = nn.LayerNorm(hidden_size)
         self.blocks = nn.ModuleList(
@@ -118,15 +123,14 @@ class IstftGenerator(nn.Module):
         cosine, sine = coefficients.unflatten(-1, (2, count, bins)).unbind(2)
         if self.num_oscillators == 0:
             return cosine[:, :, 0], sine[:, :, 0]
-        turn = oscillator_phases(self.transform, count, cosine.shape[1], first_frame, cosine.device)
-        real, imaginary = turn.cos(), turn.sin()
+        real, imaginary = oscillator_turns(self.transform, count, cosine.shape[1], first_frame, cosine.device)
         return (cosine * real - sine * imaginary).sum(2), (cosine * imaginary + sine * real).sum(2)
 
     def _synthesize(self, log_mel: torch.Tensor, head: torch.Tensor, first_frame: int) -> torch.Tensor:
         bins = self.transform.num_bins
         cosine, sine = self._phase(head[..., bins:], first_frame)
         prior = magnitude_from_log_mel(log_mel, self.mel_config, _SMALLEST_MAGNITUDE)
-        magnitude = (prior.log() + head[..., :bins]).clamp(max=self.loudest).exp()
+        magnitude = (prior * head[..., :bins].clamp(max=_LARGEST_DELTA).exp()).clamp(max=self.loudest)
         gain = magnitude * (cosine.square() + sine.square() + _SMALLEST_SQUARE).rsqrt()
         spectrum = torch.complex(cosine * gain, sine * gain)
         for _ in range(self.refine_steps):
@@ -142,4 +146,4 @@ class IstftGenerator(nn.Module):
             return self._synthesize(input_features.float(), head.float(), first_frame).to(input_features.dtype)
 
 
-__all__ = ["IstftGenerator", "mel_affine", "oscillator_phases"]
+__all__ = ["IstftGenerator", "mel_affine", "oscillator_turns"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -20,9 +21,15 @@ def _check_pair(prediction: torch.Tensor, target: torch.Tensor) -> None:
         )
 
 
+@functools.lru_cache(maxsize=32)
+def _window(size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    with torch.inference_mode(False):
+        return torch.hann_window(size, dtype=dtype, device=device)
+
+
 def stft_magnitude(waveform: torch.Tensor, window_size: int) -> torch.Tensor:
     """Centred magnitude spectrogram, (batch, bin, frame), hop a quarter of the window."""
-    window = torch.hann_window(window_size, dtype=waveform.dtype, device=waveform.device)
+    window = _window(window_size, waveform.dtype, waveform.device)
     spectrum = torch.stft(
         waveform, window_size, window_size // 4, window_size, window, pad_mode="reflect", return_complex=True
     )

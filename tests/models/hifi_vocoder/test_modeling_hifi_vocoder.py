@@ -11,6 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 from testing_utils import ModelContractMixin, assert_error
 
+from melreformer_hf.audio import stft as stft_module
 from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
 from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
@@ -25,7 +26,7 @@ TINY = {
     "istft_unaligned_hop": {**ISTFT, "mel": ODD_MEL, "num_oscillators": 4},
     "istft_oscillators": {**ISTFT, "num_oscillators": 3},
     "istft_narrow_window": {**ISTFT, "mel": {**MEL, "win_length": 48}, "kernel_size": 3},
-    "istft_power": {**ISTFT, "mel": {**MEL, "power": 2.0, "log_base": "10"}, "refine_steps": 0},
+    "istft_power": {**ISTFT, "mel": {**MEL, "power": 2.0, "log_base": "10"}, "refine_steps": 0, "num_oscillators": 0},
     "hifigan": {**GAN, "architecture": "hifigan", "initializer_range": 0.1},
     "hifigan_2": {
         **GAN,
@@ -322,6 +323,19 @@ def test_configurations_that_break_a_rule(fields, fragments):
     with pytest.raises(StrictDataclassError) as error:
         HifiVocoderConfig(**fields)
     assert_error(error, *fragments)
+
+
+def test_cached_tables_survive_meta_loading_and_inference_mode(tmp_path):
+    """Loading builds the model on the meta device, and inference may come first: neither may spoil the caches."""
+    tiny_model("istft").save_pretrained(tmp_path)
+    stft_module._window.cache_clear()
+    stft_module._pseudo_inverse.cache_clear()
+    model = HifiVocoderModel.from_pretrained(tmp_path)
+    stft_module._window.cache_clear()
+    with torch.inference_mode():
+        model(some_mel(1, 4))
+    model(some_mel(1, 4)).waveform.square().mean().backward()
+    assert model.generator.head.weight.grad.abs().sum() > 0
 
 
 def test_presets_and_their_contracts():

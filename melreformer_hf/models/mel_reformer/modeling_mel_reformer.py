@@ -41,7 +41,7 @@ class MelReformerOutput(ModelOutput):
 class MelReformerPreTrainedModel(PreTrainedModel):
     """Initial values, and what the family can do."""
 
-    config: MelReformerConfig
+    config_class = MelReformerConfig
     base_model_prefix = "expansion"
     main_input_name = "input_features"
     input_modalities = "audio"

@@ -180,9 +180,7 @@ class MelReformerModel(MelReformerPreTrainedModel):
             yield self._denormalize(piece).masked_fill(outside, floor)
 
     @torch.no_grad()
-    def generate(
-        self, input_features: torch.Tensor, num_frames: torch.Tensor, chunk_frames: int = 64
-    ) -> torch.Tensor:
+    def generate(self, input_features: torch.Tensor, num_frames: torch.Tensor, chunk_frames: int = 64) -> torch.Tensor:
         """Expand freely to the end: the concatenation of `stream`, (batch, mel, longest)."""
         return torch.cat(list(self.stream(input_features, num_frames, chunk_frames)), dim=-1)
 

@@ -43,9 +43,7 @@ def interpolate_columns(values: torch.Tensor, place: torch.Tensor) -> torch.Tens
     return below + (above - below) * share
 
 
-def interpolate_idea(
-    idea: torch.Tensor, start: torch.Tensor, length: int, num_frames: torch.Tensor
-) -> torch.Tensor:
+def interpolate_idea(idea: torch.Tensor, start: torch.Tensor, length: int, num_frames: torch.Tensor) -> torch.Tensor:
     """The idea re-interpolated at `length` frames from `start` on: the baseline that the model improves.
 
     Equals `resize_mel(idea, T)[..., start : start + length]` for T of at least the number of columns.

@@ -1,0 +1,71 @@
+"""`melreformer data`: render MIDI, build datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Make training data: render MIDI to audio, build datasets from audio.", no_args_is_help=True)
+
+
+@app.command()
+def render(
+    midi_dir: Annotated[Path, typer.Argument(help="Folder searched for .mid and .midi files.")],
+    soundfont: Annotated[Path, typer.Option(help="SF2 or SF3 file, for example FluidR3_GM.sf2 (MIT).")],
+    output: Annotated[Path, typer.Option(help="Folder for WAV files and metadata.csv.")],
+    metadata: Annotated[Path | None, typer.Option(help="CSV with split, license, attribution by file.")] = None,
+    sampling_rate: Annotated[int, typer.Option(help="Samples per second.")] = 22050,
+    gain: Annotated[float, typer.Option(help="FluidSynth's master gain.")] = 0.5,
+    workers: Annotated[int, typer.Option(min=1, help="Renderings at a time.")] = 2,
+) -> None:
+    """Render a folder of MIDI files with FluidSynth, about a hundred times faster than real time.
+
+    Files that are there already are kept: run it again to go on after an interruption.
+    """
+    from melreformer_hf.data.rendering import render_folder
+
+    report = render_folder(
+        midi_dir, output, soundfont, metadata=metadata, sampling_rate=sampling_rate, gain=gain, workers=workers
+    )
+    typer.echo(f"rendered {len(report.rendered)}, kept {len(report.kept)}, failed {len(report.failed)}, in {output}")
+    for name, reason in report.failed:
+        typer.echo(f"  failed: {name}: {reason}")
+
+
+@app.command()
+def build(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder searched for WAV, FLAC, OGG and MP3.")],
+    output: Annotated[Path, typer.Option(help="Folder of the dataset; appears when complete.")],
+    sampling_rate: Annotated[int, typer.Option(help="Samples per second of the dataset.")] = 22050,
+    license: Annotated[str, typer.Option(help="Licence of recordings whose metadata name none.")] = "unknown",
+    metadata: Annotated[
+        Path | None, typer.Option(help="CSV: file_name, split, license, attribution. Default: DIR/metadata.csv.")
+    ] = None,
+    test_fraction: Annotated[float, typer.Option(help="Share of recordings held out, by name.")] = 0.1,
+    workers: Annotated[int, typer.Option(min=1, help="Decoding processes.")] = 2,
+    push_to_hub: Annotated[str | None, typer.Option(help="Upload to this dataset id afterwards.")] = None,
+) -> None:
+    """Build a dataset of sharded Parquet from a folder of music.
+
+    Everything is decoded and resampled once, here, so that the first epoch of a training is as fast as the later ones.
+    Files that cannot be used are skipped and listed in report.json. Splits are by recording.
+    """
+    from melreformer_hf.data.building import BuildConfig, build_dataset
+
+    config = BuildConfig(
+        sampling_rate=sampling_rate,
+        license=license,
+        metadata=metadata,
+        test_fraction=test_fraction,
+        workers=workers,
+    )
+    report = build_dataset(folder, output, config)
+    for name, info in report["splits"].items():
+        typer.echo(f"{name}: {info['recordings']} recordings, {info['hours']:.2f} hours, {info['shards']} shards")
+    typer.echo(f"skipped {len(report['skipped'])} files, see {output / 'report.json'}" if report["skipped"] else "")
+    if push_to_hub is not None:
+        from melreformer_hf.hub.push import push_folder
+
+        typer.echo(f"uploaded to {push_folder(output, push_to_hub, 'dataset')}")

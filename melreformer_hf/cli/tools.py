@@ -1,0 +1,58 @@
+"""`melreformer convert` and `melreformer push`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+FAMILIES = {
+    "mel_reformer": "models.mel_reformer.modeling_mel_reformer.MelReformerModel",
+    "hifi_vocoder": "models.hifi_vocoder.modeling_hifi_vocoder.HifiVocoderModel",
+}
+
+
+def convert(
+    family: Annotated[str, typer.Option(help=f"One of: {', '.join(FAMILIES)}.")],
+    checkpoint: Annotated[
+        Path, typer.Option(help="The original program's checkpoint; pickles with code are refused.")
+    ],
+    arguments: Annotated[Path, typer.Option(help="JSON file with the original constructor's arguments.")],
+    output: Annotated[Path, typer.Option(help="Folder for config.json and model.safetensors.")],
+) -> None:
+    """Convert a checkpoint of an original program into one that `from_pretrained` loads.
+
+    Example: melreformer convert --family hifi_vocoder --checkpoint generator_v1 --arguments config_v1.json --output v1
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"--family must be one of {sorted(FAMILIES)}, got {family!r}.")
+    if not arguments.is_file():
+        raise FileNotFoundError(f"No JSON file of arguments at {arguments}.")
+    module, name = FAMILIES[family].rsplit(".", 1)
+    model_class = getattr(importlib.import_module(f"melreformer_hf.{module}"), name)
+    try:
+        values = json.loads(arguments.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--arguments {arguments} is not valid JSON: {error}") from error
+    model = model_class.from_original(checkpoint, values)
+    model.save_pretrained(output)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    typer.echo(f"wrote {name} with {count:,} parameters to {output}")
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(help="Saved pipeline, model or dataset.")],
+    repo_id: Annotated[str, typer.Argument(help="user/name on the Hub.")],
+    repo_type: Annotated[str, typer.Option(help="model, dataset or space.")] = "model",
+    private: Annotated[bool, typer.Option(help="Keep a new repository private.")] = False,
+) -> None:
+    """Upload a folder to the Hugging Face Hub (log in with `hf auth login` first)."""
+    from melreformer_hf.hub.push import push_folder
+
+    typer.echo(f"uploaded to {push_folder(folder, repo_id, repo_type, private)}")
+
+
+__all__ = ["convert", "push"]

@@ -46,7 +46,8 @@ class HifiVocoderConfig(StrictConfig):
         intermediate_size: width of their perceptrons (istft).
         num_hidden_layers: number of blocks (istft).
         kernel_size: odd kernel of stem and blocks in frames (istft).
-        refine_steps: unrolled consistency projections after the head (istft).
+        refine_steps: unrolled consistency projections after the head; they have no weights, so a trained model may be
+            loaded with more: `from_pretrained(..., refine_steps=3)` (istft).
         num_oscillators: reference oscillators per frequency bin that carry the predicted phase, 0 for none (istft).
         upsample_initial_channels: channels before the first transposed convolution; each stage halves them (GAN).
         upsample_rates: strides of the transposed convolutions (GAN).

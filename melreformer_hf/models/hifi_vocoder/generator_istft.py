@@ -1,8 +1,9 @@
 """The fast generator: ConvNeXt blocks at the frame rate and an inverse STFT (Vocos, arXiv 2306.00814).
 
 Deviations from Vocos: magnitudes are predicted as a change of those that the mel itself implies (pseudo-inverse of the
-filter bank); the phase is an unnormalised (cosine, sine) pair; optional unrolled Griffin-Lim projections make the
-spectrum consistent inside the network, so that the losses see what is heard.
+filter bank); the phase is an unnormalised (cosine, sine) pair, relative to reference oscillators that know the frame
+number (so that steady tones between the multiples of the frame rate can be learned); optional unrolled Griffin-Lim
+projections make the spectrum consistent inside the network, so that the losses see what is heard.
 """
 
 from __future__ import annotations

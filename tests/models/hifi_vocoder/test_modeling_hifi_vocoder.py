@@ -338,6 +338,18 @@ def test_cached_tables_survive_meta_loading_and_inference_mode(tmp_path):
     assert model.generator.head.weight.grad.abs().sum() > 0
 
 
+def test_refinement_is_chosen_when_loading(tmp_path):
+    """The projections have no weights: a saved model may be loaded with more of them."""
+    model, mel = tiny_model("istft"), some_mel(1, 9)
+    model.save_pretrained(tmp_path)
+    more = HifiVocoderModel.from_pretrained(tmp_path, refine_steps=4).eval()
+    assert more.receptive_field_frames[0] == model.receptive_field_frames[0] + 2 * 3
+    with torch.no_grad():
+        assert (more(mel).waveform - model(mel).waveform).abs().max() > 1e-4
+        model.generator.refine_steps = 4
+        torch.testing.assert_close(more(mel).waveform, model(mel).waveform, rtol=0, atol=0)
+
+
 def test_presets_and_their_contracts():
     assert HifiVocoderConfig.preset("hifigan_v1").mel_config == MelConfig.preset("hifigan")
     assert HifiVocoderConfig.preset("hifihybrid").mel_config == MelConfig.preset("melreformer")

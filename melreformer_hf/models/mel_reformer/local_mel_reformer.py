@@ -249,10 +249,10 @@ class LocalExpansion(nn.Module):
         def improve(held: torch.Tensor, first_frame: int) -> torch.Tensor:
             return self.postnet(held[:, :bins], held[:, bins : 2 * bins], held[:, 2 * bins :])
 
-        return stream_with_overlap(improve, _gather(self._windows(encoded), chunk_frames), (reach, reach), 1)
+        return stream_with_overlap(improve, gather(self._windows(encoded), chunk_frames), (reach, reach), 1)
 
 
-def _gather(windows: Iterator[torch.Tensor], frames: int) -> Iterator[torch.Tensor]:
+def gather(windows: Iterator[torch.Tensor], frames: int) -> Iterator[torch.Tensor]:
     """Join windows until they hold at least `frames` frames; the first piece is a single window, for a quick start."""
     held: list[torch.Tensor] = []
     wanted = 1
@@ -265,4 +265,4 @@ def _gather(windows: Iterator[torch.Tensor], frames: int) -> Iterator[torch.Tens
         yield torch.cat(held, dim=-1)
 
 
-__all__ = ["EncodedIdea", "LocalExpansion"]
+__all__ = ["EncodedIdea", "LocalExpansion", "gather"]

@@ -9,7 +9,8 @@ architecture repeats the original program and loads its checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,10 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
-from melreformer_hf.models.mel_reformer.local_mel_reformer import LocalExpansion
+from melreformer_hf.models.mel_reformer.local_mel_reformer import LocalExpansion, gather
+from melreformer_hf.models.mel_reformer.original_mel_reformer import OriginalExpansion
+from melreformer_hf.models.mel_reformer.weights_mel_reformer import config_of, from_original_keys, to_original_keys
+from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
 from melreformer_hf.nn.convnext import ConvNeXtBlock, init_convnext_block
 
 
@@ -59,6 +63,8 @@ class MelReformerPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+        elif isinstance(module, OriginalExpansion):
+            init.normal_(module.start_token)
 
 
 class MelReformerModel(MelReformerPreTrainedModel):
@@ -75,8 +81,37 @@ class MelReformerModel(MelReformerPreTrainedModel):
 
     def __init__(self, config: MelReformerConfig) -> None:
         super().__init__(config)
-        self.expansion = LocalExpansion(config)
+        self.expansion = LocalExpansion(config) if config.architecture == "local" else OriginalExpansion(config)
         self.post_init()
+
+    @classmethod
+    def from_original(
+        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
+    ) -> MelReformerModel:
+        """The original program's model with its weights.
+
+        Args:
+            state_dict_or_path: its state dict, or a safetensors or `torch.save` file of it.
+            original_arguments: its constructor's arguments (`n_mels`, `window_size`, `num_blocks`, `num_heads`,
+                `dim_embed`, `encoder_block_size`, `decoder_block_size`).
+
+        Raises:
+            ValueError: unknown arguments; missing, unexpected or misshapen keys; a file that holds code.
+        """
+        model = cls(config_of(original_arguments))
+        state = from_original_keys(load_original_state_dict(state_dict_or_path, "state_dict"), model.config)
+        load_strictly(model, state, "MelReformer")
+        return model.eval()
+
+    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
+        """The weights under the original program's names.
+
+        Raises:
+            ValueError: the model does not have the original architecture.
+        """
+        if self.config.architecture != "original":
+            raise ValueError(f'Only architecture "original" has original names, this is {self.config.architecture!r}.')
+        return to_original_keys(self.state_dict(), self.config)
 
     def _normalize(self, mel: torch.Tensor) -> torch.Tensor:
         return (mel - self.config.mel_shift) / self.config.mel_scale
@@ -86,6 +121,8 @@ class MelReformerModel(MelReformerPreTrainedModel):
 
     def _check(self, input_features: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
         bins, columns = self.config.num_mel_bins, self.config.idea_columns
+        if self.config.architecture == "original" and input_features.ndim == 3:
+            columns = input_features.shape[-1]  # the original resizes by itself what is longer than its block
         if input_features.ndim != 3 or tuple(input_features.shape[1:]) != (bins, columns):
             raise ValueError(
                 f"input_features must be ideas of shape (batch, {bins}, {columns}), got {tuple(input_features.shape)}. "
@@ -132,6 +169,12 @@ class MelReformerModel(MelReformerPreTrainedModel):
         told = labels if decoder_input_features is None else decoder_input_features
         if told is None:
             raise ValueError("forward needs labels or decoder_input_features; to expand freely call generate().")
+        named = self.config.return_dict if return_dict is None else return_dict
+        if self.config.architecture == "original":
+            if start_frames is not None or previous_features is not None:
+                raise ValueError("start_frames and previous_features belong to the local architecture; pass neither.")
+            output = self._forward_original(input_features, num_frames, labels, told)
+            return output if named else output.to_tuple()
         if start_frames is None:
             start_frames = torch.zeros_like(num_frames)
         encoded = self.expansion.encode(self._normalize(input_features), num_frames)
@@ -148,12 +191,26 @@ class MelReformerModel(MelReformerPreTrainedModel):
             weight = inside / (inside.sum().clamp(min=1) * labels.shape[1])
             loss = (((improved - target).abs() + 0.5 * (made - target).abs()) * weight).sum() * self.config.mel_scale
         output = MelReformerOutput(loss, self._denormalize(improved), self._denormalize(made))
-        named = self.config.return_dict if return_dict is None else return_dict
         return output if named else output.to_tuple()
+
+    def _forward_original(
+        self, mel: torch.Tensor, num_frames: torch.Tensor, labels: torch.Tensor | None, told: torch.Tensor
+    ) -> MelReformerOutput:
+        made = self.expansion(mel, told)
+        loss = None
+        if labels is not None:
+            inside = torch.arange(made.shape[-1], device=made.device) < num_frames[:, None]
+            weight = inside[:, None] / (inside.sum().clamp(min=1) * made.shape[1])
+            loss = ((made - labels).abs() * weight).sum()
+        return MelReformerOutput(loss, made)
 
     @torch.no_grad()
     def stream(
-        self, input_features: torch.Tensor, num_frames: torch.Tensor, chunk_frames: int = 64
+        self,
+        input_features: torch.Tensor,
+        num_frames: torch.Tensor,
+        chunk_frames: int = 64,
+        prime: torch.Tensor | None = None,
     ) -> Iterator[torch.Tensor]:
         """Expand freely, yielding columns while they are made, at constant memory.
 
@@ -161,6 +218,7 @@ class MelReformerModel(MelReformerPreTrainedModel):
             input_features: (batch, mel, column) ideas.
             num_frames: (batch,) lengths in frames; rows shorter than the longest are filled with silence.
             chunk_frames: columns per piece, about; the first piece comes as early as possible.
+            prime: (batch, mel, n * fold_size) beginning to continue (original architecture).
 
         Yields:
             (batch, mel, n) log-mel pieces that concatenate to `generate`'s result.
@@ -171,18 +229,41 @@ class MelReformerModel(MelReformerPreTrainedModel):
         num_frames = self._check(input_features, num_frames)
         if chunk_frames < 1:
             raise ValueError(f"chunk_frames must be at least 1, got {chunk_frames}.")
-        encoded = self.expansion.encode(self._normalize(input_features), num_frames)
         floor, frame = self.config.mel_config.floor_value, 0
-        for piece in self.expansion.stream(encoded, chunk_frames):
+        for piece in self._pieces(input_features, num_frames, chunk_frames, prime):
             frames = frame + torch.arange(piece.shape[-1], device=piece.device)
             outside = (frames >= num_frames[:, None])[:, None]
             frame += piece.shape[-1]
-            yield self._denormalize(piece).masked_fill(outside, floor)
+            yield piece.masked_fill(outside, floor)
+
+    def _pieces(
+        self, ideas: torch.Tensor, num_frames: torch.Tensor, chunk_frames: int, prime: torch.Tensor | None
+    ) -> Iterator[torch.Tensor]:
+        if self.config.architecture == "local":
+            if prime is not None:
+                raise ValueError("prime belongs to the original architecture; pass None.")
+            encoded = self.expansion.encode(self._normalize(ideas), num_frames)
+            for piece in self.expansion.stream(encoded, chunk_frames):
+                yield self._denormalize(piece)
+            return
+        longest, fold_size = int(num_frames.max()), self.config.fold_size
+        windows = self.expansion.windows(ideas, -(-longest // fold_size), prime)
+        made = 0
+        for window in gather(windows, chunk_frames):
+            yield window[..., : longest - made]
+            made += window.shape[-1]
 
     @torch.no_grad()
-    def generate(self, input_features: torch.Tensor, num_frames: torch.Tensor, chunk_frames: int = 64) -> torch.Tensor:
+    def generate(
+        self,
+        input_features: torch.Tensor,
+        num_frames: torch.Tensor,
+        chunk_frames: int = 64,
+        prime: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Expand freely to the end: the concatenation of `stream`, (batch, mel, longest)."""
-        return torch.cat(list(self.stream(input_features, num_frames, chunk_frames)), dim=-1)
+        pieces = list(self.stream(input_features, num_frames, chunk_frames, prime))
+        return torch.cat(pieces, dim=-1)
 
 
 __all__ = ["MelReformerModel", "MelReformerOutput", "MelReformerPreTrainedModel"]

@@ -1,0 +1,1 @@
+"""Mel spectrograms as a grid of discrete tokens."""

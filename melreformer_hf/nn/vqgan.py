@@ -1,0 +1,239 @@
+"""Convolutional encoder, decoder and patch discriminator of the VQGAN family.
+
+Esser, Rombach, Ommer, Taming Transformers (arXiv 2012.09841), in the sizes of SpecVQGAN (arXiv 2110.08791).
+Deviation: attention runs through torch's fused kernel, so that no position x position tensor is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn.functional import interpolate, pad, scaled_dot_product_attention, silu
+
+_NORM_EPSILON = 1e-6
+
+
+class ResidualBlock2d(nn.Module):
+    """Two normalised 3x3 convolutions beside a shortcut, which is 1x1 where the width changes."""
+
+    def __init__(self, in_channels: int, out_channels: int, groups: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, in_channels, eps=_NORM_EPSILON)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = nn.GroupNorm(groups, out_channels, eps=_NORM_EPSILON)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(batch, in, height, width) -> (batch, out, height, width)."""
+        change = self.conv1(silu(self.norm1(hidden)))
+        return self.shortcut(hidden) + self.conv2(self.dropout(silu(self.norm2(change))))
+
+
+class AttentionBlock2d(nn.Module):
+    """Single-head attention among all positions of a picture, added to it."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=_NORM_EPSILON)
+        self.query = nn.Conv2d(channels, channels, 1)
+        self.key = nn.Conv2d(channels, channels, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(batch, channel, height, width) -> the same shape."""
+        normed = self.norm(hidden)
+        query, key, value = (
+            layer(normed).flatten(2).transpose(1, 2).unsqueeze(1) for layer in (self.query, self.key, self.value)
+        )
+        attended = scaled_dot_product_attention(query, key, value)
+        return hidden + self.out(attended.squeeze(1).transpose(1, 2).unflatten(2, hidden.shape[2:]))
+
+
+class Downsample2d(nn.Module):
+    """Halve both axes: one zero row below and column at the right, then a 3x3 convolution with stride 2."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(batch, channel, height, width) -> (batch, channel, height / 2, width / 2)."""
+        return self.conv(pad(hidden, (0, 1, 0, 1)))
+
+
+class Upsample2d(nn.Module):
+    """Double both axes by repetition, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(batch, channel, height, width) -> (batch, channel, 2 * height, 2 * width)."""
+        return self.conv(interpolate(hidden, scale_factor=2.0, mode="nearest"))
+
+
+class Level(nn.Module):
+    """Residual blocks of one resolution, with attention after each where asked for, and a change of resolution."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_blocks: int,
+        groups: int,
+        dropout: float,
+        attention: bool,
+        resample: nn.Module | None,
+    ) -> None:
+        super().__init__()
+        widths = [in_channels, *[out_channels] * num_blocks]
+        self.blocks = nn.ModuleList(
+            ResidualBlock2d(width, out_channels, groups, dropout) for width in widths[:num_blocks]
+        )
+        self.attentions = nn.ModuleList(
+            AttentionBlock2d(out_channels, groups) if attention else nn.Identity() for _ in range(num_blocks)
+        )
+        self.resample = resample if resample is not None else nn.Identity()
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(batch, in, height, width) -> (batch, out, new height, new width)."""
+        for block, attention in zip(self.blocks, self.attentions, strict=True):
+            hidden = attention(block(hidden))
+        return self.resample(hidden)
+
+
+class Middle(nn.Module):
+    """Residual block, attention, residual block at the lowest resolution."""
+
+    def __init__(self, channels: int, groups: int, dropout: float) -> None:
+        super().__init__()
+        self.block1 = ResidualBlock2d(channels, channels, groups, dropout)
+        self.attention = AttentionBlock2d(channels, groups)
+        self.block2 = ResidualBlock2d(channels, channels, groups, dropout)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(batch, channel, height, width) -> the same shape."""
+        return self.block2(self.attention(self.block1(hidden)))
+
+
+class VqganEncoder(nn.Module):
+    """Picture to latent grid, `2 ** (levels - 1)` times smaller on both axes.
+
+    Args:
+        in_channels: channels of the picture.
+        latent_channels: channels of the grid.
+        base_channels: width that the multipliers multiply.
+        multipliers: width of each level, from the full resolution downwards.
+        num_blocks: residual blocks per level.
+        attention_levels: levels that have attention.
+        groups: groups of every normalisation.
+        dropout: inside the residual blocks.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        latent_channels: int,
+        base_channels: int,
+        multipliers: Sequence[int],
+        num_blocks: int,
+        attention_levels: Sequence[int],
+        groups: int,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        widths = [base_channels * multiplier for multiplier in multipliers]
+        self.conv_in = nn.Conv2d(in_channels, base_channels, 3, padding=1)
+        self.levels = nn.ModuleList()
+        before = base_channels
+        for index, width in enumerate(widths):
+            resample = Downsample2d(width) if index < len(widths) - 1 else None
+            self.levels.append(Level(before, width, num_blocks, groups, dropout, index in attention_levels, resample))
+            before = width
+        self.middle = Middle(before, groups, dropout)
+        self.norm_out = nn.GroupNorm(groups, before, eps=_NORM_EPSILON)
+        self.conv_out = nn.Conv2d(before, latent_channels, 3, padding=1)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(batch, in_channels, height, width) -> (batch, latent_channels, height / stride, width / stride)."""
+        hidden = self.conv_in(pictures)
+        for level in self.levels:
+            hidden = level(hidden)
+        return self.conv_out(silu(self.norm_out(self.middle(hidden))))
+
+
+class VqganDecoder(nn.Module):
+    """Latent grid to picture; arguments as `VqganEncoder`, with one residual block more per level.
+
+    Levels are numbered from the full resolution as in the encoder, and run from the last to the first.
+    """
+
+    def __init__(
+        self,
+        out_channels: int,
+        latent_channels: int,
+        base_channels: int,
+        multipliers: Sequence[int],
+        num_blocks: int,
+        attention_levels: Sequence[int],
+        groups: int,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        widths = [base_channels * multiplier for multiplier in multipliers]
+        self.conv_in = nn.Conv2d(latent_channels, widths[-1], 3, padding=1)
+        self.middle = Middle(widths[-1], groups, dropout)
+        levels = []
+        for index, width in enumerate(widths):
+            before = widths[min(index + 1, len(widths) - 1)]
+            resample = Upsample2d(width) if index > 0 else None
+            levels.append(Level(before, width, num_blocks + 1, groups, dropout, index in attention_levels, resample))
+        self.levels = nn.ModuleList(levels)
+        self.norm_out = nn.GroupNorm(groups, widths[0], eps=_NORM_EPSILON)
+        self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """(batch, latent_channels, height, width) -> (batch, out_channels, height * stride, width * stride)."""
+        hidden = self.middle(self.conv_in(latents))
+        for level in reversed(self.levels):
+            hidden = level(hidden)
+        return self.conv_out(silu(self.norm_out(hidden)))
+
+
+class PatchDiscriminator(nn.Module):
+    """One logit per overlapping patch (Isola et al., arXiv 1611.07004), with batch normalisation.
+
+    Args:
+        in_channels: channels of the picture.
+        base_channels: width of the first layer; doubled per layer up to eight times.
+        num_layers: convolutions with stride 2.
+    """
+
+    def __init__(self, in_channels: int = 1, base_channels: int = 64, num_layers: int = 3) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, base_channels, 4, 2, 1), nn.LeakyReLU(0.2)]
+        width = base_channels
+        for index in range(1, num_layers + 1):
+            before, width = width, base_channels * min(2**index, 8)
+            stride = 2 if index < num_layers else 1
+            layers += [nn.Conv2d(before, width, 4, stride, 1, bias=False), nn.BatchNorm2d(width), nn.LeakyReLU(0.2)]
+        layers.append(nn.Conv2d(width, 1, 4, 1, 1))
+        self.main = nn.Sequential(*layers)
+        for module in self.main:
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, 0.0, 0.02)
+            elif isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.weight, 1.0, 0.02)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(batch, in_channels, height, width) -> logits (batch, 1, patch rows, patch columns)."""
+        return self.main(pictures)
+
+
+__all__ = ["AttentionBlock2d", "PatchDiscriminator", "ResidualBlock2d", "VqganDecoder", "VqganEncoder"]

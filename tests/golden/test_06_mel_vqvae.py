@@ -1,0 +1,137 @@
+"""The mel VQ-VAE equals MelSpec_VQVAE (fixture 06, tensors `vq.` and `recipe_vq.`)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from golden_utils import fixture, recipe_tensor
+
+from melreformer_hf.audio.mel import MelConfig
+from melreformer_hf.models.mel_vqvae.modeling_mel_vqvae import MelVqvaeModel
+from melreformer_hf.models.mel_vqvae.weights_mel_vqvae import discriminator_state_dict
+from melreformer_hf.nn.vqgan import AttentionBlock2d, PatchDiscriminator
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return fixture("06_melspec_gpt_vqvae")
+
+
+@pytest.fixture(scope="module")
+def model(golden):
+    return build(golden, golden.config["vq_args"], golden.weights("vq."), golden.io["vq.x"].shape[2])
+
+
+def build(golden, arguments, weights, bins):
+    mel = MelConfig.preset("specvqgan", num_mel_bins=bins).to_dict()
+    return MelVqvaeModel.from_original(weights, arguments, mel=mel)
+
+
+def to_mel(pictures):
+    return (pictures.squeeze(1) + 1) / 2
+
+
+def test_encoder_quantizer_and_decoder(golden, model):
+    encoder = model.encoder
+    taps = {
+        "vq.enc.conv_in": encoder.conv_in,
+        "vq.enc.down0": encoder.levels[0].blocks[-1],
+        "vq.enc.downsample0": encoder.levels[0].resample,
+        "vq.enc.out": encoder,
+        "vq.z": model.quant_conv,
+    }
+    seen, hooks = {}, []
+    for key, module in taps.items():
+        hooks.append(module.register_forward_hook(lambda module, args, output, key=key: seen.update({key: output})))
+    with torch.no_grad():
+        output = model(to_mel(golden.io["vq.x"]))
+        codes = model.encode(to_mel(golden.io["vq.x"]))
+    for hook in hooks:
+        hook.remove()
+    for key in taps:
+        golden.assert_close(key, seen[key])
+    golden.assert_close("vq.codes", output.codes)
+    golden.assert_close("vq.codes", codes)
+    golden.assert_close("vq.loss", output.quantization_loss)
+    golden.assert_close("vq.perplexity", output.perplexity)
+    golden.assert_close("vq.recon", 2 * output.output_features.unsqueeze(1) - 1)
+
+
+def test_quantizer_and_its_gradients(golden, model):
+    golden.assert_close("vq.codebook_entry", model.quantizer.decode(golden.io["vq.codes"]))
+    codebook = model.quantizer.codebook.weight
+    latents = golden.io["vq.z"].clone().requires_grad_()
+    quantized = model.quantizer(latents)
+    golden.assert_close("vq.zq", quantized.latents)
+    (alone,) = torch.autograd.grad(quantized.loss, latents, retain_graph=True)
+    golden.assert_close("vq.grad_z_lossonly", alone)
+    total = (quantized.latents * golden.io["vq.grad_q"]).sum() + quantized.loss
+    gradient, of_codebook = torch.autograd.grad(total, [latents, codebook])
+    golden.assert_close("vq.grad_z", gradient)
+    golden.assert_close("vq.grad_codebook", of_codebook)
+
+
+def test_middle_attention(golden, model):
+    block = model.encoder.middle.attention
+    assert isinstance(block, AttentionBlock2d)
+    with torch.no_grad():
+        golden.assert_close("vq.mid_attn", block(golden.io["vq.attn_in"]))
+
+
+def test_discriminator(golden):
+    arguments = golden.config["vq_args"]
+    network = PatchDiscriminator(arguments["disc_in_channels"], arguments["disc_ndf"]).eval()
+    network.load_state_dict(discriminator_state_dict(golden.weights("vq.")))
+    with torch.no_grad():
+        golden.assert_close("vq.disc.logits", network(golden.io["vq.disc.in"]))
+
+
+def test_recipe_weights(golden):
+    """The original's own group count, with weights by the fixtures' recipe."""
+    recipe, pictures = golden.config["recipe_vq"], golden.io["recipe_vq.in"]
+    names = {key: value.shape for key, value in golden.weights("vq.").items()}
+    small = build(golden, golden.config["vq_args"], golden.weights("vq."), pictures.shape[2])
+    wide = MelVqvaeModel(
+        small.config.__class__(
+            mel=MelConfig.preset("specvqgan", num_mel_bins=pictures.shape[2]).to_dict(),
+            base_channels=recipe["args"]["ch"],
+            channel_multipliers=recipe["args"]["ch_mult"],
+            num_residual_blocks=recipe["args"]["num_res_blocks"],
+            resolution=recipe["args"]["resolution"],
+            attention_resolutions=recipe["args"]["attn_resolutions"],
+            latent_channels=recipe["args"]["z_channels"],
+            codebook_size=recipe["args"]["num_embeddings"],
+            codebook_dim=recipe["args"]["embedding_dim"],
+            num_norm_groups=recipe["args"]["group_norm_groups"],
+        )
+    )
+    shapes = {key: tuple(value.shape) for key, value in wide.to_original_state_dict().items()}
+    assert set(shapes) == {key for key in names if not key.startswith("discriminator.")}
+    weights = {
+        key: recipe_tensor(key, shape, recipe["seed"], recipe["bound_mul"]) for key, shape in shapes.items()
+    }
+    model = build(golden, recipe["args"], weights, pictures.shape[2])
+    with torch.no_grad():
+        latents = model.quant_conv(model.encoder(pictures))
+        golden.assert_close("recipe_vq.z", latents)
+        golden.assert_close("recipe_vq.decode_of_z", model.decoder(model.post_quant_conv(golden.io["recipe_vq.z"])))
+
+
+def test_token_order(golden, model):
+    """Grids are read column by column."""
+    length = golden.io["perm.forward"].numel()
+    batch = golden.io["perm.get_x"].shape[0]
+    order = golden.io["perm.forward"]
+    rows = int(golden.io["perm.backward"][1])
+    grid = torch.arange(batch * length).reshape(batch, rows, -1)
+    golden.assert_close("perm.get_x", model.codes_to_tokens(grid))
+    golden.assert_close("perm.forward", model.codes_to_tokens(grid[:1])[0])
+    assert torch.equal(order[golden.io["perm.backward"]], torch.arange(length))
+
+
+def test_round_trip(golden, model):
+    weights = {key: value for key, value in golden.weights("vq.").items() if not key.startswith("discriminator.")}
+    ours = model.to_original_state_dict()
+    assert ours.keys() == weights.keys()
+    for key, value in weights.items():
+        torch.testing.assert_close(ours[key], value, rtol=0, atol=0, msg=key)

@@ -1,0 +1,106 @@
+"""The mel VQ-VAE's contract and properties."""
+
+from __future__ import annotations
+
+import doctest
+
+import pytest
+import torch
+from testing_utils import ModelContractMixin, assert_error
+
+from melreformer_hf.models.mel_vqvae import modeling_mel_vqvae
+from melreformer_hf.models.mel_vqvae.configuration_mel_vqvae import MelVqvaeConfig
+from melreformer_hf.models.mel_vqvae.modeling_mel_vqvae import MelVqvaeModel
+
+
+class TestMelVqvaeContract(ModelContractMixin):
+    model_class = MelVqvaeModel
+    main_output = "output_features"
+
+    def config(self):
+        return MelVqvaeConfig.preset("tiny")
+
+    def inputs(self, batch):
+        generator = torch.Generator().manual_seed(1)
+        return {"input_features": torch.rand(3, 80, 24, generator=generator)[:batch]}
+
+    def output(self, model, inputs):
+        """Decoding given codes: next to a tie, rounding may choose another codeword."""
+        codes = torch.arange(20 * 6).reshape(1, 20, 6) % model.config.codebook_size
+        with torch.no_grad():
+            latents = model.quant_conv(model.encoder(model._scale(inputs["input_features"])))
+            return model.decode(codes) + latents.mean(dim=(1, 2, 3))[:, None, None]
+
+
+def test_published_size():
+    with torch.device("meta"):
+        model = MelVqvaeModel(MelVqvaeConfig.preset("vas"))
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    assert counts["encoder"] == 29_295_872
+    assert counts["decoder"] == 42_447_489
+    assert counts["quant_conv"] + counts["post_quant_conv"] == 131_584
+    assert model.num_parameters() == 71_907_713
+    assert (model.config.stride, model.config.num_token_rows) == (16, 5)
+
+
+@pytest.mark.parametrize("columns", [1, 3, 17])
+def test_any_multiple_of_the_stride(columns):
+    torch.manual_seed(0)
+    model = MelVqvaeModel(MelVqvaeConfig.preset("tiny")).eval()
+    mel = torch.rand(2, 80, columns * model.config.stride)
+    with torch.no_grad():
+        output = model(mel)
+        codes = model.encode(mel)
+        assert torch.equal(output.codes, codes)
+        assert torch.equal(model.tokens_to_codes(model.codes_to_tokens(codes)), codes)
+        torch.testing.assert_close(model.decode(codes), output.output_features, rtol=1e-4, atol=1e-5)
+
+
+def test_a_codeword_is_its_own_nearest():
+    model = MelVqvaeModel(MelVqvaeConfig.preset("tiny"))
+    codes = torch.arange(model.config.codebook_size).reshape(1, 8, -1)
+    output = model.quantizer(model.quantizer.decode(codes))
+    assert torch.equal(output.codes, codes)
+    assert output.loss.item() == 0
+    assert output.perplexity.item() == pytest.approx(model.config.codebook_size, rel=1e-4)
+
+
+def test_wrong_lengths_and_codes_are_refused():
+    model = MelVqvaeModel(MelVqvaeConfig.preset("tiny"))
+    with pytest.raises(ValueError) as error:
+        model(torch.zeros(1, 80, 30))
+    assert_error(error, "input_features", "multiple of 4", "(1, 80, 30)")
+    with pytest.raises(ValueError) as error:
+        model.decode(torch.full((1, 20, 2), 64))
+    assert_error(error, "codes", "0..63", "64")
+    with pytest.raises(Exception, match="num_norm_groups"):
+        MelVqvaeConfig(num_norm_groups=7)
+
+
+def test_broken_original_checkpoints_are_refused():
+    weights = MelVqvaeModel(MelVqvaeConfig.preset("tiny")).to_original_state_dict()
+    arguments = {
+        "ch": 16,
+        "ch_mult": (1, 1, 2),
+        "num_res_blocks": 1,
+        "resolution": 64,
+        "attn_resolutions": (16,),
+        "z_channels": 16,
+        "num_embeddings": 64,
+        "embedding_dim": 8,
+        "group_norm_groups": 8,
+    }
+    assert isinstance(MelVqvaeModel.from_original(weights, arguments), MelVqvaeModel)
+    with pytest.raises(ValueError, match="unexpected key 'surprise'"):
+        MelVqvaeModel.from_original({**weights, "surprise": torch.zeros(1)}, arguments)
+    with pytest.raises(ValueError, match="_vq_vae|quantizer.codebook.weight"):
+        MelVqvaeModel.from_original(weights, {**arguments, "num_embeddings": 32})
+    with pytest.raises(ValueError, match="missing key 'encoder.conv_in.weight'"):
+        MelVqvaeModel.from_original({k: v for k, v in weights.items() if k != "_encoder.conv_in.weight"}, arguments)
+    with pytest.raises(ValueError, match="chh"):
+        MelVqvaeModel.from_original(weights, {**arguments, "chh": 3})
+
+
+def test_docstrings_run():
+    assert doctest.testmod(modeling_mel_vqvae).failed == 0
+    assert doctest.testmod(modeling_mel_vqvae).attempted > 3

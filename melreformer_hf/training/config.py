@@ -41,6 +41,7 @@ class TrainingConfig:
     warmup_steps: int = option(100, "steps of linear warm-up")
     final_learning_rate_ratio: float = option(0.0, "learning rate at the end, as a share of the peak")
     adam_betas: tuple[float, float] = option((0.9, 0.99), "AdamW's averaging factors")
+    adam_epsilon: float = option(1e-8, "AdamW's epsilon; updates of gradients below it fade")
     weight_decay: float = option(0.01, "AdamW's decay of weights with two axes or more")
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm, in every precision")
     mixed_precision: str = option("no", "no, bf16, or fp16 (GPU only)")
@@ -94,6 +95,7 @@ class TrainingConfig:
             ("warmup_steps", self.warmup_steps >= 0, "not be negative"),
             ("num_workers", self.num_workers >= 0, "not be negative"),
             ("weight_decay", self.weight_decay >= 0, "not be negative"),
+            ("adam_epsilon", self.adam_epsilon > 0, "be positive"),
             ("max_grad_norm", self.max_grad_norm > 0, "be positive"),
             ("final_learning_rate_ratio", 0 <= self.final_learning_rate_ratio <= 1, "be in [0, 1]"),
             ("ema_decay", 0 <= self.ema_decay < 1, "be in [0, 1)"),
@@ -195,7 +197,8 @@ def _merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict:
 
 
 def _parser(cls: type, recipe_class: type) -> argparse.ArgumentParser:
-    lines = ["options of this recipe (--options.NAME VALUE, or under `options:` in the YAML file):"]
+    lines = ["fields of the model's configuration: --model.NAME VALUE, or under `model:` in the YAML file", ""]
+    lines += ["options of this recipe (--options.NAME VALUE, or under `options:` in the YAML file):"]
     lines += [
         f"  {field.name} (default {field.default!r}): {field.metadata.get('help', '')}"
         for field in dataclasses.fields(recipe_class.Options)

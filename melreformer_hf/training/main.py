@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from huggingface_hub.errors import StrictDataclassError
+
 from melreformer_hf.training.config import TrainingConfig
 from melreformer_hf.training.recipes.base import Recipe
 
@@ -16,7 +18,7 @@ def main(recipe_class: type[Recipe], arguments: Sequence[str] | None = None) -> 
 
     try:
         trainer = Trainer(recipe_class(config), config)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, StrictDataclassError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     metrics = trainer.run()

@@ -20,7 +20,7 @@ def build_optimizer(module: nn.Module, learning_rate: float, config: TrainingCon
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [{**group, "peak": learning_rate} for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=config.adam_betas, fused=True)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=config.adam_betas, eps=config.adam_epsilon, fused=True)
 
 
 def learning_rate_factor(step: int, progress: float, config: TrainingConfig) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from accelerate.state import AcceleratorState
 
 from melreformer_hf.data.building import BuildConfig, build_dataset
 
@@ -44,8 +45,13 @@ def dataset(tmp_path_factory) -> str:
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Sums of different numbers of threads differ in the last bit; every process here uses one."""
+def fresh_process():
+    """Each test trains as a process of its own would.
+
+    Sums of different numbers of threads differ in the last bit, so every process uses one; Accelerate's state, which
+    lives as long as a process, is reset.
+    """
+    AcceleratorState._reset_state(reset_partial_state=True)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,0 +1,215 @@
+"""Recipe `idea_diffusion`: noise and a duration to an idea.
+
+The network predicts the velocity of Salimans and Ho (arXiv 2202.00512). Its normalisation and its prior of durations
+are fitted to the training crops before the first step. Validation measures the loss at fixed noise, and how far the
+statistics of freely sampled ideas are from those of held-out ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from melreformer_hf.audio.mel import log_mel_spectrogram
+from melreformer_hf.audio.pictures import stack_mels
+from melreformer_hf.audio.resize import resize_mel
+from melreformer_hf.data.streams import AudioCropStream
+from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel, make_scheduler
+from melreformer_hf.nn.configuration import mel_config_of
+from melreformer_hf.training.config import TrainingConfig, option
+from melreformer_hf.training.recipes.base import Phase, Recipe, Validation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IdeaDiffusionOptions:
+    """Settings of the idea diffusion recipe.
+
+    Raises:
+        ValueError: a field breaks its rule.
+    """
+
+    preset: str = option("tiny", "preset of IdeaUNetModel that --model.NAME values change")
+    min_frames: int = option(512, "shortest crop in mel frames; lengths are log-uniform")
+    max_frames: int = option(16384, "longest crop in mel frames; shorter recordings are taken whole")
+    draws_per_idea: int = option(4, "noise levels that are trained per idea")
+    unknown_duration: float = option(0.1, "share of the ideas whose duration is withheld")
+    fit_crops: int = option(64, "training crops that normalisation and prior of durations are fitted to; 0 keeps them")
+    sampling_steps: int = option(20, "steps of DPM-Solver++ while validating")
+    validation_ideas: int = option(48, "held-out ideas whose loss and statistics are measured")
+    validation_samples: int = option(16, "ideas that are sampled while validating")
+    validation_split: str = option("test", "split of the dataset that is held out")
+
+    def __post_init__(self) -> None:
+        for name in ("draws_per_idea", "sampling_steps", "validation_ideas", "validation_samples", "min_frames"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"options.{name} must be at least 1, got {getattr(self, name)}.")
+        if self.max_frames < self.min_frames:
+            raise ValueError(
+                f"options.max_frames must be at least min_frames={self.min_frames}, got {self.max_frames}."
+            )
+        if not 0 <= self.unknown_duration <= 1:
+            raise ValueError(f"options.unknown_duration must be in [0, 1], got {self.unknown_duration}.")
+        if self.fit_crops < 0 or self.fit_crops == 1:
+            raise ValueError(f"options.fit_crops must be 0 or at least 2, got {self.fit_crops}.")
+
+
+class IdeaDiffusionRecipe(Recipe):
+    """Train the idea model (IdeaUNetModel): a diffusion UNet over fixed-size mels that knows the duration."""
+
+    name = "idea_diffusion"
+    best_metric = "score"
+    Options = IdeaDiffusionOptions
+
+    def __init__(self, config: TrainingConfig) -> None:
+        super().__init__(config)
+        self.mel = mel_config_of(config.model.get("mel"))
+        self.columns = config.model.get("num_columns", 256)
+        self.scheduler = make_scheduler("ddim")
+        self._held_out: dict[str, torch.Tensor] | None = None
+
+    def modules(self) -> dict[str, nn.Module]:
+        fitted = self._fit() if self.options.fit_crops else {}
+        return {"model": IdeaUNetModel.preset(self.options.preset, **{**fitted, **self.config.model})}
+
+    def _fit(self) -> dict[str, float]:
+        items = self.stream(0, 1)
+        pairs = [self._idea(items.item(index)["waveform"]) for index in range(self.options.fit_crops)]
+        ideas = torch.stack([idea for idea, _ in pairs])
+        lengths = torch.stack([length for _, length in pairs])
+        return {
+            "mel_mean": round(ideas.mean().item(), 4),
+            "mel_std": round(ideas.std().item(), 4),
+            "log2_frames_mean": round(lengths.mean().item(), 4),
+            "log2_frames_std": round(max(lengths.std().item(), 0.1), 4),
+            "log2_frames_min": math.log2(self.options.min_frames),
+            "log2_frames_max": math.log2(self.options.max_frames),
+        }
+
+    def stream(self, rank: int, world_size: int, split: str = "train") -> AudioCropStream:
+        options, hop = self.options, self.mel.hop_length
+        shortest, longest = options.min_frames * hop, options.max_frames * hop
+        return AudioCropStream(self.store(split), shortest, longest, self.config.seed, hop, rank, world_size)
+
+    def _idea(self, waveform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mel = log_mel_spectrogram(waveform, self.mel)
+        return resize_mel(mel, self.columns), torch.tensor(math.log2(mel.shape[-1]))
+
+    def prepare(self, item: dict, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        idea, log2_frames = self._idea(item["waveform"])
+        draws, steps = self.options.draws_per_idea, self.scheduler.config.num_train_timesteps
+        # One draw from each of `draws` equal parts of the noise levels: less variance than independent draws.
+        place = (torch.arange(draws) + torch.rand(draws, generator=generator)) / draws
+        withheld = torch.rand(draws, generator=generator) < self.options.unknown_duration
+        return {
+            "idea": idea,
+            "log2_num_frames": torch.where(withheld, torch.nan, log2_frames.expand(draws)),
+            "timesteps": (place * steps).long().clamp(max=steps - 1),
+            "noise": torch.randn(draws, 1, *idea.shape, generator=generator),
+        }
+
+    def phases(
+        self, modules: dict[str, nn.Module], batch: dict[str, torch.Tensor], progress: float
+    ) -> Iterator[Phase]:
+        bare = getattr(modules["model"], "module", modules["model"])
+        draws = batch["noise"].shape[1]
+        clean = bare.normalize_idea(batch["idea"]).repeat_interleave(draws, 0)
+        flat = {key: batch[key].flatten(0, 1) for key in ("noise", "timesteps", "log2_num_frames")}
+        loss = self._loss(modules["model"], clean, flat["noise"], flat["timesteps"], flat["log2_num_frames"]).mean()
+        yield Phase("model", loss, {"loss": loss})
+
+    def _loss(
+        self,
+        model: nn.Module,
+        clean: torch.Tensor,
+        noise: torch.Tensor,
+        timesteps: torch.Tensor,
+        log2_num_frames: torch.Tensor,
+    ) -> torch.Tensor:
+        """Squared error of the predicted velocity per row, (batch,)."""
+        noisy = self.scheduler.add_noise(clean, noise, timesteps)
+        velocity = self.scheduler.get_velocity(clean, noise, timesteps)
+        predicted = model(noisy, timesteps, log2_num_frames).sample.float()
+        return (predicted - velocity).square().mean(dim=(1, 2, 3))
+
+    def _reference(self) -> dict[str, torch.Tensor]:
+        # Held-out ideas of the training's lengths, with noise and noise levels that never change.
+        if self._held_out is None:
+            count = self.options.validation_ideas
+            items = self.stream(0, 1, self.options.validation_split)
+            pairs = [self._idea(items.item(index)["waveform"]) for index in range(count)]
+            generator = torch.Generator().manual_seed(0)
+            steps = self.scheduler.config.num_train_timesteps
+            self._held_out = {
+                "idea": torch.stack([idea for idea, _ in pairs]),
+                "log2_num_frames": torch.stack([length for _, length in pairs]),
+                "timesteps": ((torch.arange(count) + 0.5) / count * steps).long(),
+                "noise": torch.randn(count, 1, *pairs[0][0].shape, generator=generator),
+            }
+        return self._held_out
+
+    def validate(self, model: nn.Module) -> Validation:
+        device = next(model.parameters()).device
+        held_out = {key: value.to(device) for key, value in self._reference().items()}
+        rows = range(0, self.options.validation_ideas, 16)
+        losses = [
+            self._loss(
+                model,
+                model.normalize_idea(held_out["idea"][begin : begin + 16]),
+                *(held_out[key][begin : begin + 16] for key in ("noise", "timesteps", "log2_num_frames")),
+            )
+            for begin in rows
+        ]
+        loss = torch.cat(losses).mean().item()
+        samples = self._sample(model, held_out)
+        distances = idea_statistics_distance(samples, held_out["idea"])
+        metrics = {"loss": loss, **distances, "score": loss + distances["statistics_distance"]}
+        pictures = {
+            "sampled": stack_mels(list(samples[:4].cpu()), width=512),
+            "held_out": stack_mels(list(held_out["idea"][:4].cpu()), width=512),
+        }
+        return Validation(metrics, pictures)
+
+    def _sample(self, model: nn.Module, held_out: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Ideas sampled freely for the durations of held-out ones, (batch, mel, column) log-mel."""
+        scheduler = make_scheduler("dpm")
+        scheduler.set_timesteps(self.options.sampling_steps)
+        generator = torch.Generator().manual_seed(1)
+        count = self.options.validation_samples
+        durations = held_out["log2_num_frames"].repeat(-(-count // len(held_out["idea"])))[:count]
+        sample = torch.randn(count, 1, *held_out["idea"].shape[1:], generator=generator).to(durations.device)
+        for timestep in scheduler.timesteps:
+            predicted = model(sample, timestep, durations).sample
+            sample = scheduler.step(predicted, timestep, sample).prev_sample
+        return model.denormalize_idea(sample)
+
+
+def idea_statistics_distance(samples: torch.Tensor, references: torch.Tensor) -> dict[str, float]:
+    """Differences between two sets of ideas, in units of the log-mel.
+
+    Args:
+        samples: (batch, mel, column).
+        references: (batch, mel, column).
+
+    Returns:
+        mean absolute differences over bands of the mean, of the standard deviation and of the mean absolute change from
+        column to column, and their mean as `statistics_distance`.
+    """
+
+    def statistics(ideas: torch.Tensor) -> dict[str, torch.Tensor]:
+        bands = ideas.float().transpose(0, 1)
+        return {
+            "band_mean": bands.flatten(1).mean(1),
+            "band_std": bands.flatten(1).std(1),
+            "band_change": bands.diff(dim=-1).abs().flatten(1).mean(1),
+        }
+
+    ours, theirs = statistics(samples), statistics(references)
+    distances = {f"{name}_distance": (ours[name] - theirs[name]).abs().mean().item() for name in ours}
+    return {**distances, "statistics_distance": sum(distances.values()) / len(distances)}
+
+
+__all__ = ["IdeaDiffusionOptions", "IdeaDiffusionRecipe", "idea_statistics_distance"]

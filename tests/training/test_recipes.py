@@ -1,0 +1,193 @@
+"""Every recipe takes steps, measures itself, and resumes to the bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from testing_utils import assert_error
+from training_utils import ADVERSARIAL, VOCODER, same_tensors
+
+from melreformer_hf.audio.resize import resize_mel
+from melreformer_hf.models.mel_reformer.timing_mel_reformer import interpolate_idea
+from melreformer_hf.training.config import TrainingConfig
+from melreformer_hf.training.logging import read_metrics
+from melreformer_hf.training.main import main
+from melreformer_hf.training.recipes.base import BatchStream
+from melreformer_hf.training.recipes.conv_upsampler import ConvUpsamplerRecipe
+from melreformer_hf.training.recipes.expansion import ExpansionRecipe
+from melreformer_hf.training.recipes.expansion_data import ExpansionDataOptions, idea_and_windows
+from melreformer_hf.training.recipes.idea_diffusion import IdeaDiffusionRecipe, idea_statistics_distance
+from melreformer_hf.training.recipes.upsampler_model import ConvUpsamplerConfig, ConvUpsamplerModel
+from melreformer_hf.training.recipes.vocoder import DiscriminatorEnsemble, VocoderRecipe
+
+COMMON = """--save_every_minutes none --log_every_steps 1 --warmup_steps 2 --progress_bar false --cpu true
+--batch_size 2 --num_workers 1 --validate_every_steps 2""".split()
+WINDOWS = """--options.min_frames 128 --options.max_frames 512 --options.window_frames 32
+--options.validation_crops 1 --options.validation_crop_frames 128 --options.validation_pieces 1""".split()
+EXPANSION = """--model.idea_columns 32 --model.hidden_size 16 --model.intermediate_size 24 --model.num_encoder_layers 1
+--model.num_decoder_layers 1 --model.num_attention_heads 2 --model.postnet_size 8 --model.postnet_layers 1
+--options.own_history_start 0.4""".split()
+UPSAMPLER = """--model.idea_columns 32 --model.hidden_size 16 --model.intermediate_size 24 --model.num_column_layers 1
+--model.num_frame_layers 1""".split()
+IDEA = """--model.num_columns 32 --model.patch_size [8,4] --model.block_out_channels [32,32]
+--model.norm_num_groups 8 --options.min_frames 128 --options.max_frames 512 --options.draws_per_idea 2
+--options.fit_crops 3 --options.sampling_steps 2 --options.validation_ideas 3 --options.validation_samples 2""".split()
+CASES = {
+    "vocoder": (VocoderRecipe, [*VOCODER, *ADVERSARIAL]),
+    "expansion": (ExpansionRecipe, [*WINDOWS, *EXPANSION]),
+    "conv_upsampler": (ConvUpsamplerRecipe, [*WINDOWS, *UPSAMPLER]),
+    "idea_diffusion": (IdeaDiffusionRecipe, IDEA),
+}
+
+
+def words(name: str, dataset: str, output, *more) -> list[str]:
+    arguments = [*CASES[name][1], *COMMON, "--dataset", dataset, "--output_dir", output, *more]
+    return [str(word) for word in arguments]
+
+
+def recipe(name: str, dataset: str, *more):
+    recipe_class = CASES[name][0]
+    return recipe_class(
+        TrainingConfig.from_command_line(recipe_class, words(name, dataset, "unused", "--max_steps", 1, *more))
+    )
+
+
+# diffusers' DPM-Solver hands torch tensors to numpy.array; numpy 2 remarks on it.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("name", CASES)
+def test_two_steps_and_two_more_equal_four(name, dataset, tmp_path):
+    recipe_class = CASES[name][0]
+    metrics = main(recipe_class, words(name, dataset, tmp_path / "whole", "--max_steps", 4, "--save_every_steps", 2))
+    assert recipe_class.best_metric in metrics and all(torch.tensor(list(metrics.values())).isfinite())
+    resume = str(tmp_path / "whole/checkpoints/step-00000002")
+    main(recipe_class, words(name, dataset, tmp_path / "half", "--max_steps", 4, "--resume", resume))
+    whole, half = read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "half")
+    assert [line["step"] for line in half] == [3, 4]
+    for one, two in zip(whole[2:], half, strict=True):
+        assert {**one, "minutes": 0} == {**two, "minutes": 0}
+    assert len({line["loss"] for line in whole}) == 4
+    assert same_tensors(tmp_path / "whole/model.safetensors", tmp_path / "half/model.safetensors") or (
+        same_tensors(
+            tmp_path / "whole/diffusion_pytorch_model.safetensors",
+            tmp_path / "half/diffusion_pytorch_model.safetensors",
+        )
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_items_are_the_same_in_one_process_and_in_two(name, dataset):
+    built = recipe(name, dataset)
+    whole = BatchStream(built, built.stream(0, 1), 4).batch(1)
+    halves = [BatchStream(built, built.stream(rank, 2), 2).batch(1) for rank in range(2)]
+    for key, value in whole.items():
+        joined = torch.stack([half[key] for half in halves], 1).flatten(0, 1)
+        assert torch.equal(torch.nan_to_num(value.float()), torch.nan_to_num(joined.float())), key
+
+
+def test_windows_are_cut_from_the_mel_that_the_idea_sums_up(dataset):
+    built = recipe("expansion", dataset)
+    waveform = built.store("train").read(built.store("train").recordings[0], 0, 256 * 200)
+    options = ExpansionDataOptions(min_frames=128, window_frames=64, windows_per_crop=5)
+    tensors = idea_and_windows(waveform, built.mel, 40, options, torch.Generator().manual_seed(3), lead=8)
+    assert tensors["idea"].shape == (128, 40) and tensors["num_frames"] == 200
+    whole = idea_and_windows(
+        waveform, built.mel, 200, ExpansionDataOptions(window_frames=200), torch.Generator(), lead=8
+    )["labels"][0]
+    for start, window in zip(tensors["start"].tolist(), tensors["labels"], strict=True):
+        assert torch.equal(window, whole[:, start : start + 72])
+    assert (whole[:, :8] == built.mel.floor_value).all()
+    torch.testing.assert_close(tensors["idea"], resize_mel(whole[:, 8:], 40))
+
+
+def test_the_past_is_noised_and_partly_the_networks_own(dataset):
+    built = recipe("expansion", dataset, "--options.own_history", "0.5", "--options.own_history_start", "0.3")
+    batch = BatchStream(built, built.stream(0, 1), 2).batch(0)
+    told = []
+
+    class Listener(torch.nn.Module):
+        def forward(self, decoder_input_features, labels=None, **window):
+            told.append((decoder_input_features, labels, window["previous_features"]))
+            return self.model(decoder_input_features=decoder_input_features, labels=labels, **window)
+
+    listener = Listener()
+    listener.model = built.modules()["model"]
+    rows = batch["labels"].flatten(0, 1)
+    noised = rows + batch["noise"].flatten(0, 1).float()
+    assert 0.8 < batch["noise"].float().std() < 1.0
+    list(built.phases({"model": listener}, batch, 0.2))
+    assert len(told) == 1 and torch.equal(told[0][0], noised[..., 8:]) and torch.equal(told[0][1], rows[..., 8:])
+    told.clear()
+    list(built.phases({"model": listener}, batch, 0.3))
+    own, everything = told
+    assert len(own[0]) == 2 and own[1] is None
+    assert not torch.equal(everything[0][:2], noised[:2, :, 8:])
+    assert torch.equal(everything[0][2:], noised[2:, :, 8:])
+    assert torch.equal(everything[2], noised[..., :8])
+
+
+def test_the_upsampler_computes_windows_as_it_computes_pieces():
+    config = ConvUpsamplerConfig(idea_columns=32, hidden_size=16, intermediate_size=24, num_frame_layers=3)
+    torch.manual_seed(0)
+    model = ConvUpsamplerModel(config).eval()
+    torch.nn.init.normal_(model.head.weight, std=0.3)
+    idea, frames = torch.randn(2, 128, 32) - 5, torch.tensor([150, 90])
+    with torch.no_grad():
+        whole = model(idea, frames, torch.tensor([0, 0]), 150).output_features
+        part = model(idea, frames, torch.tensor([40, 7]), 50).output_features
+    torch.testing.assert_close(part[0], whole[0, :, 40:90], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(part[1], whole[1, :, 7:57], rtol=1e-4, atol=1e-4)
+    generated = model.generate(idea, frames, chunk_frames=31)
+    torch.testing.assert_close(generated[0], whole[0].clamp(min=config.mel_config.floor_value), rtol=1e-4, atol=1e-4)
+    assert (generated[1, :, 90:] == config.mel_config.floor_value).all()
+    coarse = interpolate_idea(idea, torch.zeros(2, dtype=torch.long), 150, frames)
+    assert not torch.allclose(coarse, whole, atol=0.1)
+
+
+def test_statistics_of_ideas():
+    generator = torch.Generator().manual_seed(0)
+    ideas = torch.randn(8, 6, 64, generator=generator)
+    same = idea_statistics_distance(ideas, ideas.flip(0))
+    assert same["statistics_distance"] == pytest.approx(0, abs=1e-6)
+    louder = idea_statistics_distance(ideas + 2, ideas)
+    assert louder["band_mean_distance"] == pytest.approx(2, abs=1e-5)
+    assert louder["band_std_distance"] == pytest.approx(0, abs=1e-5)
+    smooth = idea_statistics_distance(ideas.cumsum(-1) / 8, ideas)
+    assert smooth["band_change_distance"] > 0.5
+
+
+def test_the_idea_model_is_fitted_to_the_crops(dataset):
+    built = recipe("idea_diffusion", dataset, "--options.fit_crops", 8)
+    model = built.modules()["model"]
+    ideas = torch.stack([built._idea(built.stream(0, 1).item(index)["waveform"])[0] for index in range(8)])
+    normalized = model.normalize_idea(ideas)
+    assert abs(normalized.mean()) < 0.01 and abs(normalized.std() - 1) < 0.01
+    assert 7 < model.config.log2_frames_mean < 9
+    assert recipe("idea_diffusion", dataset, "--options.fit_crops", 0).modules()["model"].config.mel_mean == -5.5
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "fragments"),
+    [
+        ("vocoder", ["--options.crop_frames", 0], ["crop_frames", "at least 1", "0"]),
+        ("vocoder", ["--options.mel_weight", -1], ["mel_weight", "negative", "-1"]),
+        ("vocoder", ["--model.hiden_size", 3], ["hiden_size", "Did you mean 'hidden_size'"]),
+        ("expansion", ["--options.window_frames", 600], ["window_frames", "600"]),
+        ("expansion", ["--options.own_history", 2], ["own_history", "[0, 1]", "2"]),
+        ("expansion", ["--model.architecture", "original"], ["local", "original"]),
+        ("conv_upsampler", ["--model.hidden_size", 0], ["hidden_size", "0"]),
+        ("idea_diffusion", ["--options.fit_crops", 1], ["fit_crops", "1"]),
+        ("idea_diffusion", ["--options.max_frames", 5], ["max_frames", "128", "5"]),
+    ],
+)
+def test_wrong_options_are_refused(name, more, fragments, dataset):
+    with pytest.raises((ValueError, StrictDataclassError)) as error:
+        recipe(name, dataset, *more)
+    assert_error(error, *fragments)
+
+
+def test_unknown_discriminators_are_refused():
+    with pytest.raises(ValueError, match="mpd, msd, mrd.*'stft'"):
+        DiscriminatorEnsemble(["mpd", "stft"], 4)
+    logits, maps = DiscriminatorEnsemble(["mpd", "mrd", "msd"], 4)(torch.randn(2, 4096))
+    assert len(logits) == len(maps) == 5 + 3 + 2

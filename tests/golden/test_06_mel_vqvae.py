@@ -107,9 +107,7 @@ def test_recipe_weights(golden):
     )
     shapes = {key: tuple(value.shape) for key, value in wide.to_original_state_dict().items()}
     assert set(shapes) == {key for key in names if not key.startswith("discriminator.")}
-    weights = {
-        key: recipe_tensor(key, shape, recipe["seed"], recipe["bound_mul"]) for key, shape in shapes.items()
-    }
+    weights = {key: recipe_tensor(key, shape, recipe["seed"], recipe["bound_mul"]) for key, shape in shapes.items()}
     model = build(golden, recipe["args"], weights, pictures.shape[2])
     with torch.no_grad():
         latents = model.quant_conv(model.encoder(pictures))

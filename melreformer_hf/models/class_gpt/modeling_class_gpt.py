@@ -1,0 +1,178 @@
+"""Class GPT: mel tokens of a sound class, one after the other.
+
+minGPT with the class as a vector in front of the tokens, as in the original repository karchkha/MelSpec_GPT_VQVAE
+(after SpecVQGAN, arXiv 2110.08791). Tokens are those of the mel VQ-VAE, column by column.
+
+Deviations: keys and values are cached; decoding modes have transformers' names (the original's "beam" is top-k sampling,
+its "sample" takes the likeliest token).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.utils import ModelOutput
+
+from melreformer_hf.models.class_gpt.configuration_class_gpt import ClassGptConfig
+from melreformer_hf.models.class_gpt.weights_class_gpt import (
+    ORIGIN,
+    configuration_from_original,
+    to_original,
+    to_ours,
+)
+from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.gpt import GptBackbone, PrefixGenerationMixin, init_gpt_weights
+
+
+@dataclass
+class ClassGptOutput(ModelOutput):
+    """Output of `ClassGptModel`.
+
+    Args:
+        loss: scalar, mean cross-entropy of `labels` in nats per token.
+        logits: (batch, step + 1, vocab) of the next token after the class and after every input token; without the first
+            of these where the class came from the cache.
+        past_key_values: cache of keys and values.
+        attentions: for each layer (batch, head, position, position), where asked for.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+class ClassGptPreTrainedModel(PreTrainedModel):
+    """Initial values and loading."""
+
+    config_class = ClassGptConfig
+    base_model_prefix = "class_gpt"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["GptBlock"]
+    _supports_sdpa = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        init_gpt_weights(module, self.config.initializer_range)
+
+
+class ClassGptModel(ClassGptPreTrainedModel, PrefixGenerationMixin):
+    """Next-token model of mel tokens, given a class.
+
+    Args:
+        config: sizes.
+
+    Example:
+
+        >>> import torch
+        >>> from melreformer_hf.models.class_gpt.configuration_class_gpt import ClassGptConfig
+        >>> from melreformer_hf.models.class_gpt.modeling_class_gpt import ClassGptModel
+        >>> model = ClassGptModel(ClassGptConfig.preset("tiny")).eval()
+        >>> classes = torch.tensor([0, 3])
+        >>> tokens = model.generate(class_labels=classes, do_sample=True, top_k=16, max_new_tokens=12)
+        >>> tuple(tokens.shape)
+        (2, 12)
+        >>> continued = model.generate(tokens, class_labels=classes, max_new_tokens=4)
+        >>> bool((continued[:, :12] == tokens).all())
+        True
+    """
+
+    prefix_name = "class_labels"
+
+    def __init__(self, config: ClassGptConfig) -> None:
+        super().__init__(config)
+        self.class_embedding = nn.Embedding(config.num_classes, config.hidden_size)
+        self.backbone = GptBackbone(
+            config.vocab_size,
+            config.num_tokens + 1,
+            config.hidden_size,
+            config.num_hidden_layers,
+            config.num_attention_heads,
+            attention_dropout=config.attention_dropout,
+            residual_dropout=config.residual_dropout,
+            embedding_dropout=config.embedding_dropout,
+        )
+        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest token sequence."""
+        return self.config.num_tokens
+
+    @classmethod
+    def from_original(
+        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
+    ) -> ClassGptModel:
+        """Model with the weights of an original checkpoint.
+
+        Args:
+            state_dict_or_path: the state dict of `GPTClass` or of `Lit_minGPT`, also inside Lightning's
+                `{"state_dict": ...}`, or a path.
+            original_arguments: `vocab_size`, `block_size` (the class's position included), `n_layer`, `n_head`,
+                `n_embd`, `class_size`; what is absent has the published value.
+
+        Raises:
+            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
+        """
+        state_dict = load_original_state_dict(state_dict_or_path, container="state_dict")
+        model = cls(configuration_from_original(original_arguments))
+        load_strictly(model, to_ours(state_dict), ORIGIN)
+        return model.eval()
+
+    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
+        """The weights under the names of the original `GPTClass`."""
+        return to_original(self.state_dict(), self.config)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        class_labels: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool = False,
+        return_dict: bool | None = None,
+    ) -> ClassGptOutput | tuple:
+        """Logits of next tokens.
+
+        Args:
+            input_ids: (batch, step) int64 tokens; `None` or no steps for the first token's logits alone.
+            class_labels: (batch,) int64; required unless the cache holds the class already.
+            labels: (batch, token) int64 targets of all positions, -100 ignored. With `input_ids` equal to the labels the
+                last logits, which have no target, are left out of the loss.
+            past_key_values: cache of a former call.
+            use_cache: whether to return a cache.
+            output_attentions: whether to return attention weights.
+            return_dict: `False` gives a tuple.
+
+        Raises:
+            ValueError: the class is missing, or the sequence is too long.
+        """
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        prefix = None
+        if past == 0:
+            if class_labels is None:
+                raise ValueError(f"class_labels (batch,) with values 0..{self.config.num_classes - 1} are required.")
+            prefix = self.class_embedding(class_labels.reshape(-1, 1))
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        hidden, attentions = self.backbone(input_ids, prefix, past_key_values, output_attentions)
+        logits = self.head(hidden)
+        loss = None
+        if labels is not None:
+            if labels.shape[1] > logits.shape[1]:
+                raise ValueError(f"labels must have at most {logits.shape[1]} tokens, got {labels.shape[1]}.")
+            loss = cross_entropy(logits[:, : labels.shape[1]].flatten(0, 1), labels.flatten())
+        output = ClassGptOutput(loss=loss, logits=logits, past_key_values=past_key_values, attentions=attentions)
+        return output.to_tuple() if return_dict is False else output
+
+
+__all__ = ["ClassGptModel", "ClassGptOutput", "ClassGptPreTrainedModel"]

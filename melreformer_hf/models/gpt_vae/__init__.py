@@ -1,0 +1,1 @@
+"""Token sequences of a latent vector."""

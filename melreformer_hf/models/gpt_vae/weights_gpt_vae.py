@@ -1,0 +1,86 @@
+"""Original checkpoints of MelSpec_GPT_VQVAE's GPT-VAE (karchkha), both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from melreformer_hf.models.gpt_vae.configuration_gpt_vae import FREE_BITS, GptVaeConfig
+from melreformer_hf.nn.gpt import GPT_TABLE, original_mask, take_original_masks
+from melreformer_hf.nn.renaming import rename_keys, take_arguments
+
+ORIGIN = "original GPT-VAE"
+TABLE = [
+    (f"{half}.transformer.{original}", f"{half}.{ours}")
+    for half in ("encoder", "decoder")
+    for original, ours in GPT_TABLE
+]
+_NAMES = {
+    "vocab_size": "vocab_size",
+    "block_size": "num_tokens",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_embd": "hidden_size",
+    "fix_var": "fixed_variance",
+    "embd_pdrop": "embedding_dropout",
+    "resid_pdrop": "residual_dropout",
+    "attn_pdrop": "attention_dropout",
+    "fb": "free_bits",
+    "target_kl": "target_kl",
+}
+_LOSS_WEIGHT = "decoder.loss.weight"
+
+
+def configuration_from_original(arguments: Mapping) -> GptVaeConfig:
+    """Configuration of the original's arguments; its `fb` is 0 none, 1 sample, 2 dimension, 3 batch.
+
+    Raises:
+        ValueError: an argument is unknown or out of range.
+    """
+    fields = take_arguments(arguments, _NAMES, (), ORIGIN)
+    if "free_bits" in fields:
+        if fields["free_bits"] not in range(len(FREE_BITS)):
+            raise ValueError(f"fb must be 0 to {len(FREE_BITS) - 1}, got {fields['free_bits']!r}.")
+        fields["free_bits"] = FREE_BITS[fields["free_bits"]]
+    if "target_kl" in fields:  # the original's -1 switches the threshold off
+        fields["target_kl"] = max(0.0, float(fields["target_kl"]))
+    if "fixed_variance" in fields:
+        fields["fixed_variance"] = max(0.0, float(fields["fixed_variance"]))
+    return GptVaeConfig(**fields)
+
+
+def to_ours(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The original's tensors under our names.
+
+    Raises:
+        ValueError: a name is unknown, or the decoder's loss weighs tokens unequally.
+    """
+    tensors = dict(state_dict)
+    weight = tensors.pop(_LOSS_WEIGHT, None)
+    if weight is not None and not torch.equal(weight, torch.ones_like(weight)):
+        raise ValueError(f"The {ORIGIN} checkpoint does not fit: {_LOSS_WEIGHT!r} must be all ones.")
+    encoder = {key: value for key, value in tensors.items() if key.startswith("encoder.")}
+    others = {key: value for key, value in tensors.items() if key not in encoder}
+    tensors = {**take_original_masks(encoder, False, ORIGIN), **take_original_masks(others, True, ORIGIN)}
+    ours = rename_keys(tensors, TABLE, ORIGIN)
+    for half in ("encoder", "decoder"):
+        name = f"{half}.backbone.position_embedding.weight"
+        if name in ours and ours[name].ndim == 3:
+            ours[name] = ours[name].squeeze(0)
+    return ours
+
+
+def to_original(state_dict: Mapping[str, torch.Tensor], config: GptVaeConfig) -> dict[str, torch.Tensor]:
+    """Our tensors under the original's names, with its mask and loss-weight buffers."""
+    original = {key: value.clone() for key, value in rename_keys(state_dict, TABLE, ORIGIN, reverse=True).items()}
+    for half, positions, causal in (("encoder", config.num_tokens, False), ("decoder", config.num_tokens + 1, True)):
+        stem = f"{half}.transformer"
+        original[f"{stem}.pos_emb"] = original[f"{stem}.pos_emb"].unsqueeze(0)
+        for layer in range(config.num_hidden_layers):
+            original[f"{stem}.blocks.{layer}.attn.mask"] = original_mask(positions, causal)
+    original[_LOSS_WEIGHT] = torch.ones(config.vocab_size)
+    return original
+
+
+__all__ = ["ORIGIN", "configuration_from_original", "to_original", "to_ours"]

@@ -1,0 +1,347 @@
+"""GPT blocks shared by the token models: pre-norm causal or bidirectional transformers with learned positions.
+
+Radford et al. (GPT-2, 2019) in the form of minGPT: separate query, key and value projections, four times wider
+perceptrons, exact GELU. Attention runs through torch's fused kernel; weights are computed only where asked for.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.functional import gelu, scaled_dot_product_attention
+from transformers import GenerationMixin
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from melreformer_hf.nn.attention import merge_heads, split_heads
+
+
+def quick_gelu(values: torch.Tensor) -> torch.Tensor:
+    """x * sigmoid(1.702 x)."""
+    return values * torch.sigmoid(1.702 * values)
+
+
+ACTIVATIONS = {"gelu": gelu, "quick_gelu": quick_gelu}
+
+
+def causal_mask(queries: int, keys: int, device: torch.device) -> torch.Tensor:
+    """(query, key), true where visible; the last query sees every key."""
+    places = torch.arange(keys, device=device)
+    return places[None, :] <= places[keys - queries :, None]
+
+
+class GptAttention(nn.Module):
+    """Multi-head self-attention with a cache of keys and values."""
+
+    def __init__(
+        self, hidden_size: int, num_heads: int, layer_idx: int, attention_dropout: float, residual_dropout: float
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.layer_idx, self.attention_dropout = num_heads, layer_idx, attention_dropout
+        self.q_proj = nn.Linear(hidden_size, hidden_size)
+        self.k_proj = nn.Linear(hidden_size, hidden_size)
+        self.v_proj = nn.Linear(hidden_size, hidden_size)
+        self.out_proj = nn.Linear(hidden_size, hidden_size)
+        self.residual_dropout = nn.Dropout(residual_dropout)
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        causal: bool,
+        past_key_values: Cache | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(batch, step, hidden) -> the same shape, and the weights (batch, head, step, key) where asked for."""
+        query, key, value = (
+            split_heads(project(hidden), self.num_heads) for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+        steps, keys = query.shape[2], key.shape[2]
+        mask = causal_mask(steps, keys, hidden.device) if causal and steps > 1 else None
+        dropout = self.attention_dropout if self.training else 0.0
+        attended = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        weights = None
+        if output_attentions:
+            scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+            weights = scores.masked_fill(~mask, float("-inf")).softmax(-1) if mask is not None else scores.softmax(-1)
+        return self.residual_dropout(self.out_proj(merge_heads(attended))), weights
+
+
+class GptBlock(GradientCheckpointingLayer):
+    """Attention and perceptron, each behind a layer norm and added to its input."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        layer_idx: int,
+        attention_dropout: float = 0.0,
+        residual_dropout: float = 0.0,
+        activation: str = "gelu",
+    ) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(hidden_size)
+        self.attention = GptAttention(hidden_size, num_heads, layer_idx, attention_dropout, residual_dropout)
+        self.mlp_norm = nn.LayerNorm(hidden_size)
+        self.up_proj = nn.Linear(hidden_size, 4 * hidden_size)
+        self.activation = ACTIVATIONS[activation]
+        self.down_proj = nn.Linear(4 * hidden_size, hidden_size)
+        self.residual_dropout = nn.Dropout(residual_dropout)
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        causal: bool,
+        past_key_values: Cache | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """See `GptAttention.forward`."""
+        change, weights = self.attention(self.attention_norm(hidden), causal, past_key_values, output_attentions)
+        hidden = hidden + change
+        change = self.down_proj(self.activation(self.up_proj(self.mlp_norm(hidden))))
+        return hidden + self.residual_dropout(change), weights
+
+
+class GptLayers(nn.Module):
+    """A pile of `GptBlock`s without embeddings or final norm.
+
+    Args:
+        hidden_size: width.
+        num_layers: blocks.
+        num_heads: heads per block; must divide the width.
+        causal: whether a step sees only itself and the past.
+        attention_dropout: on attention weights.
+        residual_dropout: on what a block adds.
+        activation: `"gelu"` (exact) or `"quick_gelu"`.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_layers: int,
+        num_heads: int,
+        causal: bool = True,
+        attention_dropout: float = 0.0,
+        residual_dropout: float = 0.0,
+        activation: str = "gelu",
+    ) -> None:
+        super().__init__()
+        self.causal = causal
+        self.blocks = nn.ModuleList(
+            GptBlock(hidden_size, num_heads, index, attention_dropout, residual_dropout, activation)
+            for index in range(num_layers)
+        )
+
+    def forward(
+        self, hidden: torch.Tensor, past_key_values: Cache | None = None, output_attentions: bool = False
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
+        """(batch, step, hidden) -> the same shape, and each block's weights where asked for."""
+        attentions = []
+        for block in self.blocks:
+            hidden, weights = block(
+                hidden, self.causal, past_key_values=past_key_values, output_attentions=output_attentions
+            )
+            attentions.append(weights)
+        return hidden, tuple(attentions) if output_attentions else None
+
+
+class GptBackbone(nn.Module):
+    """Token and position embeddings, layers and final norm, with vectors in front of the tokens where given.
+
+    Args:
+        vocab_size: tokens.
+        num_positions: longest sequence, prefix vectors included.
+        hidden_size, num_layers, num_heads, causal, attention_dropout, residual_dropout: see `GptLayers`.
+        embedding_dropout: on the sum of embeddings.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        num_positions: int,
+        hidden_size: int,
+        num_layers: int,
+        num_heads: int,
+        causal: bool = True,
+        attention_dropout: float = 0.0,
+        residual_dropout: float = 0.0,
+        embedding_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(vocab_size, hidden_size)
+        self.position_embedding = nn.Embedding(num_positions, hidden_size)
+        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.layers = GptLayers(hidden_size, num_layers, num_heads, causal, attention_dropout, residual_dropout)
+        self.final_norm = nn.LayerNorm(hidden_size)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        prefix: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
+        """Run.
+
+        Args:
+            input_ids: (batch, step) int64, or `None` for the prefix alone.
+            prefix: (batch, prefix step, hidden) vectors before the tokens.
+            past_key_values: cache of what came before; positions continue after it.
+            output_attentions: whether to return the attention weights.
+
+        Returns:
+            (batch, prefix step + step, hidden) and the weights of each layer or `None`.
+
+        Raises:
+            ValueError: the sequence is empty or longer than the positions.
+        """
+        parts = [] if prefix is None else [prefix.to(self.token_embedding.weight.dtype)]
+        if input_ids is not None:
+            parts.append(self.token_embedding(input_ids))
+        hidden = torch.cat(parts, dim=1)
+        start = 0 if past_key_values is None else past_key_values.get_seq_length()
+        end, longest = start + hidden.shape[1], self.position_embedding.num_embeddings
+        if hidden.shape[1] < 1 or end > longest:
+            raise ValueError(
+                f"The sequence must have 1 to {longest} positions (prefix included), got {end}. Ask for fewer tokens, or "
+                "configure more."
+            )
+        places = torch.arange(start, end, device=hidden.device)
+        hidden = self.embedding_dropout(hidden + self.position_embedding(places))
+        hidden, attentions = self.layers(hidden, past_key_values, output_attentions)
+        return self.final_norm(hidden), attentions
+
+
+@torch.no_grad()
+def init_gpt_weights(module: nn.Module, std: float) -> None:
+    """Initial values of GPT-2: normal weights, zero biases."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        init.normal_(module.weight, 0.0, std)
+        if getattr(module, "bias", None) is not None:
+            init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm):
+        init.ones_(module.weight)
+        init.zeros_(module.bias)
+
+
+class PrefixGenerationMixin(GenerationMixin):
+    """transformers' generation for models whose first position is a vector (a class, a latent), not a token.
+
+    Subclasses name the `forward` argument that gives the vector in `prefix_name`, and the longest token sequence in
+    `max_tokens`.
+    """
+
+    prefix_name: str
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest token sequence."""
+        raise AttributeError(f"{type(self).__name__} must define max_tokens")
+
+    def prepare_inputs_for_generation(
+        self, input_ids, past_key_values=None, attention_mask=None, use_cache=True, **kwargs
+    ):
+        """Inputs of one step: only tokens that the cache lacks; the prefix counts as its first position.
+
+        `attention_mask` is all ones (`generate` sees to that) and the models take none.
+        """
+        prefix = kwargs[self.prefix_name]
+        inputs = {self.prefix_name: prefix, "use_cache": use_cache, "past_key_values": past_key_values}
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        inputs["input_ids"] = input_ids[:, max(past - 1, 0) :]
+        return inputs
+
+    @torch.no_grad()
+    def generate(self, input_ids: torch.Tensor | None = None, **kwargs):
+        """Continue `input_ids`, or begin with the first token where there are none.
+
+        Takes the arguments of transformers' `generate` and the prefix, which is required. Decoding modes have
+        transformers' names: greedy unless `do_sample=True` (with `temperature`, `top_k`, `top_p`) or `num_beams`.
+
+        Args:
+            input_ids: (batch, step) int64 beginning that is kept.
+            kwargs: the prefix, and transformers' arguments. Without any length, the longest sequence is made.
+
+        Returns:
+            (batch, token) int64, beginning included.
+
+        Raises:
+            ValueError: the prefix is missing, the lengths do not fit, or `input_ids` has another batch size.
+        """
+        prefix = kwargs.get(self.prefix_name)
+        if prefix is None:
+            raise ValueError(f"generate needs {self.prefix_name}, got None.")
+        if input_ids is None:
+            input_ids = torch.empty(prefix.shape[0], 0, dtype=torch.long, device=prefix.device)
+        if input_ids.shape[0] != prefix.shape[0]:
+            raise ValueError(
+                f"input_ids must have the batch size of {self.prefix_name}, {prefix.shape[0]}, got {input_ids.shape[0]}."
+            )
+        if kwargs.get("attention_mask") is not None and not kwargs["attention_mask"].all():
+            raise ValueError("attention_mask must be all ones: beginnings of different lengths go one by one.")
+        if not {"max_length", "max_new_tokens", "generation_config"} & kwargs.keys():
+            kwargs["max_new_tokens"] = self.max_tokens - input_ids.shape[1]
+        wanted = kwargs.get("max_length", kwargs.get("max_new_tokens", 0) + input_ids.shape[1])
+        if wanted > self.max_tokens:
+            raise ValueError(f"at most {self.max_tokens} tokens can be made (beginning included), got {wanted}.")
+        kwargs["attention_mask"] = torch.ones_like(input_ids)
+        return super().generate(inputs=input_ids, **kwargs)
+
+
+# Original minGPT name, our name, under a backbone and its head.
+GPT_TABLE = [
+    ("tok_emb.weight", "backbone.token_embedding.weight"),
+    ("pos_emb", "backbone.position_embedding.weight"),
+    ("blocks.{N}.ln1.", "backbone.layers.blocks.{N}.attention_norm."),
+    ("blocks.{N}.ln2.", "backbone.layers.blocks.{N}.mlp_norm."),
+    ("blocks.{N}.attn.query.", "backbone.layers.blocks.{N}.attention.q_proj."),
+    ("blocks.{N}.attn.key.", "backbone.layers.blocks.{N}.attention.k_proj."),
+    ("blocks.{N}.attn.value.", "backbone.layers.blocks.{N}.attention.v_proj."),
+    ("blocks.{N}.attn.proj.", "backbone.layers.blocks.{N}.attention.out_proj."),
+    ("blocks.{N}.mlp.0.", "backbone.layers.blocks.{N}.up_proj."),
+    ("blocks.{N}.mlp.2.", "backbone.layers.blocks.{N}.down_proj."),
+    ("ln_f.", "backbone.final_norm."),
+    ("head.weight", "head.weight"),
+]
+
+
+def original_mask(block_size: int, causal: bool) -> torch.Tensor:
+    """The mask buffer of minGPT's attention: (1, 1, block_size, block_size) of ones and zeros."""
+    ones = torch.ones(block_size, block_size)
+    return (ones.tril() if causal else ones)[None, None]
+
+
+def take_original_masks(state_dict: dict[str, torch.Tensor], causal: bool, origin: str) -> dict[str, torch.Tensor]:
+    """The state dict without minGPT's mask buffers, which must be those of a plain causal or bidirectional model.
+
+    Raises:
+        ValueError: a mask shows another pattern.
+    """
+    kept = {}
+    for key, value in state_dict.items():
+        if not key.endswith(".attn.mask"):
+            kept[key] = value
+            continue
+        expected = original_mask(value.shape[-1], causal).to(value.dtype)
+        if value.shape != expected.shape or not torch.equal(value, expected):
+            kind = "causal" if causal else "bidirectional"
+            raise ValueError(f"The {origin} checkpoint does not fit: {key!r} is not the {kind} mask.")
+    return kept
+
+
+__all__ = [
+    "ACTIVATIONS",
+    "GPT_TABLE",
+    "GptAttention",
+    "GptBackbone",
+    "GptBlock",
+    "GptLayers",
+    "PrefixGenerationMixin",
+    "causal_mask",
+    "init_gpt_weights",
+    "original_mask",
+    "quick_gelu",
+    "take_original_masks",
+]

@@ -1,0 +1,123 @@
+"""The class GPT's contract and properties."""
+
+from __future__ import annotations
+
+import doctest
+
+import pytest
+import torch
+from testing_utils import ModelContractMixin, assert_error
+
+from melreformer_hf.models.class_gpt import modeling_class_gpt
+from melreformer_hf.models.class_gpt.configuration_class_gpt import ClassGptConfig
+from melreformer_hf.models.class_gpt.modeling_class_gpt import ClassGptModel
+
+
+class TestClassGptContract(ModelContractMixin):
+    model_class = ClassGptModel
+    main_output = "logits"
+
+    def config(self):
+        return ClassGptConfig.preset("tiny", num_tokens=12)
+
+    def inputs(self, batch):
+        generator = torch.Generator().manual_seed(1)
+        tokens = torch.randint(64, (3, 12), generator=generator)[:batch]
+        return {"input_ids": tokens, "class_labels": torch.tensor([0, 3, 1])[:batch], "labels": tokens}
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return ClassGptModel(ClassGptConfig.preset("tiny", num_tokens=20, initializer_range=0.2)).eval()
+
+
+def test_published_size():
+    with torch.device("meta"):
+        model = ClassGptModel(ClassGptConfig.preset("vas"))
+    assert model.num_parameters() == 302_854_144
+
+
+def test_cached_steps_equal_the_whole(model):
+    tokens, classes = torch.randint(64, (2, 20)), torch.tensor([1, 2])
+    with torch.no_grad():
+        whole = model(tokens, class_labels=classes).logits
+        step = model(tokens[:, :3], class_labels=classes, use_cache=True)
+        parts, cache = [step.logits], step.past_key_values
+        for begin, end in ((3, 4), (4, 9), (9, 20)):
+            parts.append(model(tokens[:, begin:end], past_key_values=cache, use_cache=True).logits)
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_the_future_does_not_change_the_past(model):
+    tokens, classes = torch.randint(64, (1, 20)), torch.tensor([1])
+    changed = tokens.clone()
+    changed[:, 11] = (changed[:, 11] + 1) % 64
+    with torch.no_grad():
+        before, after = (model(x, class_labels=classes).logits for x in (tokens, changed))
+    torch.testing.assert_close(before[:, :12], after[:, :12], rtol=0, atol=0)
+    assert not torch.allclose(before[:, 12:], after[:, 12:])
+
+
+@pytest.mark.parametrize("mode", [{}, {"do_sample": True, "top_k": 5}, {"num_beams": 3}], ids=["greedy", "k", "beam"])
+def test_generation_with_and_without_cache(model, mode):
+    made = []
+    for use_cache in (True, False):
+        torch.manual_seed(3)
+        made.append(model.generate(class_labels=torch.tensor([0, 2]), use_cache=use_cache, **mode))
+    assert torch.equal(*made)
+    assert made[0].shape == (2, model.config.num_tokens)
+
+
+def test_beginnings_are_kept_and_classes_matter(model):
+    start = torch.randint(64, (2, 7))
+    made = model.generate(start, class_labels=torch.tensor([0, 2]), max_length=15)
+    assert torch.equal(made[:, :7], start)
+    assert made.shape == (2, 15)
+    same = model.generate(class_labels=torch.tensor([0, 1, 2, 3]))
+    assert len({tuple(row.tolist()) for row in same}) > 1
+
+
+def test_wrong_requests_are_refused(model):
+    with pytest.raises(ValueError) as error:
+        model.generate(class_labels=torch.tensor([0]), max_new_tokens=21)
+    assert_error(error, "20", "21")
+    with pytest.raises(ValueError, match="class_labels"):
+        model.generate()
+    with pytest.raises(ValueError, match="class_labels"):
+        model(torch.zeros(1, 2, dtype=torch.long))
+    with pytest.raises(ValueError, match="21"):
+        model(torch.zeros(1, 21, dtype=torch.long), class_labels=torch.tensor([0]))
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable:FutureWarning")
+def test_gradient_checkpointing_changes_nothing(model):
+    tokens, classes = torch.randint(64, (2, 8)), torch.tensor([1, 2])
+    gradients = []
+    for checkpointing in (False, True):
+        copy = ClassGptModel(model.config).train()
+        copy.load_state_dict(model.state_dict())
+        if checkpointing:
+            copy.gradient_checkpointing_enable()
+        copy(tokens, class_labels=classes, labels=tokens).loss.backward()
+        gradients.append(copy.backbone.token_embedding.weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_broken_original_checkpoints_are_refused(model):
+    weights = model.to_original_state_dict()
+    arguments = {"vocab_size": 64, "block_size": 21, "n_layer": 2, "n_head": 4, "n_embd": 32, "class_size": 4}
+    assert isinstance(ClassGptModel.from_original({"state_dict": weights}, arguments), ClassGptModel)
+    with pytest.raises(ValueError, match="blocks.0.attn.mask"):
+        broken = {**weights, "blocks.0.attn.mask": torch.ones(1, 1, 21, 21)}
+        ClassGptModel.from_original(broken, arguments)
+    with pytest.raises(ValueError, match="backbone.token_embedding.weight"):
+        ClassGptModel.from_original(weights, {**arguments, "vocab_size": 65})
+    with pytest.raises(ValueError, match="n_layers"):
+        ClassGptModel.from_original(weights, {**arguments, "n_layers": 2})
+
+
+def test_docstrings_run():
+    results = doctest.testmod(modeling_class_gpt)
+    assert results.attempted > 3
+    assert results.failed == 0

@@ -86,7 +86,7 @@ def write_wav(path: str | os.PathLike, waveform: torch.Tensor, sampling_rate: in
         data = data / peak
     path = Path(path)
     temporary = path.with_name(f".{path.name}.partial")
-    soundfile.write(str(temporary), data.T.numpy(), sampling_rate, format="WAV", subtype="PCM_16")
+    soundfile.write(str(temporary), data.numpy().T, sampling_rate, format="WAV", subtype="PCM_16")
     os.replace(temporary, path)
     return path
 

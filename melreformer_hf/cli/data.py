@@ -44,7 +44,7 @@ def build(
         Path | None, typer.Option(help="CSV: file_name, split, license, attribution. Default: DIR/metadata.csv.")
     ] = None,
     test_fraction: Annotated[float, typer.Option(help="Share of recordings held out, by name.")] = 0.1,
-    workers: Annotated[int, typer.Option(min=1, help="Decoding processes.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Recordings decoded at a time.")] = 2,
     push_to_hub: Annotated[str | None, typer.Option(help="Upload to this dataset id afterwards.")] = None,
 ) -> None:
     """Build a dataset of sharded Parquet from a folder of music.

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ class BuildConfig:
         test_fraction: share of recordings without a split in the metadata that go to `test`, chosen by a hash of the
             recording's name, so that adding files moves none.
         shard_minutes: audio per Parquet file, in minutes.
-        workers: decoding processes.
+        workers: recordings decoded at a time.
     """
 
     sampling_rate: int = 22050
@@ -200,8 +200,8 @@ def _write_shards(tasks: list, building: Path, config: BuildConfig, progress: bo
     writers: dict[str, _ShardWriter] = {}
     recordings: dict[str, int] = {}
     skipped: list[dict] = []
-    with ProcessPoolExecutor(config.workers) as pool:
-        results = pool.map(_decode_recording, tasks, chunksize=1)
+    with ThreadPoolExecutor(config.workers) as pool:  # decoding and encoding release the lock
+        results = pool.map(_decode_recording, tasks)
         for result in tqdm(results, total=len(tasks), desc="building", disable=not progress):
             if len(result) == 2:
                 skipped.append({"file": result[0], "reason": result[1]})

@@ -1,0 +1,70 @@
+"""Reading and writing audio: every format, every kind of broken file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from audio_files import RATE, tone
+
+from melreformer_hf.audio.io import read_audio, resample, write_wav
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_reads_every_format_from_path_and_bytes(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, tone(1.0), RATE)
+    waveform, rate = read_audio(path)
+    assert rate == RATE and waveform.dtype == torch.float32 and waveform.ndim == 1
+    assert abs(waveform.numel() - RATE) <= 2 * 1152  # MP3 pads to whole frames
+    assert 0.2 < waveform.abs().max() < 0.7
+    again, _ = read_audio(path.read_bytes())
+    assert torch.equal(again, waveform)
+
+
+def test_eight_channels_are_mixed_down(tmp_path):
+    channels = np.stack([tone(0.5) * gain for gain in range(8)], axis=1) / 8
+    soundfile.write(tmp_path / "a.wav", channels, RATE, subtype="FLOAT")
+    waveform, _ = read_audio(tmp_path / "a.wav")
+    torch.testing.assert_close(waveform, torch.from_numpy(channels.mean(1).astype(np.float32)))
+
+
+def test_resampling_keeps_the_tone(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(1.0, 440.0, 44100), 44100)
+    waveform, rate = read_audio(tmp_path / "a.wav", 22050)
+    assert rate == 22050 and waveform.numel() == 22050
+    assert torch.fft.rfft(waveform).abs().argmax().item() == 440
+
+
+@pytest.mark.parametrize("rate", [0, -1])
+def test_resampling_refuses_absurd_rates(rate):
+    with pytest.raises(ValueError, match=f"got {rate}"):
+        resample(tone(0.1), RATE, rate)
+
+
+def test_broken_files_are_refused_by_name(tmp_path):
+    (tmp_path / "text.wav").write_text("this is no audio")
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0, dtype=np.float32), RATE)
+    soundfile.write(tmp_path / "nan.wav", np.array([0.0, np.nan], dtype=np.float32), RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "whole.flac", tone(1.0), RATE)
+    (tmp_path / "cut.flac").write_bytes((tmp_path / "whole.flac").read_bytes()[:60])
+    for name, fragment in (
+        ("text.wav", "could not be decoded"),
+        ("empty.wav", "no samples"),
+        ("nan.wav", "NaN"),
+        ("cut.flac", "cut.flac"),
+    ):
+        with pytest.raises(ValueError, match=fragment):
+            read_audio(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="missing.wav"):
+        read_audio(tmp_path / "missing.wav")
+
+
+def test_writing_is_whole_or_not_at_all(tmp_path):
+    path = write_wav(tmp_path / "a.wav", torch.from_numpy(tone(0.2)) * 4, RATE)
+    data, rate = soundfile.read(path)
+    assert rate == RATE and 0.99 < np.abs(data).max() <= 1.0  # scaled, not clipped
+    with pytest.raises(ValueError, match="NaN"):
+        write_wav(tmp_path / "b.wav", torch.tensor([0.0, float("nan")]), RATE)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.wav"]

@@ -1,0 +1,157 @@
+"""From a folder of files to a dataset, and from that to crops in an order that resumes exactly."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from audio_files import RATE, tone, write_music
+from torch.utils.data import DataLoader
+
+from melreformer_hf.data.building import BuildConfig, build_dataset, split_of
+from melreformer_hf.data.streams import AudioCropStream, RecordingStore, fixed_crops, whole_recordings
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("music")
+    write_music(folder / "in", count=6)
+    soundfile.write(folder / "in" / "long.flac", tone(65.0, 330.0), RATE)
+    soundfile.write(folder / "in" / "high.wav", tone(2.0, 600.0, 44100), 44100)
+    (folder / "in" / "broken.mp3").write_bytes(b"no audio")
+    soundfile.write(folder / "in" / "silent.wav", np.zeros(RATE, dtype=np.float32), RATE)
+    soundfile.write(folder / "in" / "one.wav", np.ones(1, dtype=np.float32), RATE)
+    rows = ["file_name,split,license,attribution"]
+    rows += [f"piece{i}.{s},test,CC0-1.0,Somebody" for i, s in ((0, "wav"), (1, "flac"))]
+    rows += ["long.flac,train,CC-BY-4.0,Me", "high.wav,train,,"]
+    (folder / "in" / "metadata.csv").write_text("\n".join(rows))
+    config = BuildConfig(workers=2, license="CC-BY-3.0", test_fraction=0.0, shard_minutes=0.2)
+    report = build_dataset(folder / "in", folder / "out", config, progress=False)
+    return folder / "out", report
+
+
+def test_report_counts_and_skips(dataset):
+    folder, report = dataset
+    assert report["splits"]["test"]["recordings"] == 2 and report["splits"]["train"]["recordings"] == 6
+    skipped = {item["file"].rsplit("/", 1)[-1]: item["reason"] for item in report["skipped"]}
+    assert set(skipped) == {"broken.mp3", "silent.wav", "one.wav"}
+    assert "silent" in skipped["silent.wav"] and "decoded" in skipped["broken.mp3"]
+    assert json.loads((folder / "report.json").read_text()) == report
+    assert report["splits"]["train"]["shards"] > 1
+    assert not list(folder.parent.glob(".*partial*"))
+
+
+def test_licences_travel_and_splits_do_not_share_recordings(dataset):
+    import pyarrow.parquet as pq
+
+    folder, _ = dataset
+    seen: dict[str, set] = {}
+    for path in (folder / "data").glob("*.parquet"):
+        table = pq.read_table(path).to_pydict()
+        for name, license in zip(table["recording"], table["license"], strict=True):
+            seen.setdefault(path.name.split("-")[0], set()).add((name, license))
+    names = {split: {name for name, _ in rows} for split, rows in seen.items()}
+    assert not names["train"] & names["test"]
+    licences = dict(seen["train"] | seen["test"])
+    assert licences["piece0"] == "CC0-1.0" and licences["long"] == "CC-BY-4.0" and licences["piece2"] == "CC-BY-3.0"
+
+
+def test_the_datasets_library_streams_it(dataset):
+    import datasets
+
+    folder, _ = dataset
+    stream = datasets.load_dataset("parquet", data_files=str(folder / "data/train-*.parquet"), streaming=True)["train"]
+    row = next(iter(stream))
+    assert row["audio"]["bytes"][:4] == b"fLaC" and isinstance(stream.features["audio"], datasets.Audio)
+
+
+def test_reading_across_segments_equals_the_file(dataset):
+    store = RecordingStore(dataset[0], "train")
+    recording = next(item for item in store.recordings if item.name == "long")
+    whole = store.read(recording)
+    expected = torch.from_numpy(soundfile.read(dataset[0].parent / "in/long.flac", dtype="float32")[0])
+    torch.testing.assert_close(whole, expected, rtol=0, atol=2e-4)
+    start = 30 * RATE - 1000
+    assert torch.equal(store.read(recording, start, 5000), whole[start : start + 5000])
+    with pytest.raises(ValueError, match="must lie inside long"):
+        store.read(recording, 0, recording.num_samples + 1)
+
+
+def crops(stream, count):
+    return [(item["index"], item["recording"], item["waveform"]) for item in itertools.islice(stream, count)]
+
+
+def same(left, right):
+    assert [item[:2] for item in left] == [item[:2] for item in right]
+    assert all(torch.equal(a[2], b[2]) for a, b in zip(left, right, strict=True))
+
+
+def make(dataset, **arguments):
+    return AudioCropStream(RecordingStore(dataset[0], "train"), 2000, 40000, seed=3, multiple=256, **arguments)
+
+
+def test_lengths_and_weights(dataset):
+    items = crops(make(dataset), 300)
+    lengths = [waveform.numel() for _, _, waveform in items]
+    assert min(lengths) >= 1792 and max(lengths) <= 40000 and all(length % 256 == 0 for length in lengths)
+    assert len(set(lengths)) > 50
+    share = sum(name == "long" for _, name, _ in items) / 300
+    hours = {item.name: item.num_samples for item in RecordingStore(dataset[0], "train").recordings}
+    assert abs(share - hours["long"] / sum(hours.values())) < 0.1  # weighted by hours, not by files
+
+
+def test_position_is_saved_and_restored(dataset):
+    uninterrupted = crops(make(dataset), 20)
+    resumed = make(dataset)
+    resumed.load_state_dict({"position": 7, "seed": 3})
+    same(crops(resumed, 13), uninterrupted[7:])
+    with pytest.raises(ValueError, match="seed 4"):
+        resumed.load_state_dict({"position": 7, "seed": 4})
+
+
+def test_processes_and_workers_divide_one_global_sequence(dataset):
+    alone = crops(make(dataset), 24)
+    parts = [crops(make(dataset, rank=rank, world_size=3), 8) for rank in range(3)]
+    same(sorted(itertools.chain(*parts), key=lambda item: item[0]), alone)
+    loader = DataLoader(make(dataset), batch_size=None, num_workers=2)
+    same(crops(loader, 24), alone)
+
+
+def test_fixed_crops_and_whole_recordings(dataset):
+    store = RecordingStore(dataset[0], "test")
+    first, second = (fixed_crops(store, 30000, 5, seed=1) for _ in range(2))
+    assert all(torch.equal(a["waveform"], b["waveform"]) for a, b in zip(first, second, strict=True))
+    assert {crop["recording"] for crop in first} == {"piece0", "piece1"}
+    assert [item["num_samples"] for item in whole_recordings(store, 5000)] == [5000, 5000]
+    with pytest.raises(ValueError, match="num_samples"):
+        fixed_crops(store, 10**8, 1)
+
+
+def test_bad_requests(dataset, tmp_path):
+    with pytest.raises(ValueError, match="split must be one of"):
+        RecordingStore(dataset[0], "validation")
+    with pytest.raises(ValueError, match="melreformer data build"):
+        RecordingStore(tmp_path)
+    with pytest.raises(ValueError, match="neither"):
+        RecordingStore("no_such_folder")
+    with pytest.raises(ValueError, match="min_samples"):
+        AudioCropStream(RecordingStore(dataset[0], "test"), 10**8, 10**8)
+    with pytest.raises(ValueError, match="found none"):
+        build_dataset(tmp_path, tmp_path / "out", BuildConfig())
+    with pytest.raises(ValueError, match="workers"):
+        BuildConfig(workers=0)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(ValueError, match="other content"):
+        build_dataset(dataset[0].parent / "in", tmp_path / "mine", BuildConfig())
+    assert (tmp_path / "mine" / "thesis.txt").is_file()
+
+
+def test_splits_depend_on_the_name_alone():
+    splits = [split_of(f"recording {index}", 0.2) for index in range(500)]
+    assert 60 < splits.count("test") < 140
+    assert splits == [split_of(f"recording {index}", 0.2) for index in range(500)]

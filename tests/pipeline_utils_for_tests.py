@@ -1,0 +1,60 @@
+"""A tiny pipeline with random weights, and what its tests share."""
+
+from __future__ import annotations
+
+import torch
+
+from melreformer_hf.audio.mel import MelConfig
+from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
+from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
+from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel, make_scheduler
+from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
+from melreformer_hf.models.mel_reformer.modeling_mel_reformer import MelReformerModel
+from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
+
+MEL = MelConfig.preset("hifigan", num_mel_bins=16, fmax=None).to_dict()
+
+
+def tiny_parts(mel: dict = MEL) -> dict:
+    torch.manual_seed(0)
+    expansion = MelReformerConfig(
+        mel=mel,
+        idea_columns=32,
+        fold_size=4,
+        hidden_size=32,
+        intermediate_size=48,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        num_attention_heads=2,
+        postnet_size=16,
+        postnet_layers=1,
+        postnet_kernel=3,
+    )
+    vocoder = HifiVocoderConfig(mel=mel, hidden_size=32, intermediate_size=48, num_hidden_layers=2, kernel_size=3)
+    unet = IdeaUNetModel(
+        mel=mel,
+        num_columns=32,
+        patch_size=(4, 4),
+        block_out_channels=(32, 32),
+        norm_num_groups=8,
+        log2_frames_mean=6.5,
+        log2_frames_std=0.5,
+        log2_frames_min=6.0,
+        log2_frames_max=7.0,
+    )
+    return {
+        "unet": unet.eval(),
+        "scheduler": make_scheduler(),
+        "expansion": MelReformerModel(expansion).eval(),
+        "vocoder": HifiVocoderModel(vocoder).eval(),
+    }
+
+
+def tiny_pipeline() -> MelReformerPipeline:
+    pipe = MelReformerPipeline(**tiny_parts())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,199 @@
+"""The pipeline: seeds, batches, streams, folders, refusals."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from pipeline_utils_for_tests import MEL, seeded, tiny_parts, tiny_pipeline
+from testing_utils import assert_error
+
+from melreformer_hf.audio.mel import MelConfig
+from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
+from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
+from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
+from melreformer_hf.pipelines.pipeline_utils import BUNDLED
+
+RATE, HOP = 22050, 256
+CLOSE = {"rtol": 0, "atol": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny_pipeline()
+
+
+def generate(pipe, **arguments):
+    return pipe(**{"num_inference_steps": 3, "audio_length_in_s": 1.0, "generator": seeded(), **arguments})
+
+
+def test_length_sampling_rate_and_fields(pipe):
+    output = generate(pipe, audio_length_in_s=1.3)
+    frames = round(1.3 * RATE / HOP)
+    assert output.audios.shape == (1, frames * HOP) and output.mels.shape == (1, 16, frames)
+    assert output.ideas.shape == (1, 16, 32) and output.sampling_rate == RATE
+    assert output.durations == [frames * HOP / RATE]
+    assert output.audios.isfinite().all() and output.audios.any()
+
+
+def test_one_generator_drives_everything(pipe):
+    first, second = generate(pipe), generate(pipe)
+    assert torch.equal(first.audios, second.audios)
+    other = generate(pipe, generator=seeded(1))
+    assert not torch.allclose(first.audios, other.audios, atol=1e-3)
+
+
+def test_rows_do_not_change_when_others_join(pipe):
+    rows = [generate(pipe, generator=seeded(seed)).audios for seed in (0, 1)]
+    together = generate(pipe, num_waveforms_per_prompt=2, generator=[seeded(0), seeded(1)]).audios
+    torch.testing.assert_close(together, torch.cat(rows), **CLOSE)
+    shared = generate(pipe, num_waveforms_per_prompt=2, generator=seeded(0)).audios
+    torch.testing.assert_close(shared[:1], rows[0], **CLOSE)
+
+
+def test_durations_are_drawn_and_rows_end_in_silence(pipe):
+    output = generate(pipe, audio_length_in_s=None, num_waveforms_per_prompt=3)
+    assert len(set(output.num_frames.tolist())) > 1
+    assert all(64 <= frames <= 128 for frames in output.num_frames.tolist())
+    for audio, samples in zip(output.audios, output.num_samples.tolist(), strict=True):
+        assert not audio[samples:].any()
+
+
+@pytest.mark.parametrize("chunk", [0.1, 0.75, 10.0])
+def test_stream_equals_the_whole(pipe, chunk):
+    whole = generate(pipe).audios
+    pieces = list(
+        pipe.stream(num_inference_steps=3, audio_length_in_s=1.0, generator=seeded(), chunk_length_in_s=chunk)
+    )
+    torch.testing.assert_close(torch.cat(pieces, dim=-1), whole, **CLOSE)
+    assert len(pieces) > 1 or chunk > 1
+
+
+def test_expand_keeps_length_streams_and_stretches(pipe):
+    waveform = torch.sin(torch.arange(RATE) * 0.1) * 0.3
+    output = pipe.expand(waveform, RATE)
+    assert output.num_frames.tolist() == [RATE // HOP]
+    streamed = torch.cat(list(pipe.expand_stream(waveform, RATE)), dim=-1)
+    torch.testing.assert_close(streamed, output.audios, **CLOSE)
+    longer = pipe.expand(waveform.numpy(), RATE, audio_length_in_s=2.0, output_type="np")
+    assert isinstance(longer.audios, np.ndarray) and abs(longer.durations[0] - 2.0) < 0.02
+
+
+def test_output_types_and_callback(pipe):
+    assert torch.equal(generate(pipe, output_type="mel").audios, generate(pipe).mels)
+    assert torch.equal(generate(pipe, output_type="idea").audios, generate(pipe).ideas)
+    assert isinstance(generate(pipe, return_dict=False), tuple)
+    seen = []
+
+    def stop_early(pipe, step, timestep, tensors):
+        seen.append((step, int(timestep)))
+        pipe._interrupt = step == 1
+        return tensors
+
+    generate(pipe, num_inference_steps=5, callback_on_step_end=stop_early)
+    assert [step for step, _ in seen] == [0, 1] and seen[0][1] == 999
+
+
+def test_folder_round_trip(pipe, tmp_path):
+    expected = generate(pipe).audios
+    pipe.save_pretrained(tmp_path, card={"data": "sines"})
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["vocoder"] == ["melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder", "HifiVocoderModel"]
+    files = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
+    assert files <= {".json", ".safetensors", ".md"}
+    card = (tmp_path / "README.md").read_text()
+    assert "pipeline_tag: text-to-audio" in card and "sines" in card
+    loaded = MelReformerPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    torch.testing.assert_close(generate(loaded).audios, expected, **CLOSE)
+
+
+def test_half_precision_runs(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    half = MelReformerPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    half.set_progress_bar_config(disable=True)
+    assert half.expansion.dtype == torch.bfloat16
+    output = generate(half)
+    assert output.audios.dtype == torch.float32 and output.audios.isfinite().all()
+
+
+def test_saving_wav_files(pipe, tmp_path):
+    output = generate(pipe, num_waveforms_per_prompt=2)
+    paths = output.save(tmp_path / "a.wav")
+    assert [path.name for path in paths] == ["a-0.wav", "a-1.wav"]
+    data, rate = soundfile.read(paths[0])
+    assert rate == RATE and data.size == output.num_samples[0]
+
+
+@pytest.mark.parametrize("seconds", [0, -3, float("nan"), float("inf"), 10**9, "20", True])
+def test_absurd_durations_are_refused(pipe, seconds):
+    with pytest.raises(ValueError, match="audio_length_in_s"):
+        generate(pipe, audio_length_in_s=seconds)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"num_inference_steps": 0}, "num_inference_steps.*got 0"),
+        ({"num_waveforms_per_prompt": -1}, "num_waveforms_per_prompt.*got -1"),
+        ({"output_type": "wav"}, "output_type.*wav"),
+        ({"num_waveforms_per_prompt": 2, "generator": [torch.Generator()]}, "list of 2"),
+    ],
+)
+def test_wrong_arguments_are_refused(pipe, arguments, match):
+    with pytest.raises(ValueError, match=match):
+        generate(pipe, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("waveform", "rate", "match"),
+    [
+        (torch.zeros(RATE), 44100, "22050.*44100"),
+        (torch.zeros(0), RATE, "empty"),
+        (torch.zeros(1), RATE, "at least"),
+        (torch.zeros(8, RATE), RATE, "mono"),
+        (torch.full((RATE,), float("nan")), RATE, "NaN"),
+        (torch.zeros(RATE, dtype=torch.int16), RATE, "int16"),
+    ],
+)
+def test_bad_recordings_are_refused(pipe, waveform, rate, match):
+    with pytest.raises(ValueError, match=match):
+        pipe.expand(waveform, rate)
+
+
+def test_silence_expands_to_something_finite(pipe):
+    assert pipe.expand(torch.zeros(RATE), RATE).audios.isfinite().all()
+
+
+def test_parts_of_different_contracts_are_refused():
+    parts = tiny_parts()
+    other = MelConfig.from_dict({**MEL, "hop_length": 128}).to_dict()
+    parts["vocoder"] = HifiVocoderModel(
+        HifiVocoderConfig(mel=other, hidden_size=32, intermediate_size=48, num_hidden_layers=1)
+    )
+    with pytest.raises(ValueError) as error:
+        MelReformerPipeline(**parts)
+    assert_error(error, "hop_length: expansion has 256, vocoder has 128")
+
+
+@pytest.mark.skipif(not (BUNDLED / "piano-tiny").is_dir(), reason="no checkpoint is bundled in this tree")
+def test_bundled_checkpoint_makes_music_that_changes():
+    pipe = MelReformerPipeline.from_pretrained("piano-tiny")
+    pipe.set_progress_bar_config(disable=True)
+    with warnings.catch_warnings():
+        output = pipe(num_inference_steps=8, audio_length_in_s=8.0, generator=seeded(3))
+    audio = output.audios[0]
+    seconds = audio[: 8 * RATE // RATE * RATE].reshape(-1, RATE)[:7]
+    loudness = seconds.square().mean(-1).sqrt()
+    assert (loudness > 1e-3).all()  # no silence
+    spectrum = torch.fft.rfft(seconds * torch.hann_window(RATE)).abs()
+    flatness = (spectrum + 1e-9).log().mean(-1).exp() / spectrum.mean(-1)
+    assert (flatness < 0.3).all()  # no noise
+    shape = torch.nn.functional.normalize(spectrum, dim=-1)
+    assert (shape @ shape.T - 2 * torch.eye(7)).max() < 0.98  # no window repeats
+    total = sum(file.stat().st_size for file in (BUNDLED / "piano-tiny").rglob("*") if file.is_file())
+    assert total <= 20e6

@@ -43,6 +43,7 @@ class MelReformerConfig(StrictConfig):
         postnet_size: channels of the convolutional post-net (local).
         postnet_layers: its blocks (local).
         postnet_kernel: odd kernel of its convolutions in frames (local).
+        band_size: hidden width of the learned interpolation that all mel bands share; 0 interpolates linearly (local).
         dropout: of the original architecture.
         mel_shift: subtracted from a log-mel before the network (local).
         mel_scale: then divided by (local).
@@ -70,6 +71,7 @@ class MelReformerConfig(StrictConfig):
     postnet_size: int = 160
     postnet_layers: int = 3
     postnet_kernel: int = 7
+    band_size: int = 0
     dropout: float = 0.1
     mel_shift: float = -5.5
     mel_scale: float = 3.0
@@ -103,7 +105,7 @@ class MelReformerConfig(StrictConfig):
         for name in positive:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("encoder_window", "cross_reach", "context_frames", "dropout"):
+        for name in ("encoder_window", "cross_reach", "context_frames", "band_size", "dropout"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if self.hidden_size % self.num_attention_heads or (self.hidden_size // self.num_attention_heads) % 2:

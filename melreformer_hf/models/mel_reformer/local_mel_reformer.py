@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from melreformer_hf.audio.fold import fold, unfold
+from melreformer_hf.models.mel_reformer.bands_mel_reformer import BandInterpolator
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
 from melreformer_hf.models.mel_reformer.timing_mel_reformer import column_of, interpolate_columns, interpolate_idea
 from melreformer_hf.nn.attention import FeedForward, NeighbourAttention, WindowedSelfAttention
@@ -26,12 +27,14 @@ class EncodedIdea:
         states: (batch, column, hidden).
         memories: keys and values per decoder layer, (batch, column, 2 * hidden) each.
         num_frames: (batch,).
+        described: (batch, column + 1, mel, band_size) what lies around each place between columns; None without bands.
     """
 
     idea: torch.Tensor
     states: torch.Tensor
     memories: list[torch.Tensor]
     num_frames: torch.Tensor
+    described: torch.Tensor | None = None
 
 
 class EncoderLayer(nn.Module):
@@ -114,6 +117,7 @@ class WindowDecoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
         self.norm = nn.LayerNorm(config.hidden_size)
         self.head = nn.Linear(config.hidden_size, window)
+        self.bands = BandInterpolator(config.band_size) if config.band_size else None
         self.gradient_checkpointing = False
 
     def forward(
@@ -136,6 +140,8 @@ class WindowDecoder(nn.Module):
             encoded.idea, start_frames - context, steps * fold_size + 2 * context, encoded.num_frames
         )
         base = around[..., context : around.shape[-1] - context]
+        if self.bands is not None:
+            base = base + self.bands(encoded.described, base, start_frames, encoded.num_frames)
         windows = around.unfold(-1, fold_size + 2 * context, fold_size).transpose(1, 2).flatten(2)
         centres = start_frames[:, None] + (torch.arange(steps, device=previous.device) + 0.5) * fold_size
         place = column_of(centres, encoded.num_frames, encoded.idea.shape[-1])
@@ -201,7 +207,8 @@ class LocalExpansion(nn.Module):
         """Run the encoder once for a whole piece."""
         states = self.encoder(idea, num_frames)
         memories = [layer.cross_attention.memory(states) for layer in self.decoder.layers]
-        return EncodedIdea(idea, states, memories, num_frames)
+        bands = self.decoder.bands
+        return EncodedIdea(idea, states, memories, num_frames, None if bands is None else bands.describe(idea))
 
     def forward(
         self, encoded: EncodedIdea, inputs: torch.Tensor, previous: torch.Tensor, start_frames: torch.Tensor

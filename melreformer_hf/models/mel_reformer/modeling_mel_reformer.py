@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from melreformer_hf.models.mel_reformer.bands_mel_reformer import BandInterpolator
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
 from melreformer_hf.models.mel_reformer.local_mel_reformer import LocalExpansion, gather
 from melreformer_hf.models.mel_reformer.original_mel_reformer import OriginalExpansion
@@ -63,6 +64,11 @@ class MelReformerPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+        elif isinstance(module, BandInterpolator):
+            # A narrow network: the common small deviation would leave it nearly linear for long.
+            for layer in (module.columns, module.described, module.hidden):
+                init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+                init.zeros_(layer.bias)
         elif isinstance(module, OriginalExpansion):
             init.normal_(module.start_token)
 

@@ -41,13 +41,10 @@ def rename_keys(
     rows = [(_pattern(row[1] if reverse else row[0]), row[0] if reverse else row[1]) for row in table]
     renamed: dict[str, torch.Tensor] = {}
     for key, value in state_dict.items():
-        for pattern, template in rows:
-            match = pattern.fullmatch(key)
-            if match:
-                break
-        else:
+        found = ((pattern.fullmatch(key), template) for pattern, template in rows)
+        name = next((_fill(template, match) for match, template in found if match), None)
+        if name is None:
             raise ValueError(f"The {origin} checkpoint does not fit: unexpected key {key!r}.")
-        name = _fill(template, match)
         if name in renamed:
             raise ValueError(f"The {origin} checkpoint does not fit: key {key!r} is a second source of {name!r}.")
         renamed[name] = value

@@ -35,7 +35,7 @@ def test_encoder_quantizer_and_decoder(golden, model):
     encoder = model.encoder
     taps = {
         "vq.enc.conv_in": encoder.conv_in,
-        "vq.enc.down0": encoder.levels[0].blocks[-1],
+        "vq.enc.down0": encoder.levels[0].blocks[0],
         "vq.enc.downsample0": encoder.levels[0].resample,
         "vq.enc.out": encoder,
         "vq.z": model.quant_conv,

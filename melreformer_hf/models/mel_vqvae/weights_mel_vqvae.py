@@ -54,7 +54,7 @@ _NAMES = {
     "group_norm_groups": "num_norm_groups",
     "dropout": "dropout",
 }
-_TRAINING_ONLY = ("disc_ndf", "disc_in_channels", "disc_num_layers", "in_channels", "out_ch", "double_z", "embed_dim")
+_TRAINING_ONLY = ("disc_ndf", "disc_in_channels", "disc_num_layers", "in_channels", "out_ch", "double_z")
 
 
 def configuration_from_original(arguments: Mapping, mel: Mapping | None) -> MelVqvaeConfig:

@@ -1,0 +1,1 @@
+"""Residual codes, position by position and depth by depth."""

@@ -1,0 +1,121 @@
+"""Drawing codes: from logits, and from the distances between latents and codewords."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+def _uniform(rows: int, device: torch.device, generator: Generators) -> torch.Tensor:
+    """(row,) numbers in [0, 1); one generator per row makes a row independent of its batch."""
+    if isinstance(generator, Sequence):
+        if len(generator) != rows:
+            raise ValueError(f"generator must be one, or one per row ({rows}), got {len(generator)}.")
+        drawn = [torch.rand(1, generator=one, device=one.device, dtype=torch.float64) for one in generator]
+        return torch.cat([value.to(device) for value in drawn])
+    source = device if generator is None else generator.device
+    return torch.rand(rows, generator=generator, device=source, dtype=torch.float64).to(device)
+
+
+def draw(probabilities: torch.Tensor, generator: Generators = None) -> torch.Tensor:
+    """Draw one index per row by inverting the cumulative distribution: (row, choice) -> (row,) int64."""
+    cumulative = probabilities.double().cumsum(-1)
+    point = _uniform(len(probabilities), probabilities.device, generator)[:, None] * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, point, right=True).squeeze(1)
+    last = probabilities.shape[-1] - 1 - (probabilities > 0).flip(-1).int().argmax(-1)
+    return torch.minimum(index, last)
+
+
+def choose(
+    logits: torch.Tensor,
+    do_sample: bool,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: Generators = None,
+) -> torch.Tensor:
+    """One code per row.
+
+    Args:
+        logits: (row, choice).
+        do_sample: draw; otherwise take the likeliest.
+        temperature: divides the logits.
+        top_k: draw among the likeliest so many.
+        top_p: draw among the likeliest that together reach this probability.
+        generator: one, or one per row.
+
+    Returns:
+        (row,) int64.
+
+    Raises:
+        ValueError: temperature, top_k or top_p is out of range.
+    """
+    if not do_sample:
+        return logits.argmax(-1)
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature}. For the likeliest use do_sample=False.")
+    logits = logits.float() / temperature
+    if top_k is not None:
+        if top_k < 1:
+            raise ValueError(f"top_k must be positive, got {top_k}.")
+        threshold = logits.topk(min(top_k, logits.shape[-1]))[0][:, -1:]
+        logits = logits.masked_fill(logits < threshold, float("-inf"))
+    probabilities = logits.softmax(-1)
+    if top_p is not None:
+        if not 0.0 < top_p <= 1.0:
+            raise ValueError(f"top_p must be in (0, 1], got {top_p}.")
+        ordered, order = probabilities.sort(-1, descending=True)
+        ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0.0)
+        probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
+    return draw(probabilities, generator)
+
+
+@torch.no_grad()
+def soft_codes(
+    latents: torch.Tensor,
+    codebooks: torch.Tensor,
+    num_quantizers: int,
+    temperature: float,
+    stochastic: bool = False,
+    generator: torch.Generator | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Residual codes of latents with their soft labels: softmax(-squared distance / temperature) at every depth.
+
+    Args:
+        latents: (batch, position, dim) before quantisation.
+        codebooks: (1 or depth, codeword, dim).
+        num_quantizers: depth.
+        temperature: in units of the codebook's squared distances (0.5 in the original; tune it for another codec).
+        stochastic: draw each code from its soft label; deeper residuals then follow the drawn path. Otherwise the nearest
+            codeword is taken.
+        generator: for the draws.
+
+    Returns:
+        codes (batch, depth, position) int64 and labels (batch, depth, position, codeword), which sum to 1.
+
+    Raises:
+        ValueError: the temperature is not positive, or the codebooks do not fit.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature}.")
+    if codebooks.ndim != 3 or codebooks.shape[0] not in (1, num_quantizers):
+        raise ValueError(f"codebooks must be (1 or {num_quantizers}, codeword, dim), got {tuple(codebooks.shape)}.")
+    residual, codes, labels = latents.float(), [], []
+    for depth in range(num_quantizers):
+        table = codebooks[depth if len(codebooks) > 1 else 0].float()
+        squares = residual.square().sum(-1, keepdim=True) + table.square().sum(-1)
+        distance = squares - 2 * residual @ table.T
+        label = (-distance / temperature).softmax(-1)
+        code = (
+            draw(label.flatten(0, 1), generator).unflatten(0, label.shape[:2]) if stochastic else distance.argmin(-1)
+        )
+        residual = residual - table[code]
+        codes.append(code)
+        labels.append(label)
+    return torch.stack(codes, dim=1), torch.stack(labels, dim=1)
+
+
+__all__ = ["choose", "draw", "soft_codes"]

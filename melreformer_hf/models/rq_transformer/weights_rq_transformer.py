@@ -1,0 +1,170 @@
+"""Original checkpoints of RQ-Transformer (kakaobrain/rq-vae-transformer), both ways."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from melreformer_hf.models.rq_transformer.configuration_rq_transformer import RQTransformerConfig
+from melreformer_hf.nn.renaming import rename_keys, take_arguments
+
+ORIGIN = "original RQ-Transformer"
+
+
+def _blocks(original: str, ours: str) -> list[tuple[str, str]]:
+    names = {
+        "ln1": "attention_norm",
+        "ln2": "mlp_norm",
+        "attn.query": "attention.q_proj",
+        "attn.key": "attention.k_proj",
+        "attn.value": "attention.v_proj",
+        "attn.proj": "attention.out_proj",
+        "mlp.0": "up_proj",
+        "mlp.2": "down_proj",
+    }
+    return [(f"{original}.blocks.{{N}}.{a}.", f"{ours}.blocks.{{N}}.{b}.") for a, b in names.items()]
+
+
+TABLE = [
+    *_blocks("body_transformer", "body"),
+    *_blocks("head_transformer", "head"),
+    ("classifier.layer_norm.", "classifier.norm."),
+    ("classifier.linear.", "classifier.linear."),
+    ("cond_classifier.layer_norm.", "condition_classifier.norm."),
+    ("cond_classifier.linear.", "condition_classifier.linear."),
+    ("cond_emb.weight", "condition_embedding.weight"),
+    ("tok_emb.weight", "token_embedding.weight"),
+    ("input_mlp.", "input_projection."),
+    ("head_mlp.", "head_projection."),
+    ("pos_emb_cond", "condition_positions.weight"),
+    ("pos_emb_hw", "positions.weight"),
+    ("pos_emb_d", "depth_positions.weight"),
+]
+_POSITIONS = ("condition_positions.weight", "positions.weight", "depth_positions.weight")
+_ORIGINAL_POSITIONS = ("pos_emb_cond", "pos_emb_hw", "pos_emb_d")
+_OFFSETS = "tok_emb.offsets"
+_NAMES = {
+    "embed_dim": "hidden_size",
+    "input_embed_dim": "codebook_dim",
+    "shared_tok_emb": "shared_table",
+    "shared_cls_emb": "shared_classifier",
+    "cumsum_depth_ctx": "cumulative_depth_context",
+    "vocab_size_cond": "condition_vocab_size",
+    "block_size_cond": "num_condition_positions",
+    "embd_pdrop": "embedding_dropout",
+}
+_SPECIAL = ("type", "vocab_size", "block_size", "input_emb_vqvae", "head_emb_vqvae", "body", "head", "ema")
+_BLOCK_NAMES = ("n_head", "gelu", "attn_pdrop", "resid_pdrop", "attn_bias", "mlp_bias", "embed_dim")
+
+
+def _block_arguments(arguments: Mapping, half: str) -> tuple[int, dict]:
+    """Number of layers and block arguments of `body` or `head`."""
+    stack = arguments.get(half)
+    if not isinstance(stack, Mapping) or "n_layer" not in stack or "n_head" not in stack.get("block", {}):
+        raise ValueError(f"{half} must hold n_layer and block.n_head, got {stack!r}.")
+    block = dict(stack["block"])
+    for key in block:
+        if key not in _BLOCK_NAMES:
+            raise ValueError(f"{ORIGIN} has no argument {half}.block.{key!r} (received {block[key]!r}).")
+    for key in ("attn_bias", "mlp_bias"):
+        if not block.pop(key, True):
+            raise ValueError(f"{half}.block.{key} must be True: models without biases are not supported, got False.")
+    return stack["n_layer"], block
+
+
+def _activation(gelu: str) -> str:
+    names = {"v1": "gelu", "v2": "quick_gelu"}
+    if gelu not in names:
+        raise ValueError(f"block.gelu must be one of {sorted(names)}, got {gelu!r}.")
+    return names[gelu]
+
+
+def configuration_from_original(arguments: Mapping, shared_codebook: bool) -> RQTransformerConfig:
+    """Configuration of the original's architecture arguments (the `arch` part of its YAML files).
+
+    Raises:
+        ValueError: an argument is unknown, or one that the original cannot run with either.
+    """
+    fields = take_arguments(arguments, _NAMES, _SPECIAL, ORIGIN)
+    vocab_size = arguments["vocab_size"]
+    sizes = {vocab_size} if isinstance(vocab_size, int) else set(vocab_size)
+    if len(sizes) != 1:
+        raise ValueError(f"vocab_size must be the same at every depth, got {vocab_size}.")
+    *cells, depth = arguments["block_size"]
+    body_layers, body = _block_arguments(arguments, "body")
+    head_layers, head = _block_arguments(arguments, "head")
+    for name, default in (("gelu", "v1"), ("attn_pdrop", 0.0), ("resid_pdrop", 0.0)):
+        if body.get(name, default) != head.get(name, default):
+            raise ValueError(f"body.block.{name} and head.block.{name} must agree, got {body} and {head}.")
+    fields.setdefault("codebook_dim", fields.get("hidden_size", RQTransformerConfig.codebook_dim))
+    length, classes = fields.get("num_condition_positions", 1), fields.get("condition_vocab_size", 1)
+    return RQTransformerConfig(
+        **fields,
+        vocab_size=sizes.pop(),
+        num_positions=math.prod(cells),
+        num_quantizers=depth,
+        num_hidden_layers=body_layers,
+        num_attention_heads=body["n_head"],
+        head_num_hidden_layers=head_layers,
+        head_num_attention_heads=head["n_head"],
+        code_embedding="codebook" if arguments.get("input_emb_vqvae", False) else "table",
+        head_code_embedding="codebook" if arguments.get("head_emb_vqvae", False) else "table",
+        shared_codebook=shared_codebook,
+        conditioning="sequence" if length > 1 else "class" if classes > 1 else "none",
+        activation=_activation(body.get("gelu", "v1")),
+        attention_dropout=body.get("attn_pdrop", 0.0),
+        residual_dropout=body.get("resid_pdrop", 0.0),
+    )
+
+
+def codebooks_from_original(state_dict: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Codewords of an original RQ-VAE's quantizer (`codebooks.{depth}.weight`, whose last row is padding).
+
+    Returns:
+        (1, codeword, dim) where all depths share one codebook, else (depth, codeword, dim).
+
+    Raises:
+        ValueError: there are none, or their sizes differ.
+    """
+    tables = []
+    while f"codebooks.{len(tables)}.weight" in state_dict:
+        tables.append(state_dict[f"codebooks.{len(tables)}.weight"][:-1])
+    if not tables:
+        raise ValueError("The quantizer's state dict must hold 'codebooks.0.weight'.")
+    if len({table.shape for table in tables}) > 1:
+        raise ValueError(f"All codebooks must have one size, got {[tuple(table.shape) for table in tables]}.")
+    shared = all(torch.equal(table, tables[0]) for table in tables)
+    return torch.stack(tables[:1] if shared else tables).clone()
+
+
+def to_ours(state_dict: Mapping[str, torch.Tensor], config: RQTransformerConfig) -> dict[str, torch.Tensor]:
+    """The original's tensors under our names."""
+    tensors = dict(state_dict)
+    offsets = tensors.pop(_OFFSETS, None)
+    if offsets is not None and not torch.equal(offsets, _offsets(config)):
+        raise ValueError(f"The {ORIGIN} checkpoint does not fit: {_OFFSETS!r} must be {_offsets(config).tolist()}.")
+    ours = rename_keys(tensors, TABLE, ORIGIN)
+    for name in _POSITIONS:
+        if name in ours and ours[name].ndim == 3:
+            ours[name] = ours[name].squeeze(0)
+    return ours
+
+
+def to_original(state_dict: Mapping[str, torch.Tensor], config: RQTransformerConfig) -> dict[str, torch.Tensor]:
+    """Our tensors under the original's names; the codec's codewords belong to its own checkpoint."""
+    kept = {key: value for key, value in state_dict.items() if key != "codebooks"}
+    original = {key: value.clone() for key, value in rename_keys(kept, TABLE, ORIGIN, reverse=True).items()}
+    for name in _ORIGINAL_POSITIONS:
+        original[name] = original[name].unsqueeze(0)
+    if config.uses_table and not config.shared_table:
+        original[_OFFSETS] = _offsets(config)
+    return original
+
+
+def _offsets(config: RQTransformerConfig) -> torch.Tensor:
+    return torch.arange(config.num_quantizers) * config.vocab_size
+
+
+__all__ = ["ORIGIN", "codebooks_from_original", "configuration_from_original", "to_original", "to_ours"]

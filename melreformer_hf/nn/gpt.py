@@ -254,7 +254,9 @@ class PrefixGenerationMixin(GenerationMixin):
         return inputs
 
     @torch.no_grad()
-    def generate(self, input_ids: torch.Tensor | None = None, **kwargs):
+    def generate(
+        self, input_ids: torch.Tensor | None = None, generator: torch.Generator | None = None, **kwargs
+    ) -> torch.Tensor:
         """Continue `input_ids`, or begin with the first token where there are none.
 
         Takes the arguments of transformers' `generate` and the prefix, which is required. Decoding modes have
@@ -262,6 +264,7 @@ class PrefixGenerationMixin(GenerationMixin):
 
         Args:
             input_ids: (batch, step) int64 beginning that is kept.
+            generator: makes sampling repeatable and leaves torch's own random state alone.
             kwargs: the prefix, and transformers' arguments. Without any length, the longest sequence is made.
 
         Returns:
@@ -270,6 +273,23 @@ class PrefixGenerationMixin(GenerationMixin):
         Raises:
             ValueError: the prefix is missing, the lengths do not fit, or `input_ids` has another batch size.
         """
+        input_ids = self._check_request(input_ids, kwargs)
+        if not {"max_length", "max_new_tokens", "generation_config"} & kwargs.keys():
+            kwargs["max_new_tokens"] = self.max_tokens - input_ids.shape[1]
+        wanted = kwargs.get("max_length", kwargs.get("max_new_tokens", 0) + input_ids.shape[1])
+        if wanted > self.max_tokens:
+            raise ValueError(f"at most {self.max_tokens} tokens can be made (beginning included), got {wanted}.")
+        kwargs["attention_mask"] = torch.ones_like(input_ids)
+        if generator is None:
+            return super().generate(inputs=input_ids, **kwargs)
+        seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+        devices = [input_ids.device] if input_ids.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            return super().generate(inputs=input_ids, **kwargs)
+
+    def _check_request(self, input_ids: torch.Tensor | None, kwargs: dict) -> torch.Tensor:
+        """The beginning, empty where there is none, after checking that prefix and masks fit it."""
         prefix = kwargs.get(self.prefix_name)
         if prefix is None:
             raise ValueError(f"generate needs {self.prefix_name}, got None.")
@@ -277,17 +297,13 @@ class PrefixGenerationMixin(GenerationMixin):
             input_ids = torch.empty(prefix.shape[0], 0, dtype=torch.long, device=prefix.device)
         if input_ids.shape[0] != prefix.shape[0]:
             raise ValueError(
-                f"input_ids must have the batch size of {self.prefix_name}, {prefix.shape[0]}, got {input_ids.shape[0]}."
+                f"input_ids must have the batch size of {self.prefix_name}, {prefix.shape[0]}, got "
+                f"{input_ids.shape[0]}."
             )
-        if kwargs.get("attention_mask") is not None and not kwargs["attention_mask"].all():
+        mask = kwargs.get("attention_mask")
+        if mask is not None and not mask.all():
             raise ValueError("attention_mask must be all ones: beginnings of different lengths go one by one.")
-        if not {"max_length", "max_new_tokens", "generation_config"} & kwargs.keys():
-            kwargs["max_new_tokens"] = self.max_tokens - input_ids.shape[1]
-        wanted = kwargs.get("max_length", kwargs.get("max_new_tokens", 0) + input_ids.shape[1])
-        if wanted > self.max_tokens:
-            raise ValueError(f"at most {self.max_tokens} tokens can be made (beginning included), got {wanted}.")
-        kwargs["attention_mask"] = torch.ones_like(input_ids)
-        return super().generate(inputs=input_ids, **kwargs)
+        return input_ids
 
 
 # Original minGPT name, our name, under a backbone and its head.

@@ -69,6 +69,19 @@ def test_generation_with_and_without_cache(model, mode):
     assert made[0].shape == (2, model.config.num_tokens)
 
 
+def test_a_generator_makes_sampling_repeatable(model):
+    state = torch.random.get_rng_state()
+    made = [
+        model.generate(
+            class_labels=torch.tensor([0, 2]), do_sample=True, generator=torch.Generator().manual_seed(seed)
+        )
+        for seed in (4, 4, 5)
+    ]
+    assert torch.equal(made[0], made[1])
+    assert not torch.equal(made[0], made[2])
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
 def test_beginnings_are_kept_and_classes_matter(model):
     start = torch.randint(64, (2, 7))
     made = model.generate(start, class_labels=torch.tensor([0, 2]), max_length=15)
@@ -84,6 +97,11 @@ def test_wrong_requests_are_refused(model):
     assert_error(error, "20", "21")
     with pytest.raises(ValueError, match="class_labels"):
         model.generate()
+    with pytest.raises(ValueError, match="batch size"):
+        model.generate(torch.zeros(2, 1, dtype=torch.long), class_labels=torch.tensor([0]))
+    with pytest.raises(ValueError, match="attention_mask"):
+        beginning = torch.zeros(1, 2, dtype=torch.long)
+        model.generate(beginning, class_labels=torch.tensor([0]), attention_mask=torch.tensor([[0, 1]]))
     with pytest.raises(ValueError, match="class_labels"):
         model(torch.zeros(1, 2, dtype=torch.long))
     with pytest.raises(ValueError, match="21"):

@@ -63,11 +63,13 @@ def expand(
 
 def _load(checkpoint: str, device: str, threads: int | None):
     import torch
+    from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging
 
     from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
 
     logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
     if threads is not None:
         torch.set_num_threads(threads)
     if device == "auto":

@@ -1,0 +1,102 @@
+"""The command line: help is quick, results are whole, mistakes are one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import soundfile
+from audio_files import RATE, tone, write_music
+from pipeline_utils_for_tests import tiny_pipeline
+from typer.testing import CliRunner
+
+from melreformer_hf.cli.main import app, main
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipeline")
+    tiny_pipeline().save_pretrained(folder)
+    return str(folder)
+
+
+def run(*words: str):
+    result = CliRunner().invoke(app, list(words), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_generate_writes_wav_and_picture(checkpoint, tmp_path):
+    output = tmp_path / "song.wav"
+    words = ("generate", "--checkpoint", checkpoint, "--seconds", "1.5", "--steps", "3", "--seed", "5")
+    text = run(*words, "--output", str(output))
+    assert "seed 5" in text and "faster than real time" in text and str(output) in text
+    data, rate = soundfile.read(output)
+    assert rate == RATE and abs(data.size / rate - 1.5) < 0.02
+    assert (tmp_path / "song.png").read_bytes()[:4] == b"\x89PNG"
+    run(*words, "--output", str(tmp_path / "again.wav"))
+    assert (soundfile.read(tmp_path / "again.wav")[0] == data).all()
+
+
+def test_expand_reads_another_rate(checkpoint, tmp_path):
+    soundfile.write(tmp_path / "in.flac", tone(1.0, rate=44100), 44100)
+    run("expand", str(tmp_path / "in.flac"), "--checkpoint", checkpoint, "--output", str(tmp_path / "out.wav"))
+    assert abs(soundfile.info(tmp_path / "out.wav").duration - 1.0) < 0.02
+
+
+def test_data_build(tmp_path):
+    write_music(tmp_path / "in", count=3)
+    (tmp_path / "in" / "bad.wav").write_text("no audio")
+    text = run("data", "build", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--test-fraction", "0")
+    assert "train: 3 recordings" in text and "skipped 1 files" in text
+
+
+def test_convert_writes_what_from_pretrained_loads(tmp_path):
+    from safetensors.torch import save_file
+
+    from melreformer_hf.models.mel_reformer.modeling_mel_reformer import MelReformerModel
+    from melreformer_hf.models.mel_reformer.weights_mel_reformer import config_of
+
+    arguments = {"n_mels": 4, "window_size": 2, "num_blocks": 1, "num_heads": 2, "dim_embed": 8}
+    arguments |= {"encoder_block_size": 8, "decoder_block_size": 4}
+    state = MelReformerModel(config_of(arguments)).to_original_state_dict()
+    save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "old.safetensors")
+    (tmp_path / "arguments.json").write_text(json.dumps(arguments))
+    paths = ("--checkpoint", str(tmp_path / "old.safetensors"), "--arguments", str(tmp_path / "arguments.json"))
+    run("convert", "--family", "mel_reformer", *paths, "--output", str(tmp_path / "new"))
+    loaded = MelReformerModel.from_pretrained(tmp_path / "new").to_original_state_dict()
+    assert all((loaded[key] == value).all() for key, value in state.items())
+
+
+def test_doctor_reports(monkeypatch):
+    text = run("doctor")
+    assert "torch 2" in text and "soundfile" in text and "will be used" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "fragment"),
+    [
+        (("generate", "--seconds", "-3"), "audio_length_in_s"),
+        (("expand", "nowhere.wav"), "nowhere.wav"),
+        (("data", "build", "nowhere", "--output", "x"), "found none"),
+        (("convert", "--family", "rnn", "--checkpoint", "a", "--arguments", "b", "--output", "c"), "rnn"),
+    ],
+)
+def test_mistakes_end_with_one_line(monkeypatch, capsys, checkpoint, words, fragment):
+    extra = ("--checkpoint", checkpoint) if words[0] in ("generate", "expand") else ()
+    monkeypatch.setattr(sys, "argv", ["melreformer", *words, *extra])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and fragment in message and message.count("\n") <= 2
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    code = "import sys, melreformer_hf.cli.main; print(sorted(set(sys.modules) & {'torch', 'transformers', 'diffusers'}))"
+    started = time.perf_counter()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]" and time.perf_counter() - started < 10

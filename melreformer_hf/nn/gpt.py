@@ -249,6 +249,7 @@ class PrefixGenerationMixin(GenerationMixin):
         """
         prefix = kwargs[self.prefix_name]
         inputs = {self.prefix_name: prefix, "use_cache": use_cache, "past_key_values": past_key_values}
+        inputs["output_attentions"] = kwargs.get("output_attentions", False)
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
         inputs["input_ids"] = input_ids[:, max(past - 1, 0) :]
         return inputs
@@ -299,6 +300,11 @@ class PrefixGenerationMixin(GenerationMixin):
             raise ValueError(
                 f"input_ids must have the batch size of {self.prefix_name}, {prefix.shape[0]}, got "
                 f"{input_ids.shape[0]}."
+            )
+        settings = kwargs.get("generation_config")
+        if kwargs.get("output_hidden_states") or getattr(settings, "output_hidden_states", False):
+            raise ValueError(
+                "output_hidden_states must be False in generate: the models return attention weights only."
             )
         mask = kwargs.get("attention_mask")
         if mask is not None and not mask.all():

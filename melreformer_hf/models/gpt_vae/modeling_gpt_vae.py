@@ -58,6 +58,7 @@ class GptVaeOutput(ModelOutput):
         posterior_mean: (batch, hidden).
         posterior_log_variance: (batch, hidden).
         past_key_values: the decoder's cache.
+        attentions: for each layer of the decoder (batch, head, position, position), where asked for.
     """
 
     loss: torch.FloatTensor | None = None
@@ -69,6 +70,7 @@ class GptVaeOutput(ModelOutput):
     posterior_mean: torch.FloatTensor | None = None
     posterior_log_variance: torch.FloatTensor | None = None
     past_key_values: Cache | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 def gaussian_kl(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
@@ -270,6 +272,7 @@ class GptVaeModel(GptVaePreTrainedModel, PrefixGenerationMixin):
         kl_weight: float = 1.0,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
+        output_attentions: bool = False,
         return_dict: bool | None = None,
     ) -> GptVaeOutput | tuple:
         """Encode and decode, or decode given latents.
@@ -283,6 +286,7 @@ class GptVaeModel(GptVaePreTrainedModel, PrefixGenerationMixin):
             kl_weight: weight of the divergence (0 in the first stage, then growing to 1).
             past_key_values: the decoder's cache of a former call; holds the latent already.
             use_cache: whether to return a cache.
+            output_attentions: whether to return the decoder's attention weights.
             return_dict: `False` gives a tuple.
 
         Raises:
@@ -295,28 +299,34 @@ class GptVaeModel(GptVaePreTrainedModel, PrefixGenerationMixin):
             prefix = latents.unsqueeze(1)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        hidden, _ = self.decoder.backbone(input_ids, prefix, past_key_values)
+        hidden, attentions = self.decoder.backbone(input_ids, prefix, past_key_values, output_attentions)
         output = GptVaeOutput(
             logits=self.decoder.head(hidden),
             latents=latents,
             posterior_mean=mean,
             posterior_log_variance=log_variance,
             past_key_values=past_key_values,
+            attentions=attentions,
         )
+        self._add_losses(output, labels, kl_weight)
+        return output.to_tuple() if return_dict is False else output
+
+    def _add_losses(self, output: GptVaeOutput, labels: torch.Tensor | None, kl_weight: float) -> None:
+        mean = output.posterior_mean
         if mean is not None:
-            divergence = gaussian_kl(mean, log_variance)
+            divergence = gaussian_kl(mean, output.posterior_log_variance)
             output.kl = divergence.sum(-1)
             output.counted_kl = counted_divergence(divergence, self.config.free_bits, self.config.target_kl)
-        if labels is not None:
-            if labels.shape[1] > output.logits.shape[1]:
-                raise ValueError(f"labels must have at most {output.logits.shape[1]} tokens, got {labels.shape[1]}.")
-            predicted = output.logits[:, : labels.shape[1]].transpose(1, 2)
-            output.reconstruction_loss = cross_entropy(predicted, labels, reduction="none").sum(-1)
-            per_sample = output.reconstruction_loss
-            if mean is not None:
-                per_sample = per_sample + kl_weight * output.counted_kl
-            output.loss = per_sample.mean()
-        return output.to_tuple() if return_dict is False else output
+        if labels is None:
+            return
+        if labels.shape[1] > output.logits.shape[1]:
+            raise ValueError(f"labels must have at most {output.logits.shape[1]} tokens, got {labels.shape[1]}.")
+        predicted = output.logits[:, : labels.shape[1]].transpose(1, 2)
+        output.reconstruction_loss = cross_entropy(predicted, labels, reduction="none").sum(-1)
+        per_sample = output.reconstruction_loss
+        if mean is not None:
+            per_sample = per_sample + kl_weight * output.counted_kl
+        output.loss = per_sample.mean()
 
 
 __all__ = [

@@ -91,7 +91,19 @@ def test_beginnings_are_kept_and_classes_matter(model):
     assert len({tuple(row.tolist()) for row in same}) > 1
 
 
+def test_generation_returns_attention_weights(model):
+    made = model.generate(
+        class_labels=torch.tensor([0, 2]), max_new_tokens=3, return_dict_in_generate=True, output_attentions=True
+    )
+    assert [len(step) for step in made.attentions] == [2, 2, 2]
+    for position, step in enumerate(made.attentions):
+        assert step[-1].shape == (2, 4, 1, position + 1)
+        torch.testing.assert_close(step[-1].sum(-1), torch.ones(2, 4, 1))
+
+
 def test_wrong_requests_are_refused(model):
+    with pytest.raises(ValueError, match="output_hidden_states"):
+        model.generate(class_labels=torch.tensor([0, 2]), output_hidden_states=True)
     with pytest.raises(ValueError) as error:
         model.generate(class_labels=torch.tensor([0]), max_new_tokens=21)
     assert_error(error, "20", "21")

@@ -12,7 +12,6 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 from transformers import GenerationMixin
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from melreformer_hf.nn.attention import merge_heads, split_heads
 
@@ -69,7 +68,7 @@ class GptAttention(nn.Module):
         return self.residual_dropout(self.out_proj(merge_heads(attended))), weights
 
 
-class GptBlock(GradientCheckpointingLayer):
+class GptBlock(nn.Module):
     """Attention and perceptron, each behind a layer norm and added to its input."""
 
     def __init__(
@@ -129,6 +128,7 @@ class GptLayers(nn.Module):
     ) -> None:
         super().__init__()
         self.causal = causal
+        self.gradient_checkpointing = False  # set by transformers' switch, together with the function that is called
         self.blocks = nn.ModuleList(
             GptBlock(hidden_size, num_heads, index, attention_dropout, residual_dropout, activation)
             for index in range(num_layers)
@@ -140,9 +140,13 @@ class GptLayers(nn.Module):
         """(batch, step, hidden) -> the same shape, and each block's weights where asked for."""
         attentions = []
         for block in self.blocks:
-            hidden, weights = block(
-                hidden, self.causal, past_key_values=past_key_values, output_attentions=output_attentions
-            )
+            arguments = (hidden, self.causal, past_key_values, output_attentions)
+            if self.gradient_checkpointing and self.training:
+                if past_key_values is not None:
+                    raise ValueError("use_cache must be False while gradient checkpointing trains: got a cache.")
+                hidden, weights = self._gradient_checkpointing_func(block.__call__, *arguments)
+            else:
+                hidden, weights = block(*arguments)
             attentions.append(weights)
         return hidden, tuple(attentions) if output_attentions else None
 

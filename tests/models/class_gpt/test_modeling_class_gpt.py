@@ -127,9 +127,12 @@ def test_gradient_checkpointing_changes_nothing(model):
     for checkpointing in (False, True):
         copy = ClassGptModel(model.config).train()
         copy.load_state_dict(model.state_dict())
+        calls = []
+        copy.backbone.layers.blocks[0].mlp_norm.register_forward_hook(lambda *args, calls=calls: calls.append(1))
         if checkpointing:
             copy.gradient_checkpointing_enable()
         copy(tokens, class_labels=classes, labels=tokens).loss.backward()
+        assert len(calls) == (2 if checkpointing else 1), "a checkpointed block runs again on the way back"
         gradients.append(copy.backbone.token_embedding.weight.grad)
     torch.testing.assert_close(*gradients)
 

@@ -1,7 +1,8 @@
-"""Makes the package's models known to transformers' Auto classes, without importing transformers for it.
+"""Makes the package's models known to transformers' Auto classes, without importing anything heavy for it.
 
-`AutoConfig.register` needs the classes themselves, and those need torch. Registration therefore waits until
-`transformers.models.auto` is imported by somebody (or happens at once if it already is).
+`AutoConfig.register` and its kin need the classes themselves, and those need torch. When transformers' auto modules are
+imported (before or after this package), tables that load a class at its first look-up are put where `register` would
+put the class. A test guards the one private name this relies on, `_extra_content`.
 """
 
 from __future__ import annotations
@@ -10,69 +11,126 @@ import importlib.abc
 import sys
 from collections.abc import Callable
 
-# model type of the config class, config, model, further Auto classes beside AutoModel
-_CONFIGS: list[str] = ["HifiVocoderConfig", "MelReformerConfig"]
-_MODELS: list[tuple[str, str, tuple[str, ...]]] = [
-    ("HifiVocoderConfig", "HifiVocoderModel", ()),
-    ("MelReformerConfig", "MelReformerModel", ()),
-]
-_FEATURE_EXTRACTORS: list[tuple[str, str]] = [
-    ("HifiVocoderConfig", "MelFeatureExtractor"),
-    ("MelReformerConfig", "MelFeatureExtractor"),
-]
-
-
-def _register_configs(load: Callable[[str], type]) -> None:
-    from transformers import AutoConfig
-
-    for name in _CONFIGS:
-        config = load(name)
-        AutoConfig.register(config.model_type, config)
-
-
-def _register_models(load: Callable[[str], type]) -> None:
-    from transformers.models.auto import modeling_auto
-
-    for config, model, more in _MODELS:
-        for auto in ("AutoModel", *more):
-            getattr(modeling_auto, auto).register(load(config), load(model))
-
-
-def _register_feature_extractors(load: Callable[[str], type]) -> None:
-    from transformers import AutoFeatureExtractor
-
-    for config, extractor in _FEATURE_EXTRACTORS:
-        AutoFeatureExtractor.register(load(config), load(extractor))
-
-
-_STEPS = {
-    "transformers.models.auto.configuration_auto": _register_configs,
-    "transformers.models.auto.modeling_auto": _register_models,
-    "transformers.models.auto.feature_extraction_auto": _register_feature_extractors,
+# model type -> config class, model class, feature extractor class
+FAMILIES: dict[str, tuple[str, str, str | None]] = {
+    "melreformer_class_gpt": ("ClassGptConfig", "ClassGptModel", None),
+    "melreformer_gpt_vae": ("GptVaeConfig", "GptVaeModel", None),
+    "melreformer_hifi_vocoder": ("HifiVocoderConfig", "HifiVocoderModel", "MelFeatureExtractor"),
+    "melreformer_mel_reformer": ("MelReformerConfig", "MelReformerModel", "MelFeatureExtractor"),
+    "melreformer_mel_vqvae": ("MelVqvaeConfig", "MelVqvaeModel", None),
+    "melreformer_rq_transformer": ("RQTransformerConfig", "RQTransformerModel", None),
 }
 
 
-class _RegisteringLoader(importlib.abc.Loader):
-    """Runs a module's own loader, then registers."""
+class _LazyConfigs(dict):
+    """Model type -> config class, loaded when asked for."""
 
-    def __init__(self, loader: importlib.abc.Loader, register: Callable[[], None]) -> None:
-        self._loader = loader
-        self._register = register
+    def __init__(self, load: Callable[[str], type], known: dict) -> None:
+        super().__init__(known)
+        self._load = load
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(key) or key in FAMILIES
+
+    def __missing__(self, key: str) -> type:
+        if key not in FAMILIES:
+            raise KeyError(key)
+        self[key] = self._load(FAMILIES[key][0])
+        return self[key]
+
+    def _fill(self) -> dict:
+        return {**{key: self[key] for key in FAMILIES}, **dict(super().items())}
+
+    def keys(self):
+        return self._fill().keys()
+
+    def values(self):
+        return self._fill().values()
+
+    def items(self):
+        return self._fill().items()
+
+
+class _LazyClasses(dict):
+    """Config class -> model or extractor class, loaded when a config class of this package is asked for."""
+
+    def __init__(self, load: Callable[[str], type], known: dict, position: int) -> None:
+        super().__init__(known)
+        self._load, self._position = load, position
+
+    def _name(self, key: object) -> str | None:
+        for family in FAMILIES.values():
+            if getattr(key, "__name__", None) == family[0] and key.__module__.startswith("melreformer_hf."):
+                return family[self._position]
+        return None
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(key) or self._name(key) is not None
+
+    def __missing__(self, key: type) -> type:
+        name = self._name(key)
+        if name is None:
+            raise KeyError(key)
+        self[key] = self._load(name)
+        return self[key]
+
+    def _fill(self) -> dict:
+        for family in FAMILIES.values():
+            if family[self._position] is not None:
+                self[self._load(family[0])]
+        return dict(super().items())
+
+    def keys(self):
+        return self._fill().keys()
+
+    def values(self):
+        return self._fill().values()
+
+    def items(self):
+        return self._fill().items()
+
+
+def _install_configs(module, load: Callable[[str], type]) -> None:
+    mapping = module.CONFIG_MAPPING
+    mapping._extra_content = _LazyConfigs(load, mapping._extra_content)
+
+
+def _install_models(module, load: Callable[[str], type]) -> None:
+    mapping = module.MODEL_MAPPING
+    mapping._extra_content = _LazyClasses(load, mapping._extra_content, 1)
+
+
+def _install_feature_extractors(module, load: Callable[[str], type]) -> None:
+    mapping = module.FEATURE_EXTRACTOR_MAPPING
+    mapping._extra_content = _LazyClasses(load, mapping._extra_content, 2)
+
+
+_STEPS = {
+    "transformers.models.auto.configuration_auto": _install_configs,
+    "transformers.models.auto.modeling_auto": _install_models,
+    "transformers.models.auto.feature_extraction_auto": _install_feature_extractors,
+}
+
+
+class _InstallingLoader(importlib.abc.Loader):
+    """Runs a module's own loader, then installs the table."""
+
+    def __init__(self, loader: importlib.abc.Loader, install: Callable) -> None:
+        self._loader, self._install = loader, install
 
     def create_module(self, spec):
         return self._loader.create_module(spec)
 
     def exec_module(self, module) -> None:
         self._loader.exec_module(module)
-        self._register()
+        self._install(module)
 
 
-class _RegisteringFinder(importlib.abc.MetaPathFinder):
-    """Finds only the Auto modules, through the finders that come after it."""
+class _InstallingFinder(importlib.abc.MetaPathFinder):
+    """Finds only the auto modules, through the finders that come after it."""
 
-    def __init__(self, load: Callable[[str], type]) -> None:
-        self._load = load
-        self._waiting = dict(_STEPS)
+    def __init__(self, load: Callable[[str], type], waiting: dict) -> None:
+        self._load, self._waiting = load, waiting
 
     def find_spec(self, fullname, path=None, target=None):
         step = self._waiting.pop(fullname, None)
@@ -83,20 +141,20 @@ class _RegisteringFinder(importlib.abc.MetaPathFinder):
                 continue
             spec = finder.find_spec(fullname, path, target)
             if spec is not None and spec.loader is not None:
-                spec.loader = _RegisteringLoader(spec.loader, lambda: step(self._load))
+                spec.loader = _InstallingLoader(spec.loader, lambda module: step(module, self._load))
                 return spec
         return None
 
 
 def register_when_imported(load: Callable[[str], type]) -> None:
-    """Register now what transformers has already imported, and the rest when it is imported."""
-    finder = _RegisteringFinder(load)
+    """Install the tables into what transformers has already imported, and into the rest when it is imported."""
+    waiting = dict(_STEPS)
     for name, step in _STEPS.items():
         if name in sys.modules:
-            finder._waiting.pop(name)
-            step(load)
-    if finder._waiting:
-        sys.meta_path.insert(0, finder)
+            waiting.pop(name)
+            step(sys.modules[name], load)
+    if waiting:
+        sys.meta_path.insert(0, _InstallingFinder(load, waiting))
 
 
-__all__ = ["register_when_imported"]
+__all__ = ["FAMILIES", "register_when_imported"]

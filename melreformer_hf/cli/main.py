@@ -18,6 +18,7 @@ app = typer.Typer(
 app.command("generate")(generate.generate)
 app.command("expand")(generate.expand)
 app.command("convert")(tools.convert)
+app.command("assemble")(tools.assemble)
 app.command("push")(tools.push)
 app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")

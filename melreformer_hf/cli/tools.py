@@ -43,6 +43,44 @@ def convert(
     typer.echo(f"wrote {name} with {count:,} parameters to {output}")
 
 
+def assemble(
+    unet: Annotated[str, typer.Option(help="Trained IdeaUNetModel: folder or Hub id.")],
+    expansion: Annotated[str, typer.Option(help="Trained MelReformerModel.")],
+    vocoder: Annotated[str, typer.Option(help="Trained HifiVocoderModel.")],
+    output: Annotated[Path, typer.Option(help="Folder of the pipeline.")],
+    dtype: Annotated[
+        str, typer.Option(help="Precision of the stored weights: float32, bfloat16, float16.")
+    ] = "float32",
+    scheduler: Annotated[str, typer.Option(help="dpm or ddim.")] = "dpm",
+    refine_steps: Annotated[int | None, typer.Option(help="Consistency steps of an inverse-STFT vocoder.")] = None,
+    card: Annotated[Path | None, typer.Option(help="JSON: title, license, data, recipe, metrics (Markdown).")] = None,
+) -> None:
+    """Join trained parts into a pipeline that `MelReformerPipeline.from_pretrained` loads.
+
+    Parts of different mel contracts are refused.
+    """
+    import torch
+
+    from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
+    from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel, make_scheduler
+    from melreformer_hf.models.mel_reformer.modeling_mel_reformer import MelReformerModel
+    from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
+
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"--dtype must be float32, bfloat16 or float16, got {dtype!r}.")
+    details = json.loads(card.read_text(encoding="utf-8")) if card is not None else None
+    changes = {} if refine_steps is None else {"refine_steps": refine_steps}
+    pipe = MelReformerPipeline(
+        unet=IdeaUNetModel.from_pretrained(unet),
+        scheduler=make_scheduler(scheduler),
+        expansion=MelReformerModel.from_pretrained(expansion),
+        vocoder=HifiVocoderModel.from_pretrained(vocoder, **changes),
+    )
+    pipe.to(getattr(torch, dtype)).save_pretrained(output, card=details)
+    size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) / 1e6
+    typer.echo(f"wrote a pipeline of {size:.1f} MB to {output}")
+
+
 def push(
     folder: Annotated[Path, typer.Argument(help="Saved pipeline, model or dataset.")],
     repo_id: Annotated[str, typer.Argument(help="user/name on the Hub.")],
@@ -55,4 +93,4 @@ def push(
     typer.echo(f"uploaded to {push_folder(folder, repo_id, repo_type, private)}")
 
 
-__all__ = ["convert", "push"]
+__all__ = ["assemble", "convert", "push"]

@@ -144,9 +144,7 @@ def build_dataset(folder: Path, output: Path, config: BuildConfig, progress: boo
     """
     folder, output = Path(folder), Path(output)
     files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
+        path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
     )
     if not files:
         raise ValueError(f"DIR must hold audio files ({', '.join(AUDIO_SUFFIXES)}), found none in {folder}.")

@@ -19,9 +19,7 @@ def merge_heads(values: torch.Tensor) -> torch.Tensor:
     return values.transpose(1, 2).flatten(2)
 
 
-def band_mask(
-    queries: torch.Tensor, keys: torch.Tensor, before: int, after: int
-) -> torch.Tensor:
+def band_mask(queries: torch.Tensor, keys: torch.Tensor, before: int, after: int) -> torch.Tensor:
     """Boolean mask that lets a query see the keys at most `before` earlier and `after` later.
 
     Args:

@@ -21,7 +21,15 @@ class StrictConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         known = {field.name for field in dataclasses.fields(self)} | set(vars(PreTrainedConfig()))
         unknown = [key for key in kwargs if key not in known and not key.startswith("_")]
-        allowed = {"model_type", "transformers_version", "auto_map", "torch_dtype", "dtype", "attn_implementation"}
+        allowed = {
+            "model_type",
+            "name_or_path",
+            "transformers_version",
+            "auto_map",
+            "torch_dtype",
+            "dtype",
+            "attn_implementation",
+        }
         for key in unknown:
             if key in allowed:
                 continue

@@ -96,7 +96,9 @@ def test_mistakes_end_with_one_line(monkeypatch, capsys, checkpoint, words, frag
 
 
 def test_help_is_quick_and_imports_nothing_heavy():
-    code = "import sys, melreformer_hf.cli.main; print(sorted(set(sys.modules) & {'torch', 'transformers', 'diffusers'}))"
+    code = (
+        "import sys, melreformer_hf.cli.main; print(sorted(set(sys.modules) & {'torch', 'transformers', 'diffusers'}))"
+    )
     started = time.perf_counter()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]" and time.perf_counter() - started < 10

@@ -8,6 +8,7 @@ convolutions, which would treat all bands alike, which band they are at.
 
 from __future__ import annotations
 
+import difflib
 import math
 from dataclasses import dataclass
 
@@ -19,6 +20,11 @@ from torch import nn
 
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.nn.configuration import mel_config_of
+
+# What `diffusers.training_utils.EMAModel.save_pretrained` writes into the config of the model that it averages.
+EMA_KEYS = frozenset(
+    {"decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power"}
+)
 
 SCHEDULERS = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}
 
@@ -113,7 +119,8 @@ class IdeaUNetModel(ModelMixin, ConfigMixin):
         log2_frames_max: float = 14.0,
     ) -> None:
         super().__init__()
-        self._check(num_columns, patch_size, block_out_channels, layers_per_block, norm_num_groups)
+        self._check_sizes(num_columns, patch_size, block_out_channels, layers_per_block, norm_num_groups)
+        self._check_statistics()
         rows = self.mel_config.num_mel_bins // patch_size[0]
         channels = patch_size[0] * patch_size[1]
         levels = len(block_out_channels)
@@ -134,7 +141,7 @@ class IdeaUNetModel(ModelMixin, ConfigMixin):
             class_embed_type="identity",
         )
 
-    def _check(self, columns: int, patch: tuple, channels: tuple, layers: int, groups: int) -> None:
+    def _check_sizes(self, columns: int, patch: tuple, channels: tuple, layers: int, groups: int) -> None:
         bins = self.mel_config.num_mel_bins
         if len(patch) != 2 or min(patch) < 1:
             raise ValueError(f"patch_size must hold two positive numbers (bands, columns), got {patch}.")
@@ -146,13 +153,45 @@ class IdeaUNetModel(ModelMixin, ConfigMixin):
                 raise ValueError(
                     f"{name} must be a multiple of {whole} (patch_size times two per further level), got {size}."
                 )
-        if any(width % groups for width in channels):
+        if groups < 1 or any(width < 1 or width % groups for width in channels):
             raise ValueError(f"norm_num_groups={groups} must divide every one of block_out_channels={channels}.")
-        if self.config.mel_std <= 0 or self.config.log2_frames_std <= 0:
+        if not 0 <= self.config.attention_levels <= len(channels):
             raise ValueError(
-                "mel_std and log2_frames_std must be positive, got "
-                f"{self.config.mel_std} and {self.config.log2_frames_std}."
+                f"attention_levels must be between 0 and the {len(channels)} levels of block_out_channels, "
+                f"got {self.config.attention_levels}."
             )
+
+    def _check_statistics(self) -> None:
+        names = ("mel_mean", "mel_std", "log2_frames_mean", "log2_frames_std", "log2_frames_min", "log2_frames_max")
+        values = {name: getattr(self.config, name) for name in names}
+        if not all(math.isfinite(value) for value in values.values()):
+            raise ValueError(f"mel_* and log2_frames_* must be finite numbers, got {values}.")
+        if values["mel_std"] <= 0 or values["log2_frames_std"] <= 0:
+            raise ValueError(
+                f"mel_std and log2_frames_std must be positive, got {values['mel_std']} and "
+                f"{values['log2_frames_std']}."
+            )
+        if values["log2_frames_min"] > values["log2_frames_max"]:
+            raise ValueError(
+                "log2_frames_min must not exceed log2_frames_max, got "
+                f"{values['log2_frames_min']} and {values['log2_frames_max']}."
+            )
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict, **kwargs: object) -> tuple[dict, dict, dict]:
+        """What a config file gives to `__init__`; a key that is no argument raises, where diffusers would ignore it.
+
+        Raises:
+            ValueError: `config_dict` holds an unknown key.
+        """
+        known = cls._get_init_keys(cls) - {"self"}
+        for key in config_dict:
+            if key in known or key in EMA_KEYS or key.startswith("_") or key == "quantization_config":
+                continue
+            near = difflib.get_close_matches(key, sorted(known), n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{cls.__name__} has no argument {key!r} (received {config_dict[key]!r}).{hint}")
+        return super().extract_init_dict(config_dict, **kwargs)
 
     @classmethod
     def preset(cls, name: str, **overrides: object) -> IdeaUNetModel:

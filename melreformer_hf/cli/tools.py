@@ -11,6 +11,10 @@ import typer
 
 FAMILIES = {
     "mel_reformer": "models.mel_reformer.modeling_mel_reformer.MelReformerModel",
+    "mel_vqvae": "models.mel_vqvae.modeling_mel_vqvae.MelVqvaeModel",
+    "class_gpt": "models.class_gpt.modeling_class_gpt.ClassGptModel",
+    "gpt_vae": "models.gpt_vae.modeling_gpt_vae.GptVaeModel",
+    "rq_transformer": "models.rq_transformer.modeling_rq_transformer.RQTransformerModel",
     "hifi_vocoder": "models.hifi_vocoder.modeling_hifi_vocoder.HifiVocoderModel",
 }
 

@@ -82,7 +82,8 @@ def test_a_network_learns_one_idea_and_samplers_draw_it(kind):
     model = IdeaUNetModel(mel, 32, (4, 4), (32, 32), norm_num_groups=8)
     scheduler = make_scheduler("ddim", kind)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(120):
+    for step in range(200):
+        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / 200)
         steps = torch.randint(0, 1000, (8,))
         rows = clean.expand(8, -1, -1, -1)
         loss = diffusion_loss(model, rows, None, scheduler, torch.randn(rows.shape), steps, max_snr=20.0).mean()

@@ -56,6 +56,9 @@ def assemble(
         str, typer.Option(help="Precision of the stored weights: float32, bfloat16, float16.")
     ] = "float32",
     scheduler: Annotated[str, typer.Option(help="dpm or ddim.")] = "dpm",
+    prediction_type: Annotated[
+        str, typer.Option(help="What the idea model was trained to predict: v_prediction or sample.")
+    ] = "v_prediction",
     refine_steps: Annotated[int | None, typer.Option(help="Consistency steps of an inverse-STFT vocoder.")] = None,
     card: Annotated[Path | None, typer.Option(help="JSON: title, license, data, recipe, metrics (Markdown).")] = None,
 ) -> None:
@@ -72,11 +75,15 @@ def assemble(
 
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"--dtype must be float32, bfloat16 or float16, got {dtype!r}.")
+    if prediction_type not in ("v_prediction", "sample"):
+        raise ValueError(f"--prediction-type must be v_prediction or sample, got {prediction_type!r}.")
     details = json.loads(card.read_text(encoding="utf-8")) if card is not None else None
     changes = {} if refine_steps is None else {"refine_steps": refine_steps}
+    idea = IdeaUNetModel.from_pretrained(unet)
+    idea.register_to_config(_name_or_path=output.name)  # diffusers would save the folder it came from
     pipe = MelReformerPipeline(
-        unet=IdeaUNetModel.from_pretrained(unet),
-        scheduler=make_scheduler(scheduler),
+        unet=idea,
+        scheduler=make_scheduler(scheduler, prediction_type),
         expansion=MelReformerModel.from_pretrained(expansion),
         vocoder=HifiVocoderModel.from_pretrained(vocoder, **changes),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 
 import numpy as np
 import pytest
@@ -184,10 +183,9 @@ def test_parts_of_different_contracts_are_refused():
 def test_bundled_checkpoint_makes_music_that_changes():
     pipe = MelReformerPipeline.from_pretrained("piano-tiny")
     pipe.set_progress_bar_config(disable=True)
-    with warnings.catch_warnings():
-        output = pipe(num_inference_steps=8, audio_length_in_s=8.0, generator=seeded(3))
+    output = pipe(num_inference_steps=8, audio_length_in_s=8.0, generator=seeded(3))
     audio = output.audios[0]
-    seconds = audio[: 8 * RATE // RATE * RATE].reshape(-1, RATE)[:7]
+    seconds = audio[: 7 * RATE].reshape(7, RATE)
     loudness = seconds.square().mean(-1).sqrt()
     assert (loudness > 1e-3).all()  # no silence
     spectrum = torch.fft.rfft(seconds * torch.hann_window(RATE)).abs()

@@ -1,0 +1,30 @@
+"""Joining trained parts on the command line."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from pipeline_utils_for_tests import seeded, tiny_parts, tiny_pipeline
+from typer.testing import CliRunner
+
+from melreformer_hf.cli.main import app
+from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
+
+
+def test_assembled_parts_generate_what_the_parts_do(tmp_path):
+    parts = tiny_parts()
+    words = ["assemble", "--output", str(tmp_path / "pipe"), "--card", str(tmp_path / "card.json")]
+    for name in ("unet", "expansion", "vocoder"):
+        parts[name].save_pretrained(tmp_path / name)
+        words += [f"--{name}", str(tmp_path / name)]
+    (tmp_path / "card.json").write_text(json.dumps({"title": "Tiny", "metrics": "none"}))
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert str(tmp_path / "unet") not in (tmp_path / "pipe" / "unet" / "config.json").read_text()
+    assert "# Tiny" in (tmp_path / "pipe" / "README.md").read_text()
+    loaded = MelReformerPipeline.from_pretrained(tmp_path / "pipe")
+    loaded.set_progress_bar_config(disable=True)
+    arguments = {"num_inference_steps": 2, "audio_length_in_s": 0.5}
+    expected = tiny_pipeline()(generator=seeded(), **arguments).audios
+    torch.testing.assert_close(loaded(generator=seeded(), **arguments).audios, expected, rtol=0, atol=1e-4)

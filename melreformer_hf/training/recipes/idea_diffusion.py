@@ -21,6 +21,7 @@ from melreformer_hf.data.streams import AudioCropStream
 from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel, make_scheduler
 from melreformer_hf.nn.configuration import mel_config_of
 from melreformer_hf.training.config import TrainingConfig, option
+from melreformer_hf.training.losses.diffusion import PREDICTION_TYPES, diffusion_loss
 from melreformer_hf.training.recipes.base import Phase, Recipe, Validation
 
 
@@ -37,6 +38,8 @@ class IdeaDiffusionOptions:
     max_frames: int = option(16384, "longest crop in mel frames; shorter recordings are taken whole")
     draws_per_idea: int = option(4, "noise levels that are trained per idea")
     unknown_duration: float = option(0.1, "share of the ideas whose duration is withheld")
+    prediction_type: str = option("sample", "what the network predicts: sample (the clean idea) or v_prediction")
+    max_snr: float = option(5.0, "signal-to-noise ratio from which on the loss weighs no more; 0 for no bound")
     fit_crops: int = option(64, "training crops that normalisation and prior of durations are fitted to; 0 keeps them")
     sampling_steps: int = option(20, "steps of DPM-Solver++ while validating")
     validation_ideas: int = option(48, "held-out ideas whose loss and statistics are measured")
@@ -51,6 +54,12 @@ class IdeaDiffusionOptions:
             raise ValueError(
                 f"options.max_frames must be at least min_frames={self.min_frames}, got {self.max_frames}."
             )
+        if self.prediction_type not in PREDICTION_TYPES:
+            raise ValueError(
+                f"options.prediction_type must be one of {PREDICTION_TYPES}, got {self.prediction_type!r}."
+            )
+        if self.max_snr < 0:
+            raise ValueError(f"options.max_snr must not be negative, got {self.max_snr}.")
         if not 0 <= self.unknown_duration <= 1:
             raise ValueError(f"options.unknown_duration must be in [0, 1], got {self.unknown_duration}.")
         if self.fit_crops < 0 or self.fit_crops == 1:
@@ -68,7 +77,7 @@ class IdeaDiffusionRecipe(Recipe):
         super().__init__(config)
         self.mel = mel_config_of(config.model.get("mel"))
         self.columns = config.model.get("num_columns", 256)
-        self.scheduler = make_scheduler("ddim")
+        self.scheduler = make_scheduler("ddim", self.options.prediction_type)
         self._held_out: dict[str, torch.Tensor] | None = None
 
     def modules(self) -> dict[str, nn.Module]:
@@ -129,11 +138,10 @@ class IdeaDiffusionRecipe(Recipe):
         timesteps: torch.Tensor,
         log2_num_frames: torch.Tensor,
     ) -> torch.Tensor:
-        """Squared error of the predicted velocity per row, (batch,)."""
-        noisy = self.scheduler.add_noise(clean, noise, timesteps)
-        velocity = self.scheduler.get_velocity(clean, noise, timesteps)
-        predicted = model(noisy, timesteps, log2_num_frames).sample.float()
-        return (predicted - velocity).square().mean(dim=(1, 2, 3))
+        """Weighted squared error per row, (batch,)."""
+        return diffusion_loss(
+            model, clean, log2_num_frames, self.scheduler, noise, timesteps, self.options.max_snr or None
+        )
 
     def _reference(self) -> dict[str, torch.Tensor]:
         # Held-out ideas of the training's lengths, with noise and noise levels that never change.
@@ -175,7 +183,7 @@ class IdeaDiffusionRecipe(Recipe):
 
     def _sample(self, model: nn.Module, held_out: dict[str, torch.Tensor]) -> torch.Tensor:
         """Ideas sampled freely for the durations of held-out ones, (batch, mel, column) log-mel."""
-        scheduler = make_scheduler("dpm")
+        scheduler = make_scheduler("dpm", self.options.prediction_type)
         scheduler.set_timesteps(self.options.sampling_steps)
         generator = torch.Generator().manual_seed(1)
         count = self.options.validation_samples

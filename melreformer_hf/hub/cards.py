@@ -1,50 +1,89 @@
-"""Model cards of pipelines: what it is, how to use it, what it was trained on, how well it does."""
+"""Model cards: what it is, how to use it, what it was trained on, how well it does."""
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
 LIBRARY = "melreformer_hf"
-TEMPLATE = Path(__file__).with_name("pipeline_card.md")
+UNKNOWN_REPO = "PATH_OR_HUB_ID"
+CARD_NAME = "README.md"
+# What a saver may say, and what the card says otherwise.
+DETAILS: dict[str, object] = {
+    "title": None,
+    "license": "apache-2.0",
+    "tags": (),
+    "data": "Not stated by whoever saved this.",
+    "recipe": "Not stated by whoever saved this.",
+    "metrics": "Not stated by whoever saved this.",
+}
 
 
-def write_pipeline_card(folder: str | os.PathLike, class_name: str, details: dict | None = None) -> Path:
-    """Write README.md of a saved pipeline; a card that is there already is kept.
+def check_details(details: Mapping[str, object] | None) -> dict[str, object]:
+    """The texts of a card, completed.
+
+    Raises:
+        ValueError: an unknown key; the message suggests a known one.
+    """
+    for key in details or {}:
+        if key not in DETAILS:
+            near = difflib.get_close_matches(str(key), DETAILS, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(DETAILS)}."
+            raise ValueError(f"A card has no text {key!r} (received {details[key]!r}). {hint}")
+    return {**DETAILS, **(details or {})}
+
+
+def write_card(
+    folder: str | os.PathLike,
+    template: Path,
+    class_name: str,
+    details: Mapping[str, object] | None = None,
+    *,
+    pipeline_tag: str = "text-to-audio",
+    tags: Sequence[str] = (),
+    repo_id: str | None = None,
+    **texts: object,
+) -> Path:
+    """Write README.md of a saved model or pipeline; one that is there already is kept, unless `details` are given.
 
     Args:
-        folder: the saved pipeline.
-        class_name: the pipeline's class.
-        details: optional texts `title`, `license`, `data`, `recipe`, `metrics` (Markdown).
+        folder: what was saved.
+        template: Jinja template of the card.
+        class_name: class of what was saved.
+        details: texts `title`, `data`, `recipe`, `metrics` (Markdown), `license` (the Hub's identifier) and further
+            `tags`; all optional.
+        pipeline_tag: the Hub's task.
+        tags: the Hub's tags.
+        repo_id: id for the example that loads it, when known.
+        texts: whatever else the template asks for.
 
     Returns:
         path of the card.
+
+    Raises:
+        ValueError: unknown key in `details`.
     """
-    path = Path(folder) / "README.md"
-    if path.is_file():
+    path = Path(folder) / CARD_NAME
+    filled = check_details(details)
+    if path.is_file() and details is None:
         return path
-    details = details or {}
     data = ModelCardData(
-        license=details.get("license", "apache-2.0"),
+        license=filled.pop("license"),
         library_name=LIBRARY,
-        pipeline_tag="text-to-audio",
-        tags=["music", "unconditional-audio-generation", "mel-spectrogram", "vocoder"],
+        pipeline_tag=pipeline_tag,
+        tags=[*dict.fromkeys([*tags, *filled.pop("tags")])],
     )
-    card = ModelCard.from_template(
-        data,
-        template_path=str(TEMPLATE),
-        class_name=class_name,
-        title=details.get("title", class_name),
-        data=details.get("data", "Not stated by whoever saved this pipeline."),
-        recipe=details.get("recipe", "Not stated by whoever saved this pipeline."),
-        metrics=details.get("metrics", "Not stated by whoever saved this pipeline."),
-    )
-    temporary = path.with_name(".README.md.partial")
+    title = filled.pop("title") or class_name
+    texts = {**texts, **filled, "title": title, "class_name": class_name, "repo_id": repo_id or UNKNOWN_REPO}
+    card = ModelCard.from_template(data, template_path=str(template), **texts)
+    temporary = path.with_name(f".{CARD_NAME}.partial")
     temporary.write_text(str(card), encoding="utf-8")
     os.replace(temporary, path)
     return path
 
 
-__all__ = ["write_pipeline_card"]
+__all__ = ["CARD_NAME", "DETAILS", "check_details", "write_card"]

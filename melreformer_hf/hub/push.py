@@ -3,34 +3,86 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
+from melreformer_hf.hub.cards import CARD_NAME
 
-def push_folder(folder: str | os.PathLike, repo_id: str, repo_type: str = "model", private: bool = False) -> str:
-    """Upload a folder, creating the repository if need be; interrupted uploads go on where they stopped.
+# A training's folder holds its checkpoints: optimizer states, which nobody loads and which are pickles.
+IGNORED = ["checkpoints/step-*", ".*.partial*", "**/.*.partial*"]
+
+
+def push_folder(
+    folder: str | os.PathLike,
+    repo_id: str,
+    repo_type: str = "model",
+    private: bool | None = None,
+    *,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Upload a folder in one commit, creating the repository if need be.
+
+    Files whose content has arrived before are not sent again: an interrupted upload goes on with the next file.
+    The checkpoints that a training needs to continue, and unfinished files, are left out.
 
     Args:
         folder: what to upload.
-        repo_id: `user/name`.
+        repo_id: `user/name`, or `name` for the user's own.
         repo_type: `model`, `dataset` or `space`.
-        private: visibility of a new repository.
+        private: visibility of a new repository; `None` is the account's default.
+        commit_message: of the commit.
+        commit_description: of the commit.
+        token: access token; `None` is the one of `hf auth login` or of the variable HF_TOKEN.
+        revision: branch, made when missing.
+        create_pr: whether to open a pull request rather than to commit.
 
     Returns:
         the address of the commit.
 
     Raises:
-        ValueError: `folder` is none, or `repo_id` is not of the form user/name.
+        ValueError: `folder` is none, is empty, or `repo_id` or `repo_type` is not of the form above.
     """
     from huggingface_hub import HfApi
 
-    if not Path(folder).is_dir():
-        raise ValueError(f"folder must exist, got {folder}.")
-    if repo_id.count("/") != 1:
+    if not Path(folder).is_dir() or not any(Path(folder).iterdir()):
+        raise ValueError(f"folder must exist and hold files, got {folder}.")
+    if repo_type not in ("model", "dataset", "space"):
+        raise ValueError(f"repo_type must be model, dataset or space, got {repo_type!r}.")
+    if repo_id.count("/") > 1 or not all(repo_id.split("/")):
         raise ValueError(f"repo_id must have the form user/name, got {repo_id!r}.")
-    api = HfApi()
-    api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
-    info = api.upload_folder(folder_path=str(folder), repo_id=repo_id, repo_type=repo_type)
+    api = HfApi(token=token)
+    space = {"space_sdk": "gradio"} if repo_type == "space" else {}
+    repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, **space).repo_id
+    if revision is not None:
+        api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
+    info = api.upload_folder(
+        folder_path=os.fspath(folder),
+        repo_id=repo_id,
+        repo_type=repo_type,
+        commit_message=commit_message or f"Upload {repo_type}",
+        commit_description=commit_description,
+        revision=revision,
+        create_pr=create_pr,
+        ignore_patterns=IGNORED,
+    )
     return str(info.commit_url)
 
 
-__all__ = ["push_folder"]
+def fetch_card(repo_id: str, target: Path, token: str | bool | None = None) -> bool:
+    """Copy the card that a model repository has to `target`; False when there is no such card or repository."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+
+    api = HfApi(token=token)
+    try:
+        shutil.copyfile(api.hf_hub_download(repo_id, CARD_NAME), target)
+    except (EntryNotFoundError, RepositoryNotFoundError):
+        return False
+    return True
+
+
+__all__ = ["fetch_card", "push_folder"]

@@ -12,7 +12,7 @@ from diffusers.utils import BaseOutput
 from huggingface_hub import snapshot_download
 
 from melreformer_hf.audio.io import write_wav
-from melreformer_hf.hub.cards import write_pipeline_card
+from melreformer_hf.hub.mixin import HubMixin
 
 BUNDLED = Path(__file__).parents[1] / "checkpoints"
 
@@ -53,12 +53,15 @@ class MusicPipelineOutput(BaseOutput):
         ]
 
 
-class MelPipeline(DiffusionPipeline):
+class MelPipeline(HubMixin, DiffusionPipeline):
     """Base of the package's pipelines.
 
     diffusers loads components of other packages from folders only, and would refuse a Hub id; the base downloads the
     whole (pickle-free) repository first. Names of bundled checkpoints work in place of a path.
     """
+
+    card_template = "pipeline_card.md"
+    card_tags = ("music", "unconditional-audio-generation", "mel-spectrogram", "vocoder")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
@@ -82,14 +85,6 @@ class MelPipeline(DiffusionPipeline):
             allow_patterns=["*.json", "*.safetensors", "*.md"],
             **{name: kwargs[name] for name in names if kwargs.get(name) is not None},
         )
-
-    def save_pretrained(self, save_directory: str | os.PathLike, *args, card: dict | None = None, **kwargs) -> None:
-        """Save as diffusers does, with a model card; `card` fills its texts (see `hub.cards`)."""
-        push = kwargs.pop("push_to_hub", False)
-        super().save_pretrained(save_directory, *args, push_to_hub=False, **kwargs)
-        write_pipeline_card(save_directory, type(self).__name__, card)
-        if push:
-            self.push_to_hub(kwargs.get("repo_id") or Path(save_directory).name)
 
 
 def row_generators(

@@ -20,6 +20,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
+from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.class_gpt.configuration_class_gpt import ClassGptConfig
 from melreformer_hf.models.class_gpt.weights_class_gpt import (
     ORIGIN,
@@ -49,7 +50,7 @@ class ClassGptOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class ClassGptPreTrainedModel(PreTrainedModel):
+class ClassGptPreTrainedModel(HubMixin, PreTrainedModel):
     """Initial values and loading."""
 
     config_class = ClassGptConfig

@@ -22,6 +22,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
+from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.gpt_vae.configuration_gpt_vae import GptVaeConfig
 from melreformer_hf.models.gpt_vae.weights_gpt_vae import ORIGIN, configuration_from_original, to_original, to_ours
 from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
@@ -128,7 +129,7 @@ class _Gpt(nn.Module):
         self.head = nn.Linear(config.hidden_size, head_size, bias=False)
 
 
-class GptVaePreTrainedModel(PreTrainedModel):
+class GptVaePreTrainedModel(HubMixin, PreTrainedModel):
     """Initial values and loading."""
 
     config_class = GptVaeConfig

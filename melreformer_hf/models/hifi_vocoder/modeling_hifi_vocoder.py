@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
 from melreformer_hf.models.hifi_vocoder.generator_istft import IstftGenerator
 from melreformer_hf.models.hifi_vocoder.generators_gan import HifiganGenerator, HifihybridGenerator
@@ -88,12 +89,14 @@ _GENERATORS = {
 }
 
 
-class HifiVocoderPreTrainedModel(PreTrainedModel):
+class HifiVocoderPreTrainedModel(HubMixin, PreTrainedModel):
     """Initial values and loading."""
 
     config_class = HifiVocoderConfig
     base_model_prefix = "hifi_vocoder"
     main_input_name = "input_features"
+    card_pipeline_tag = "audio-to-audio"
+    card_tags = ("music", "mel-spectrogram", "vocoder")
     supports_gradient_checkpointing = True
     _no_split_modules = ["ConvNeXtBlock"]
 
@@ -192,12 +195,19 @@ class HifiVocoderModel(HifiVocoderPreTrainedModel):
                 plain[f"{name}.weight"] = module.weight.detach()
         return plain
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        *,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        **kwargs,
+    ) -> None:
         """Save configuration and plain weights; weight norms are folded into what is written."""
         if has_weight_norm(self.generator) and "state_dict" not in kwargs:
             plain = self._plain_generator_state_dict()
             kwargs["state_dict"] = {f"generator.{key}": value.contiguous() for key, value in plain.items()}
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, variant=variant, max_shard_size=max_shard_size, **kwargs)
 
     def forward(
         self, input_features: torch.Tensor, return_dict: bool | None = None

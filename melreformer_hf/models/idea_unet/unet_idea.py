@@ -19,6 +19,7 @@ from diffusers.utils import BaseOutput
 from torch import nn
 
 from melreformer_hf.audio.mel import MelConfig
+from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.nn.configuration import mel_config_of
 
 # What `diffusers.training_utils.EMAModel.save_pretrained` writes into the config of the model that it averages.
@@ -67,7 +68,7 @@ class DurationEmbedding(nn.Module):
         return torch.where(known[:, None], embedded, self.unknown.to(embedded.dtype))
 
 
-class IdeaUNetModel(ModelMixin, ConfigMixin):
+class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
     """Denoises ideas.
 
     Args:

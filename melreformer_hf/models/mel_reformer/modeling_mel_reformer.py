@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.mel_reformer.bands_mel_reformer import BandInterpolator
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
 from melreformer_hf.models.mel_reformer.local_mel_reformer import LocalExpansion, gather
@@ -43,7 +44,7 @@ class MelReformerOutput(ModelOutput):
     decoder_features: torch.Tensor | None = None
 
 
-class MelReformerPreTrainedModel(PreTrainedModel):
+class MelReformerPreTrainedModel(HubMixin, PreTrainedModel):
     """Initial values, and what the family can do."""
 
     config_class = MelReformerConfig

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.mel_vqvae.configuration_mel_vqvae import MelVqvaeConfig
 from melreformer_hf.models.mel_vqvae.weights_mel_vqvae import (
     ORIGIN,
@@ -102,12 +103,13 @@ class NearestCodeword(nn.Module):
         return self.codebook(codes).movedim(-1, 1)
 
 
-class MelVqvaePreTrainedModel(PreTrainedModel):
+class MelVqvaePreTrainedModel(HubMixin, PreTrainedModel):
     """Initial values and loading."""
 
     config_class = MelVqvaeConfig
     base_model_prefix = "mel_vqvae"
     main_input_name = "input_features"
+    card_pipeline_tag = "audio-to-audio"
     _no_split_modules = ["Level"]
 
     @torch.no_grad()

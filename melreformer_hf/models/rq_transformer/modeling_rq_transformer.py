@@ -23,6 +23,7 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
+from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.rq_transformer.configuration_rq_transformer import RQTransformerConfig
 from melreformer_hf.models.rq_transformer.sampling_rq_transformer import Generators, choose, soft_codes
 from melreformer_hf.models.rq_transformer.weights_rq_transformer import (
@@ -99,7 +100,7 @@ class MelCondition(nn.Module):
         return self.output(gelu(self.input(input_features.transpose(1, 2))))
 
 
-class RQTransformerPreTrainedModel(PreTrainedModel):
+class RQTransformerPreTrainedModel(HubMixin, PreTrainedModel):
     """Initial values and loading."""
 
     config_class = RQTransformerConfig

@@ -1,0 +1,304 @@
+"""Residual vector quantisation: every level quantises what the levels before it left over."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn.functional import mse_loss
+
+from melreformer_hf.nn.quantization.codebook import Codebook
+from melreformer_hf.nn.quantization.options import CodebookOptions, check_choice
+from melreformer_hf.nn.quantization.output import QuantizerOutput, perplexity_of
+
+
+def _straight(value: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    """`value` exactly, with the gradient of `source`."""
+    return value.detach() + (source - source.detach())
+
+
+def _per_level(value: object, num_quantizers: int, name: str) -> list:
+    if not isinstance(value, Sequence):
+        return [value] * num_quantizers
+    if len(value) != num_quantizers:
+        raise ValueError(f"{name} must be one number or one per level ({num_quantizers}), got {list(value)}.")
+    return list(value)
+
+
+class ResidualVectorQuantizer(nn.Module):
+    """A stack of codebooks, coarse to fine (SoundStream, arXiv 2107.03312; EnCodec, arXiv 2210.13438).
+
+    Args:
+        dim: width of the input.
+        codebook_size: codewords per level, one number or one per level.
+        num_quantizers: levels.
+        codebook_dim: width of the codewords where they are factorised by two linear layers per level (Descript Audio
+            Codec, arXiv 2306.06546); `None`: no layers, codewords have the width of the input.
+        update: "ema" or "gradient", see `CodebookOptions`.
+        decay: of the running statistics, one number or one per level.
+        shared_codebook: all levels use one codebook (RQ-VAE, arXiv 2203.01941).
+        commitment_weight: of the distance of the input from its (fixed) codewords, at every level.
+        codebook_weight: of the distance of the codewords from their (fixed) input; with `update="gradient"` only.
+        level_reduction: losses of levels are averaged ("mean") or added ("sum").
+        gradient_path: "once": every level sees a detached remainder, one straight-through copy at the end; the gradient
+            of the output with respect to the input is the identity, and every level's commitment term is alive.
+            "undetached": EnCodec and Descript, where the commitment terms of all levels but the first have no
+            gradient. "every_level": vector-quantize-pytorch and others, the gradient grows with the number of levels.
+        quantizer_dropout: probability that an example of a training batch keeps only its first n levels, n uniform
+            (SoundStream 1.0, Descript 0.5).
+        **options: further fields of `CodebookOptions`.
+
+    Codes of any prefix of the levels are a prefix of the codes. Searches run in float32.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        codebook_size: int | Sequence[int],
+        num_quantizers: int,
+        codebook_dim: int | None = None,
+        update: Literal["ema", "gradient"] = "ema",
+        *,
+        decay: float | Sequence[float] = 0.99,
+        shared_codebook: bool = False,
+        commitment_weight: float = 1.0,
+        codebook_weight: float = 1.0,
+        level_reduction: Literal["mean", "sum"] = "mean",
+        gradient_path: Literal["once", "undetached", "every_level"] = "once",
+        quantizer_dropout: float = 0.0,
+        **options,
+    ) -> None:
+        super().__init__()
+        if num_quantizers < 1:
+            raise ValueError(f"num_quantizers must be at least 1, got {num_quantizers}.")
+        check_choice("level_reduction", level_reduction, ("mean", "sum"))
+        check_choice("gradient_path", gradient_path, ("once", "undetached", "every_level"))
+        if not 0.0 <= quantizer_dropout <= 1.0:
+            raise ValueError(f"quantizer_dropout must be in [0, 1], got {quantizer_dropout}.")
+        sizes = _per_level(codebook_size, num_quantizers, "codebook_size")
+        decays = _per_level(decay, num_quantizers, "decay")
+        if shared_codebook and (len(set(sizes)) > 1 or len(set(decays)) > 1):
+            raise ValueError(f"A shared codebook has one size and one decay, got {sizes} and {decays}.")
+        self.dim, self.num_quantizers, self.codebook_dim = dim, num_quantizers, codebook_dim or dim
+        self.codebook_sizes, self.shared_codebook = sizes, shared_codebook
+        self.commitment_weight, self.codebook_weight = commitment_weight, codebook_weight
+        self.level_reduction, self.gradient_path = level_reduction, gradient_path
+        self.quantizer_dropout = quantizer_dropout
+        base = CodebookOptions(update=update, **options)
+        self.options = dataclasses.replace(base, decay=decays[0])
+        tables = 1 if shared_codebook else num_quantizers
+        self.codebooks = nn.ModuleList(
+            self._codebook(sizes[level], dataclasses.replace(base, decay=decays[level])) for level in range(tables)
+        )
+        factorised = range(num_quantizers if codebook_dim else 0)
+        self.in_projections = nn.ModuleList(nn.Linear(dim, self.codebook_dim) for _ in factorised)
+        self.out_projections = nn.ModuleList(nn.Linear(self.codebook_dim, dim) for _ in factorised)
+
+    def _codebook(self, size: int, options: CodebookOptions) -> Codebook:
+        return Codebook(size, self.codebook_dim, options)
+
+    def codebook(self, level: int) -> Codebook:
+        """The codebook of a level, from 0."""
+        return self.codebooks[0 if self.shared_codebook else level]
+
+    def _project_in(self, level: int, vectors: torch.Tensor) -> torch.Tensor:
+        return self.in_projections[level](vectors) if self.in_projections else vectors
+
+    def _project_out(self, level: int, codewords: torch.Tensor) -> torch.Tensor:
+        return self.out_projections[level](codewords) if self.out_projections else codewords
+
+    def _levels(self, num_quantizers: int | None) -> int:
+        levels = self.num_quantizers if num_quantizers is None else num_quantizers
+        if not 1 <= levels <= self.num_quantizers:
+            raise ValueError(f"num_quantizers must be in 1..{self.num_quantizers}, got {num_quantizers}.")
+        return levels
+
+    def _flat(self, hidden: torch.Tensor) -> torch.Tensor:
+        if hidden.ndim != 3 or hidden.shape[1] != self.dim:
+            raise ValueError(f"hidden must be (batch, {self.dim}, frame), got {tuple(hidden.shape)}.")
+        return hidden.transpose(1, 2).reshape(-1, self.dim)
+
+    @torch.no_grad()
+    def encode(self, hidden: torch.Tensor, num_quantizers: int | None = None) -> torch.Tensor:
+        """Codes of (batch, dim, frame).
+
+        Args:
+            hidden: (batch, dim, frame).
+            num_quantizers: how many levels, the first ones; all by default.
+
+        Returns:
+            (batch, quantizer, frame) int64.
+
+        Raises:
+            ValueError: the shape or the number of levels does not fit.
+        """
+        levels, residual = self._levels(num_quantizers), self._flat(hidden)
+        codes = []
+        for level in range(levels):
+            found = self.codebook(level).search(self._project_in(level, residual))
+            codes.append(found)
+            if level + 1 < levels:
+                residual = residual - self._contribution(level, found)
+        return torch.stack(codes).unflatten(1, (hidden.shape[0], hidden.shape[2])).transpose(0, 1)
+
+    def _contribution(self, level: int, codes: torch.Tensor) -> torch.Tensor:
+        return self._project_out(level, self.codebook(level).lookup(codes))
+
+    def decode(self, audio_codes: torch.Tensor) -> torch.Tensor:
+        """Sum of the codewords of any prefix of the levels.
+
+        Args:
+            audio_codes: (batch, quantizer, frame) int64; -1 adds nothing.
+
+        Returns:
+            (batch, dim, frame).
+
+        Raises:
+            ValueError: too many levels, or codes out of range.
+        """
+        if audio_codes.ndim != 3 or not 1 <= audio_codes.shape[1] <= self.num_quantizers:
+            raise ValueError(
+                f"audio_codes must be (batch, 1..{self.num_quantizers} quantizers, frame), got "
+                f"{tuple(audio_codes.shape)}."
+            )
+        total = None
+        for level, codes in enumerate(audio_codes.unbind(1)):
+            self._check_codes(level, codes)
+            made = self._contribution(level, codes.clamp(min=0)) * (codes >= 0)[..., None]
+            total = made if total is None else total + made
+        return total.transpose(1, 2)
+
+    def _check_codes(self, level: int, codes: torch.Tensor) -> None:
+        size = self.codebook_sizes[level]
+        if codes.numel() and (int(codes.min()) < -1 or int(codes.max()) >= size):
+            raise ValueError(
+                f"audio_codes of level {level} must be in 0..{size - 1} (or -1 for none), got "
+                f"{int(codes.min())}..{int(codes.max())}."
+            )
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        num_quantizers: int | None = None,
+        padding_mask: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> QuantizerOutput:
+        """Quantise; in training mode the codebooks learn.
+
+        Args:
+            hidden: (batch, dim, frame).
+            num_quantizers: how many levels, the first ones; all by default.
+            padding_mask: (batch, frame) bool, `False` on frames that must not count in losses and statistics.
+            generator: makes k-means, restarts and dropout repeatable.
+
+        Raises:
+            ValueError: the shape or the number of levels does not fit.
+        """
+        levels, vectors = self._levels(num_quantizers), self._flat(hidden)
+        valid = self._valid(hidden, padding_mask)
+        depths = self._drawn_depths(hidden, levels, generator)
+        residual, total = vectors, torch.zeros_like(vectors)
+        codes, losses, perplexities = [], [], []
+        for level in range(levels):
+            active = None if depths is None else depths > level
+            counted = valid if active is None else active if valid is None else valid & active
+            made, found, loss, used = self._quantize(level, residual, valid, counted, generator)
+            residual = residual - (made if self.gradient_path == "undetached" else made.detach())
+            total = total + (made if active is None else made * active[:, None])
+            codes.append(found if active is None else found.masked_fill(~active, -1))
+            losses.append(loss)
+            perplexities.append(perplexity_of(used))
+        if self.gradient_path == "once":
+            total = total + (vectors - vectors.detach())
+        stacked = torch.stack(losses)
+        shape = (hidden.shape[0], hidden.shape[2])
+        return QuantizerOutput(
+            quantized=total.unflatten(0, shape).transpose(1, 2),
+            audio_codes=torch.stack(codes).unflatten(1, shape).transpose(0, 1),
+            loss=stacked.mean() if self.level_reduction == "mean" else stacked.sum(),
+            perplexity=torch.stack(perplexities),
+        )
+
+    def _valid(self, hidden: torch.Tensor, padding_mask: torch.Tensor | None) -> torch.Tensor | None:
+        if padding_mask is None:
+            return None
+        if padding_mask.shape != (hidden.shape[0], hidden.shape[2]):
+            raise ValueError(
+                f"padding_mask must be (batch, frame) = {(hidden.shape[0], hidden.shape[2])}, got "
+                f"{tuple(padding_mask.shape)}."
+            )
+        return padding_mask.bool().flatten()
+
+    def _drawn_depths(
+        self, hidden: torch.Tensor, levels: int, generator: torch.Generator | None
+    ) -> torch.Tensor | None:
+        """Levels that every vector keeps, (batch * frame,), in training with quantizer dropout."""
+        if not self.training or not self.quantizer_dropout:
+            return None
+        device = hidden.device if generator is None else generator.device
+        drawn = torch.rand(2, len(hidden), generator=generator, device=device).to(hidden.device)
+        depths = 1 + (drawn[0] * levels).long().clamp(max=levels - 1)
+        depths = torch.where(drawn[1] < self.quantizer_dropout, depths, levels)
+        return depths.repeat_interleave(hidden.shape[2])
+
+    def _quantize(
+        self,
+        level: int,
+        residual: torch.Tensor,
+        valid: torch.Tensor | None,
+        counted: torch.Tensor | None,
+        generator: torch.Generator | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """One level: its part of the sum with its gradient path, codes, loss, and number of uses of every code."""
+        codebook, latent = self.codebook(level), self._project_in(level, residual)
+        if self.training:
+            codebook.initialize(latent.detach() if valid is None else latent.detach()[valid], generator)
+        codes = codebook.search(latent)
+        codewords = codebook.lookup(codes).to(latent.dtype)
+        kept = slice(None) if counted is None else counted
+        loss = self._loss(latent[kept], codewords[kept])
+        if self.training:
+            codebook.learn(latent.detach()[kept], codes[kept], generator)
+        if self.gradient_path == "once":
+            source = self._project_in(level, residual.detach())
+        else:
+            source = latent
+        made = self._project_out(level, _straight(codewords, source))
+        return made, codes, loss, torch.bincount(codes[kept], minlength=codebook.size)
+
+    def _loss(self, latent: torch.Tensor, codewords: torch.Tensor) -> torch.Tensor:
+        if not len(latent):
+            return latent.sum() * 0.0
+        latent, codewords = latent.float(), codewords.float()
+        loss = self.commitment_weight * mse_loss(latent, codewords.detach())
+        if self.options.update == "gradient":
+            loss = loss + self.codebook_weight * mse_loss(codewords, latent.detach())
+        return loss
+
+
+class VectorQuantizer(ResidualVectorQuantizer):
+    """One codebook (VQ-VAE, arXiv 1711.00937), with the three methods and the code axis of the residual quantizer.
+
+    Args:
+        dim: width of the input.
+        codebook_size: number of codewords.
+        codebook_dim: width of factorised codewords, see `ResidualVectorQuantizer`.
+        update: "ema" or "gradient".
+        **options: further arguments of `ResidualVectorQuantizer`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        codebook_size: int,
+        codebook_dim: int | None = None,
+        update: Literal["ema", "gradient"] = "ema",
+        **options,
+    ) -> None:
+        super().__init__(dim, codebook_size, 1, codebook_dim, update, **options)
+
+
+__all__ = ["ResidualVectorQuantizer", "VectorQuantizer"]

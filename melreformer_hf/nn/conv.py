@@ -167,16 +167,40 @@ class CausalConvTranspose1d(nn.ConvTranspose1d):
             (batch, out_channels, frame * stride) and the memory for the next step: the begun samples
             (batch, out_channels, kernel_size - stride), without bias.
         """
-        overlap = self.kernel_size[0] - self.stride[0]
-        if memory is None:
-            memory = hidden.new_zeros(hidden.shape[0], self.out_channels, overlap)
-        frames = hidden.shape[-1]
-        if frames == 0:
-            return hidden.new_zeros(hidden.shape[0], self.out_channels, 0), memory
-        begun = nn.functional.conv_transpose1d(hidden, self.weight, None, stride=self.stride, groups=self.groups)
-        begun = begun + nn.functional.pad(memory, (0, begun.shape[-1] - overlap))
-        finished, memory = begun[..., : frames * self.stride[0]], begun[..., frames * self.stride[0] :].clone()
-        return finished if self.bias is None else finished + self.bias[:, None], memory
+        return transposed_step(hidden, memory, self.weight, self.bias, self.stride[0], self.groups)
+
+
+def transposed_step(
+    hidden: torch.Tensor,
+    memory: torch.Tensor | None,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: int,
+    groups: int = 1,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One chunk of a transposed convolution, as overlap-add.
+
+    Args:
+        hidden: (batch, in_channels, any number of frames, also none).
+        memory: what the step before returned; `None` begins a stream.
+        weight: (in_channels, out_channels / groups, taps), at least `stride` taps.
+        bias: (out_channels,) or `None`.
+        stride: output samples per input frame.
+        groups: groups of channels.
+
+    Returns:
+        (batch, out_channels, frame * stride) and the memory for the next step: the begun samples
+        (batch, out_channels, taps - stride), without bias.
+    """
+    overlap, frames, channels = weight.shape[-1] - stride, hidden.shape[-1], weight.shape[1] * groups
+    if memory is None:
+        memory = hidden.new_zeros(hidden.shape[0], channels, overlap)
+    if frames == 0:
+        return hidden.new_zeros(hidden.shape[0], channels, 0), memory
+    begun = nn.functional.conv_transpose1d(hidden, weight, None, stride=stride, groups=groups)
+    begun = begun + nn.functional.pad(memory, (0, begun.shape[-1] - overlap))
+    finished, memory = begun[..., : frames * stride], begun[..., frames * stride :].clone()
+    return finished if bias is None else finished + bias[:, None], memory
 
 
 def run_whole(layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
@@ -257,4 +281,5 @@ __all__ = [
     "remove_weight_norm",
     "run_whole",
     "split_weight_norm",
+    "transposed_step",
 ]

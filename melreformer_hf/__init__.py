@@ -19,6 +19,8 @@ _EXPORTS: dict[str, str] = {
     "MelFeatureExtractor": "processing.feature_extraction_mel",
     "HifiVocoderConfig": "models.hifi_vocoder.configuration_hifi_vocoder",
     "HifiVocoderModel": "models.hifi_vocoder.modeling_hifi_vocoder",
+    "MelGanVocoderConfig": "models.melgan_vocoder.configuration_melgan_vocoder",
+    "MelGanVocoderModel": "models.melgan_vocoder.modeling_melgan_vocoder",
     "MelReformerConfig": "models.mel_reformer.configuration_mel_reformer",
     "MelReformerModel": "models.mel_reformer.modeling_mel_reformer",
     "MelVqvaeConfig": "models.mel_vqvae.configuration_mel_vqvae",

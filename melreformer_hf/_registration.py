@@ -18,6 +18,7 @@ FAMILIES: dict[str, tuple[str, str, str | None]] = {
     "melreformer_hifi_vocoder": ("HifiVocoderConfig", "HifiVocoderModel", "MelFeatureExtractor"),
     "melreformer_mel_reformer": ("MelReformerConfig", "MelReformerModel", "MelFeatureExtractor"),
     "melreformer_mel_vqvae": ("MelVqvaeConfig", "MelVqvaeModel", "MelFeatureExtractor"),
+    "melreformer_melgan_vocoder": ("MelGanVocoderConfig", "MelGanVocoderModel", "MelFeatureExtractor"),
     "melreformer_rq_transformer": ("RQTransformerConfig", "RQTransformerModel", None),
 }
 

@@ -15,6 +15,7 @@ PUBLISHED = {
     "melreformer_hf.models.idea_unet.unet_idea": "IdeaUNetModel",
     "melreformer_hf.models.mel_reformer.modeling_mel_reformer": "MelReformerModel",
     "melreformer_hf.models.mel_vqvae.modeling_mel_vqvae": "MelVqvaeModel",
+    "melreformer_hf.models.melgan_vocoder.modeling_melgan_vocoder": "MelGanVocoderModel",
     "melreformer_hf.models.rq_transformer.modeling_rq_transformer": "RQTransformerModel",
     "melreformer_hf.pipelines.pipeline_mel_reformer": "MelReformerPipeline",
     "melreformer_hf.processing.feature_extraction_mel": "MelFeatureExtractor",

@@ -1,0 +1,1 @@
+"""MelGAN: a small vocoder of plain convolutions."""

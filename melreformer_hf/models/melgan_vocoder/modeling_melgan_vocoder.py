@@ -1,0 +1,294 @@
+"""MelGAN: log-mel to waveform by transposed and dilated convolutions.
+
+Kumar et al., MelGAN (arXiv 1910.06711); original repository descriptinc/melgan-neurips. Its discriminator is
+`melreformer_hf.training.discriminators.melgan.MelGanDiscriminator`.
+
+Deviations: plain weights by default, `apply_weight_norm()` for training as the original does; any rates that multiply
+to the hop; streaming with an overlap derived from the layers. The original's initialisation with a standard deviation
+of 0.02 is undone by its weight norm at the first step, so that the library's own remains, as here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.functional import leaky_relu
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from melreformer_hf.models.melgan_vocoder.configuration_melgan_vocoder import MelGanVocoderConfig
+from melreformer_hf.models.melgan_vocoder.weights_melgan_vocoder import (
+    ORIGIN,
+    configuration_from_original,
+    to_original,
+    to_ours,
+)
+from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.conv import UpsamplingConv1d, apply_weight_norm, has_weight_norm, remove_weight_norm
+from melreformer_hf.nn.streaming import stream_with_overlap
+from melreformer_hf.nn.weight_norm import plain_state_dict
+
+_SLOPE = 0.2
+_END_KERNEL = 7
+
+
+@dataclass
+class MelGanVocoderOutput(ModelOutput):
+    """Output of `MelGanVocoderModel`.
+
+    Args:
+        waveform: (batch, frame * hop_length), full scale at 1.
+    """
+
+    waveform: torch.FloatTensor | None = None
+
+
+class ReflectedConv1d(nn.Conv1d):
+    """Convolution of odd kernel that keeps the length by mirroring both ends."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> None:
+        reach = dilation * (kernel_size - 1) // 2
+        super().__init__(
+            in_channels, out_channels, kernel_size, dilation=dilation, padding=reach, padding_mode="reflect"
+        )
+        self.reach = reach
+
+
+class TwiceOverlappedUpsampling(UpsamplingConv1d):
+    """Transposed convolution with a kernel of twice the rate; exactly `rate` output samples per input sample."""
+
+    def __init__(self, in_channels: int, out_channels: int, rate: int) -> None:
+        super().__init__(in_channels, out_channels, 2 * rate, rate)
+        self.padding = (rate // 2 + rate % 2,)
+        self.output_padding = (rate % 2,)
+
+
+class MelGanResidualBlock(nn.Module):
+    """A dilated and a pointwise convolution beside a pointwise shortcut.
+
+    Args:
+        channels: channels.
+        dilation: of the three taps.
+    """
+
+    def __init__(self, channels: int, dilation: int) -> None:
+        super().__init__()
+        self.dilated = ReflectedConv1d(channels, channels, 3, dilation)
+        self.pointwise = nn.Conv1d(channels, channels, 1)
+        self.shortcut = nn.Conv1d(channels, channels, 1)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(batch, channel, sample) -> the same shape."""
+        branch = self.dilated(leaky_relu(hidden, _SLOPE))
+        return self.shortcut(hidden) + self.pointwise(leaky_relu(branch, _SLOPE))
+
+
+class MelGanStage(nn.Module):
+    """Leaky ReLU, transposed convolution, residual blocks of dilations 1, 3, 9, ..."""
+
+    def __init__(self, in_channels: int, out_channels: int, rate: int, num_residual_layers: int) -> None:
+        super().__init__()
+        self.upsample = TwiceOverlappedUpsampling(in_channels, out_channels, rate)
+        self.blocks = nn.ModuleList(
+            MelGanResidualBlock(out_channels, 3**layer) for layer in range(num_residual_layers)
+        )
+
+    @property
+    def reaches(self) -> list[int]:
+        """Samples on either side that each block's convolution sees."""
+        return [block.dilated.reach for block in self.blocks]
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(batch, in_channel, sample) -> (batch, out_channel, sample * rate)."""
+        hidden = self.upsample(leaky_relu(hidden, _SLOPE))
+        for block in self.blocks:
+            hidden = block(hidden)
+        return hidden
+
+
+class MelGanVocoderPreTrainedModel(PreTrainedModel):
+    """Initial values and loading."""
+
+    config_class = MelGanVocoderConfig
+    base_model_prefix = "melgan_vocoder"
+    main_input_name = "input_features"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["MelGanResidualBlock"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
+            bound = 1.0 / (module.weight.shape[1] * module.kernel_size[0]) ** 0.5
+            init.uniform_(module.weight, -bound, bound)
+            init.uniform_(module.bias, -bound, bound)
+
+
+class MelGanVocoderModel(MelGanVocoderPreTrainedModel):
+    """Log-mel spectrograms to waveforms, whole or as a stream.
+
+    Args:
+        config: sizes and mel contract.
+
+    Example:
+
+        >>> import torch
+        >>> from melreformer_hf import MelGanVocoderConfig, MelGanVocoderModel
+        >>> vocoder = MelGanVocoderModel(MelGanVocoderConfig.preset("tiny")).eval()
+        >>> mel = torch.randn(1, vocoder.config.num_mel_bins, 40)
+        >>> tuple(vocoder(mel).waveform.shape)
+        (1, 10240)
+        >>> sum(piece.shape[-1] for piece in vocoder.stream(mel.split(16, dim=-1)))
+        10240
+    """
+
+    def __init__(self, config: MelGanVocoderConfig) -> None:
+        super().__init__(config)
+        self.gradient_checkpointing = False
+        channels = config.stage_channels
+        self.input_conv = ReflectedConv1d(config.num_mel_bins, channels[0], _END_KERNEL)
+        self.stages = nn.ModuleList(
+            MelGanStage(channels[index], channels[index + 1], rate, config.num_residual_layers)
+            for index, rate in enumerate(config.upsample_rates)
+        )
+        self.output_conv = ReflectedConv1d(channels[-1], 1, _END_KERNEL)
+        self.post_init()
+
+    @property
+    def receptive_field_frames(self) -> tuple[int, int]:
+        """Frames (before, after) that the samples of a frame depend on, derived from the layers."""
+        first, last = -self.output_conv.reach, self.config.hop_length - 1 + self.output_conv.reach
+        for stage in reversed(self.stages):
+            reach = sum(stage.reaches)
+            first, last = stage.upsample.sources(first - reach, last + reach)
+        return self.input_conv.reach - first, last + self.input_conv.reach
+
+    @property
+    def min_frames(self) -> int:
+        """Fewest frames whose ends can be mirrored by every layer."""
+        needed, rate = self.input_conv.reach + 1, 1
+        for stage in self.stages:
+            rate *= stage.upsample.stride[0]
+            needed = max(needed, *[reach // rate + 1 for reach in stage.reaches], 1)
+        return max(needed, self.output_conv.reach // rate + 1)
+
+    @classmethod
+    def from_original(
+        cls,
+        state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike,
+        original_arguments: Mapping,
+        mel: Mapping | None = None,
+    ) -> MelGanVocoderModel:
+        """Model with the weights of a MelGAN generator.
+
+        Args:
+            state_dict_or_path: the state dict of the original's `Generator`, with weight norm or without; or a path.
+            original_arguments: `input_size`, `ngf`, `n_residual_layers`; what is absent has the published value.
+            mel: mel contract, where it is not the original's (SpecVQGAN's MelGAN reads `MelConfig.preset("specvqgan")`).
+
+        Raises:
+            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
+        """
+        state_dict = load_original_state_dict(state_dict_or_path)
+        config = configuration_from_original(original_arguments, mel)
+        model = cls(config)
+        load_strictly(model, to_ours(state_dict, config), ORIGIN)
+        return model.eval()
+
+    def to_original_state_dict(self, weight_norm: bool = True) -> dict[str, torch.Tensor]:
+        """The weights under the original's names.
+
+        Args:
+            weight_norm: write `weight_g` and `weight_v`, which the original's `load_state_dict` asks for.
+        """
+        return to_original(plain_state_dict(self), self.config, weight_norm)
+
+    def apply_weight_norm(self) -> None:
+        """Weight-normalise every convolution, as the original trains; the output does not change."""
+        apply_weight_norm(self)
+
+    def remove_weight_norm(self) -> None:
+        """Fold weight norms into plain weights; the output does not change."""
+        remove_weight_norm(self)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """Save configuration and plain weights; weight norms are folded into what is written."""
+        if has_weight_norm(self) and "state_dict" not in kwargs:
+            kwargs["state_dict"] = plain_state_dict(self)
+        super().save_pretrained(save_directory, **kwargs)
+
+    def _synthesize(self, input_features: torch.Tensor, first_frame: int = 0) -> torch.Tensor:
+        hidden = self.input_conv(input_features)
+        for stage in self.stages:
+            if self.gradient_checkpointing and self.training:
+                hidden = checkpoint(stage, hidden, use_reentrant=False)
+            else:
+                hidden = stage(hidden)
+        return self.output_conv(leaky_relu(hidden, _SLOPE)).squeeze(1).tanh()
+
+    def _check_length(self, frames: int) -> None:
+        if frames < self.min_frames:
+            raise ValueError(
+                f"the mel must have at least {self.min_frames} frames (its ends are mirrored), got {frames}. Pad it "
+                f"with the value of silence, {self.config.mel_config.floor_value:.2f}."
+            )
+
+    def forward(
+        self, input_features: torch.Tensor, return_dict: bool | None = None
+    ) -> MelGanVocoderOutput | tuple[torch.Tensor]:
+        """Synthesize.
+
+        Args:
+            input_features: (batch, mel, frame) log-mel under `config.mel_config`, of at least `min_frames` frames.
+            return_dict: `False` gives a tuple.
+
+        Raises:
+            ValueError: the shape is not (batch, num_mel_bins, enough frames).
+        """
+        bins = self.config.num_mel_bins
+        if input_features.ndim != 3 or input_features.shape[1] != bins:
+            raise ValueError(
+                f"input_features must be (batch, {bins}, frames), got {tuple(input_features.shape)}. A single mel "
+                "needs a batch axis: mel.unsqueeze(0)."
+            )
+        self._check_length(input_features.shape[-1])
+        waveform = self._synthesize(input_features)
+        return (waveform,) if return_dict is False else MelGanVocoderOutput(waveform=waveform)
+
+    def _checked(self, mel_chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        bins, frames = self.config.num_mel_bins, 0
+        for chunk in mel_chunks:
+            if chunk.ndim != 3 or chunk.shape[1] != bins:
+                raise ValueError(f"every mel chunk must be (batch, {bins}, frames), got {tuple(chunk.shape)}.")
+            frames += chunk.shape[-1]
+            yield chunk
+        if frames:
+            self._check_length(frames)
+
+    @torch.no_grad()
+    def stream(self, mel_chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Synthesize a mel that arrives in chunks; the concatenated output equals that of the whole mel.
+
+        Every piece is computed with as many frames of context as the receptive field asks for, so the output lags
+        `receptive_field_frames[1]` frames behind the input. Memory does not grow with the length.
+
+        Args:
+            mel_chunks: tensors (batch, mel, any number of frames), one after another in time.
+
+        Yields:
+            (batch, sample); the samples of all frames that are settled.
+
+        Raises:
+            ValueError: a chunk is not (batch, num_mel_bins, frames), or all together are too short to be mirrored.
+        """
+        yield from stream_with_overlap(
+            self._synthesize, self._checked(mel_chunks), self.receptive_field_frames, self.config.hop_length
+        )
+
+
+__all__ = ["MelGanVocoderModel", "MelGanVocoderOutput", "MelGanVocoderPreTrainedModel"]

@@ -1,0 +1,69 @@
+"""Original checkpoints of MelGAN (descriptinc/melgan-neurips), both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from melreformer_hf.audio.mel import MelConfig
+from melreformer_hf.models.melgan_vocoder.configuration_melgan_vocoder import MelGanVocoderConfig
+from melreformer_hf.nn.renaming import rename_keys, take_arguments
+from melreformer_hf.nn.weight_norm import fold_weight_norms, split_weight_norms
+
+ORIGIN = "original MelGAN"
+_NAMES = {"input_size": "num_mel_bins", "ngf": "base_channels", "n_residual_layers": "num_residual_layers"}
+
+
+def key_table(config: MelGanVocoderConfig) -> list[tuple[str, str]]:
+    """(original, ours) beginnings of names; the original numbers all layers, activations and paddings included."""
+    rows = [("model.1.", "input_conv.")]
+    number = 2
+    for stage in range(len(config.upsample_rates)):
+        rows.append((f"model.{number + 1}.", f"stages.{stage}.upsample."))
+        for layer in range(config.num_residual_layers):
+            original, ours = f"model.{number + 2 + layer}.", f"stages.{stage}.blocks.{layer}."
+            rows += [
+                (f"{original}block.2.", f"{ours}dilated."),
+                (f"{original}block.4.", f"{ours}pointwise."),
+                (f"{original}shortcut.", f"{ours}shortcut."),
+            ]
+        number += 2 + config.num_residual_layers
+    return [*rows, (f"model.{number + 2}.", "output_conv.")]
+
+
+def configuration_from_original(arguments: Mapping, mel: Mapping | None) -> MelGanVocoderConfig:
+    """Configuration of the arguments of the original's `Generator`; what is absent has the published value.
+
+    Raises:
+        ValueError: an argument is unknown, or contradicts `mel`.
+    """
+    fields = take_arguments(arguments, _NAMES, (), ORIGIN)
+    bins = fields.pop("num_mel_bins", None)
+    if mel is None:
+        contract = MelConfig.preset("melgan", **({} if bins is None else {"num_mel_bins": bins}))
+    else:
+        contract = MelConfig.from_dict(dict(mel))
+    if bins is not None and contract.num_mel_bins != bins:
+        raise ValueError(f"input_size must be the mel contract's num_mel_bins, {contract.num_mel_bins}, got {bins}.")
+    return MelGanVocoderConfig(**fields, mel=contract.to_dict())
+
+
+def to_ours(state_dict: Mapping[str, torch.Tensor], config: MelGanVocoderConfig) -> dict[str, torch.Tensor]:
+    """The original's tensors, weight norms folded, under our names.
+
+    Raises:
+        ValueError: a name is unknown, or half of a weight norm is missing.
+    """
+    return rename_keys(fold_weight_norms(state_dict, ORIGIN), key_table(config), ORIGIN)
+
+
+def to_original(
+    state_dict: Mapping[str, torch.Tensor], config: MelGanVocoderConfig, weight_norm: bool
+) -> dict[str, torch.Tensor]:
+    """Our plain weights under the original's names, split into weight norms on request."""
+    renamed = rename_keys(state_dict, key_table(config), ORIGIN, reverse=True)
+    return split_weight_norms(renamed) if weight_norm else {key: value.clone() for key, value in renamed.items()}
+
+
+__all__ = ["ORIGIN", "configuration_from_original", "key_table", "to_original", "to_ours"]

@@ -1,0 +1,166 @@
+"""MelGAN's discriminator: one stack of grouped convolutions per resolution of the waveform.
+
+Source: Kumar et al., MelGAN (arXiv 1910.06711), original repository descriptinc/melgan-neurips. Deviation: plain
+weights; `melreformer_hf.nn.conv.apply_weight_norm` normalises them for training as the original does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.renaming import rename_keys, take_arguments
+from melreformer_hf.nn.weight_norm import fold_weight_norms, plain_state_dict, split_weight_norms
+from melreformer_hf.training.discriminators.waveform import DiscriminatorOutput, ScaleDiscriminator
+
+ORIGIN = "original MelGAN discriminator"
+_FIRST_KERNEL = 15
+_CHANNELS_PER_GROUP = 4
+_NAMES = {
+    "num_D": "num_scales",
+    "ndf": "base_channels",
+    "n_layers": "num_layers",
+    "downsampling_factor": "stride",
+    "max_channels": "max_channels",
+}
+
+
+class MelGanScaleDiscriminator(ScaleDiscriminator):
+    """Mirrored input, `num_layers` strided grouped convolutions, two plain ones.
+
+    Args:
+        base_channels: channels of the first layer; a multiple of 4 (channels per group).
+        num_layers: strided layers, each widening by `stride`.
+        stride: of these layers; their kernels have ten times as many taps, and one more.
+        max_channels: widest layer.
+
+    Raises:
+        ValueError: a size is not positive, or the widths cannot be grouped.
+    """
+
+    def __init__(self, base_channels: int, num_layers: int, stride: int, max_channels: int) -> None:
+        if min(base_channels, num_layers, stride, max_channels) < 1:
+            raise ValueError(
+                "base_channels, num_layers, stride and max_channels must be positive, got "
+                f"{base_channels}, {num_layers}, {stride} and {max_channels}."
+            )
+        if base_channels % _CHANNELS_PER_GROUP or max_channels % _CHANNELS_PER_GROUP:
+            raise ValueError(
+                f"base_channels and max_channels must be multiples of {_CHANNELS_PER_GROUP} (channels per group), got "
+                f"{base_channels} and {max_channels}."
+            )
+        channels, groups = [base_channels], [1]
+        for _ in range(num_layers):
+            groups.append(channels[-1] // _CHANNELS_PER_GROUP)
+            channels.append(min(channels[-1] * stride, max_channels))
+        super().__init__(
+            [*channels, min(2 * channels[-1], max_channels)],
+            [_FIRST_KERNEL, *[10 * stride + 1] * num_layers, 5],
+            [1, *[stride] * num_layers, 1],
+            [*groups, 1],
+            None,
+        )
+        self.convs[0] = nn.Conv1d(1, base_channels, _FIRST_KERNEL, padding=_FIRST_KERNEL // 2, padding_mode="reflect")
+
+
+class MelGanDiscriminator(nn.Module):
+    """One `MelGanScaleDiscriminator` per resolution, each half of the one before.
+
+    Args:
+        num_scales: resolutions.
+        base_channels: channels of the first layer.
+        num_layers: strided layers.
+        stride: of these layers.
+        max_channels: widest layer.
+
+    Raises:
+        ValueError: a size is not positive, or the widths cannot be grouped.
+    """
+
+    def __init__(
+        self,
+        num_scales: int = 3,
+        base_channels: int = 16,
+        num_layers: int = 4,
+        stride: int = 4,
+        max_channels: int = 1024,
+    ) -> None:
+        super().__init__()
+        if num_scales < 1:
+            raise ValueError(f"num_scales must be positive, got {num_scales}.")
+        self.num_layers = num_layers
+        self.discriminators = nn.ModuleList(
+            MelGanScaleDiscriminator(base_channels, num_layers, stride, max_channels) for _ in range(num_scales)
+        )
+        self.halve = nn.AvgPool1d(4, 2, padding=1, count_include_pad=False)
+
+    def forward(self, waveform: torch.Tensor) -> DiscriminatorOutput:
+        """Judge.
+
+        Args:
+            waveform: (batch, sample).
+
+        Returns:
+            (logits, feature maps): per resolution a tensor (batch, position), and its list of layer outputs, the
+            logit map last.
+
+        Raises:
+            ValueError: the waveform is not (batch, sample), or too short.
+        """
+        shortest = (_FIRST_KERNEL // 2 + 1) * 2 ** (len(self.discriminators) - 1)
+        if waveform.ndim != 2 or waveform.shape[-1] < shortest:
+            raise ValueError(
+                f"waveform must be (batch, sample) with at least {shortest} samples, got {tuple(waveform.shape)}."
+            )
+        logits, maps = [], []
+        for index, discriminator in enumerate(self.discriminators):
+            if index:
+                waveform = self.halve(waveform.unsqueeze(1)).squeeze(1)
+            judged, layers = discriminator(waveform)
+            logits.append(judged)
+            maps.append(layers)
+        return logits, maps
+
+    def _table(self) -> list[tuple[str, str]]:
+        last = self.num_layers + 2
+        rows = [("layer_0.1.", "convs.0."), (f"layer_{last}.", "output_conv."), ("layer_{N}.0.", "convs.{N}.")]
+        return [(f"model.disc_{{N}}.model.{original}", f"discriminators.{{N}}.{ours}") for original, ours in rows]
+
+    @classmethod
+    def from_original_arguments(cls, original_arguments: Mapping) -> MelGanDiscriminator:
+        """Untrained discriminator of the original's arguments (see `from_original`).
+
+        Raises:
+            ValueError: an argument is unknown.
+        """
+        return cls(**take_arguments(original_arguments, _NAMES, (), ORIGIN))
+
+    @classmethod
+    def from_original(
+        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
+    ) -> MelGanDiscriminator:
+        """Discriminator with the weights of the original's.
+
+        Args:
+            state_dict_or_path: the state dict of the original's `Discriminator`, with weight norm or without; or a path.
+            original_arguments: `num_D`, `ndf`, `n_layers`, `downsampling_factor`; the widest layer, fixed at 1024
+                there, may be given as `max_channels`.
+
+        Raises:
+            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
+        """
+        model = cls.from_original_arguments(original_arguments)
+        state_dict = fold_weight_norms(load_original_state_dict(state_dict_or_path), ORIGIN)
+        load_strictly(model, rename_keys(state_dict, model._table(), ORIGIN), ORIGIN)
+        return model
+
+    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
+        """The weights under the original's names, as `weight_g` and `weight_v`."""
+        return split_weight_norms(rename_keys(plain_state_dict(self), self._table(), ORIGIN, reverse=True))
+
+
+__all__ = ["MelGanDiscriminator", "MelGanScaleDiscriminator"]

@@ -29,6 +29,8 @@ _EXPORTS: dict[str, str] = {
     "ClassGptModel": "models.class_gpt.modeling_class_gpt",
     "GptVaeConfig": "models.gpt_vae.configuration_gpt_vae",
     "GptVaeModel": "models.gpt_vae.modeling_gpt_vae",
+    "FrameTransformerConfig": "models.frame_transformer.configuration_frame_transformer",
+    "FrameTransformerModel": "models.frame_transformer.modeling_frame_transformer",
     "RQTransformerConfig": "models.rq_transformer.configuration_rq_transformer",
     "RQTransformerModel": "models.rq_transformer.modeling_rq_transformer",
     "IdeaUNetModel": "models.idea_unet.unet_idea",

@@ -14,6 +14,7 @@ FAMILIES = {
     "mel_vqvae": "models.mel_vqvae.modeling_mel_vqvae.MelVqvaeModel",
     "class_gpt": "models.class_gpt.modeling_class_gpt.ClassGptModel",
     "gpt_vae": "models.gpt_vae.modeling_gpt_vae.GptVaeModel",
+    "frame_transformer": "models.frame_transformer.modeling_frame_transformer.FrameTransformerModel",
     "rq_transformer": "models.rq_transformer.modeling_rq_transformer.RQTransformerModel",
     "hifi_vocoder": "models.hifi_vocoder.modeling_hifi_vocoder.HifiVocoderModel",
     "melgan_vocoder": "models.melgan_vocoder.modeling_melgan_vocoder.MelGanVocoderModel",

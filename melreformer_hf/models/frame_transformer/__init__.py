@@ -1,0 +1,1 @@
+"""Vocal separation by a mask on magnitudes."""

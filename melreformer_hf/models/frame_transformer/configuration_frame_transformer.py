@@ -1,0 +1,208 @@
+"""Configuration of the frame transformer."""
+
+from huggingface_hub.dataclasses import strict
+
+from melreformer_hf.audio.stft import Transform
+from melreformer_hf.nn.configuration import StrictConfig
+
+_PRESETS: dict[str, dict] = {
+    "v4": {},
+    "frame_primer": {
+        "base_channels": 16,
+        "num_attention_maps": (1, 2, 4, 8, 12, 14),
+        "num_attention_heads": (16, 16, 16, 8, 4, 2),
+        "map_weights": "shared",
+        "intermediate_size": 12288,
+        "feedforward_mixes_maps": False,
+    },
+    "frame_transformer": {
+        "base_channels": 8,
+        "channel_multipliers": (1, 2, 4, 8, 16, 32),
+        "num_attention_maps": None,
+        "num_attention_heads": 4,
+        "resampling": "positionwise",
+        "resampling_expansion": 2,
+        "attention_kernel_size": 1,
+        "feedforward_mixes_maps": False,
+    },
+    "conv_frame_primer": {
+        "base_channels": 6,
+        "channel_multipliers": (1, 2, 4, 8, 16, 32),
+        "num_attention_maps": None,
+        "num_attention_heads": 4,
+        "resampling_kernel_size": (7, 1),
+        "resampling_expansion": 2,
+        "attention_kernel_size": 7,
+        "feedforward_mixes_maps": False,
+    },
+    "tiny": {
+        "n_fft": 128,
+        "hop_length": 64,
+        "base_channels": 4,
+        "channel_multipliers": (1, 2, 3),
+        "num_attention_maps": (2, 2, 3),
+        "num_attention_heads": 4,
+        "feedforward_expansion": 2,
+    },
+}
+
+
+@strict
+class FrameTransformerConfig(StrictConfig):
+    """Configuration of `FrameTransformerModel`; the defaults are version 4 as published (192,699,428 parameters).
+
+    The network is a U-Net over frequency: every level but the first halves the features, and no level changes the
+    number of frames. The presets are the generations of the original: `"v4"`, `"frame_primer"` (ordinary linear layers
+    shared by the maps), `"frame_transformer"` (position-wise layers instead of convolutions, attention on every
+    channel) and `"conv_frame_primer"` (as before, with convolutions over frequency); and `"tiny"`.
+
+    Args:
+        sampling_rate: samples per second of the recordings.
+        n_fft: length of the Fourier transform (Hann window of the same length); the first level has n_fft / 2 features.
+        hop_length: samples between two frames.
+        num_audio_channels: channels of the recordings, 2 for stereo.
+        nyquist: what becomes of the bin at half the sampling rate, which no level sees: `"replicate"` gives it the mask
+            of the bin below; `"drop"` takes and returns spectra without it, as the original does (it then falls to the
+            vocals).
+        base_channels: width that the multipliers multiply.
+        channel_multipliers: width of each level.
+        num_attention_maps: maps that each level's transformer works on, squeezed from the level's channels and
+            appended to them; `None` lets it work on every channel, in place.
+        num_attention_heads: heads of each map, one number or one per level.
+        feedforward_expansion: width of a transformer's feed-forward layer over its features.
+        intermediate_size: the same width as a number for all levels; `None` uses `feedforward_expansion`.
+        feedforward_mixes_maps: whether the first feed-forward layer mixes the maps.
+        map_weights: `"own"` gives each map its own linear layers and norms, `"shared"` one set for all maps.
+        attention_kernel_size: frames that the convolution of queries, keys and values spans; 1 is no convolution.
+        resampling: residual blocks between levels, `"conv"` or `"positionwise"` (linear over the features).
+        resampling_kernel_size: (features, frames) of their convolutions, odd.
+        resampling_expansion: width of their hidden layer, over channels (`"conv"`) or features (`"positionwise"`).
+        dropout: on what attention and feed-forward layers add.
+
+    Raises:
+        StrictDataclassError: a field has the wrong type or breaks its rule (the cause is a ValueError).
+        ValueError: a keyword is no field.
+    """
+
+    model_type = "melreformer_frame_transformer"
+
+    sampling_rate: int = 44100
+    n_fft: int = 2048
+    hop_length: int = 1024
+    num_audio_channels: int = 2
+    nyquist: str = "replicate"
+    base_channels: int = 32
+    channel_multipliers: list | tuple = (1, 2, 4, 6, 8, 10)
+    num_attention_maps: list | tuple | None = (4, 6, 8, 12, 14, 16)
+    num_attention_heads: int | list | tuple = 8
+    feedforward_expansion: int = 4
+    intermediate_size: int | None = None
+    feedforward_mixes_maps: bool = True
+    map_weights: str = "own"
+    attention_kernel_size: int = 3
+    resampling: str = "conv"
+    resampling_kernel_size: list | tuple = (3, 3)
+    resampling_expansion: int = 1
+    dropout: float = 0.1
+
+    def __post_init__(self, **kwargs):
+        for name in ("channel_multipliers", "num_attention_maps", "num_attention_heads", "resampling_kernel_size"):
+            if isinstance(getattr(self, name), list):
+                setattr(self, name, tuple(getattr(self, name)))
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def preset(cls, name: str, **overrides: object) -> "FrameTransformerConfig":
+        """A generation of the original or `"tiny"`, with single fields replaced by `overrides`."""
+        if name not in _PRESETS:
+            raise ValueError(f"FrameTransformerConfig.preset: name must be one of {sorted(_PRESETS)}, got {name!r}.")
+        return cls(**{**_PRESETS[name], **overrides})
+
+    @property
+    def transform(self) -> Transform:
+        """The short-time Fourier transform below the magnitudes."""
+        return Transform(self.n_fft, self.hop_length, self.n_fft)
+
+    @property
+    def num_bins(self) -> int:
+        """Frequencies of the model's spectra: n_fft / 2, and one more unless the Nyquist bin is dropped."""
+        return self.n_fft // 2 + (self.nyquist == "replicate")
+
+    @property
+    def num_levels(self) -> int:
+        """Levels of the U-Net."""
+        return len(self.channel_multipliers)
+
+    @property
+    def features(self) -> tuple:
+        """Features (frequencies) of each level."""
+        return tuple(self.n_fft // 2 >> level for level in range(self.num_levels))
+
+    @property
+    def channels(self) -> tuple:
+        """Channels of each level, without attention maps."""
+        return tuple(self.base_channels * multiplier for multiplier in self.channel_multipliers)
+
+    @property
+    def appended_maps(self) -> tuple:
+        """Attention maps appended to each level's channels."""
+        return (0,) * self.num_levels if self.num_attention_maps is None else self.num_attention_maps
+
+    @property
+    def heads(self) -> tuple:
+        """Heads of each level."""
+        heads = self.num_attention_heads
+        return (heads,) * self.num_levels if isinstance(heads, int) else heads
+
+    @property
+    def intermediate_sizes(self) -> tuple:
+        """Feed-forward width of each level."""
+        if self.intermediate_size is not None:
+            return (self.intermediate_size,) * self.num_levels
+        return tuple(features * self.feedforward_expansion for features in self.features)
+
+    def validate_architecture(self):
+        """Rules between fields."""
+        for name in ("sampling_rate", "n_fft", "hop_length", "num_audio_channels", "base_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        for name in ("feedforward_expansion", "resampling_expansion", "intermediate_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        for name, known in (
+            ("nyquist", ("replicate", "drop")),
+            ("map_weights", ("own", "shared")),
+            ("resampling", ("conv", "positionwise")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}.")
+        if self.hop_length > self.n_fft:
+            raise ValueError(f"hop_length must not exceed n_fft {self.n_fft}, got {self.hop_length}.")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
+        kernel = self.resampling_kernel_size
+        if len(kernel) != 2 or min(kernel) < 1 or any(size % 2 == 0 for size in kernel):
+            raise ValueError(f"resampling_kernel_size must be two odd positive numbers, got {kernel}.")
+        if self.attention_kernel_size < 1 or self.attention_kernel_size % 2 == 0:
+            raise ValueError(f"attention_kernel_size must be odd and positive, got {self.attention_kernel_size}.")
+        self._check_levels()
+
+    def _check_levels(self):
+        if not self.channel_multipliers or min(self.channel_multipliers) < 1:
+            raise ValueError(f"channel_multipliers must be positive integers, got {self.channel_multipliers}.")
+        if self.n_fft % 2**self.num_levels:
+            raise ValueError(
+                f"n_fft must be a multiple of {2**self.num_levels} for {self.num_levels} levels, got {self.n_fft}."
+            )
+        for name, values in (("num_attention_maps", self.num_attention_maps), ("num_attention_heads", self.heads)):
+            if values is not None and (len(values) != self.num_levels or min(values) < 1):
+                raise ValueError(f"{name} must be {self.num_levels} positive numbers, one per level, got {values}.")
+        for features, heads in zip(self.features, self.heads, strict=True):
+            if features % (2 * heads):
+                raise ValueError(
+                    f"num_attention_heads must leave an even number of the {features} features of a level to each "
+                    f"head, got {heads}."
+                )
+
+
+__all__ = ["FrameTransformerConfig"]

@@ -1,0 +1,311 @@
+"""Frame transformer: vocals and instrumental of a recording by a soft mask on its magnitudes.
+
+Original repository carperbr/frame-transformer (MIT), a fork of tsurumeso/vocal-remover, without a paper; version 4 and,
+as presets of the configuration, the generations before it. A U-Net halves frequencies and keeps every frame; at each
+level a transformer attends from frame to frame within a few maps squeezed from the level's channels, which are appended
+to them, as MMDenseLSTM (arXiv 1805.02410) does with one recurrent map.
+
+Deviations: attention by torch's fused kernel, which never holds frame x frame scores, instead of explicit ones; the bin at
+half the sampling rate gets the mask of the bin below it (the original leaves it out of the network and gives it to the
+vocals; `nyquist="drop"`); windows at the ends of a recording see no zeros beyond it; no rotary frequencies are stored.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.functional import l1_loss, pad
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from melreformer_hf.models.frame_transformer.blocks_frame_transformer import (
+    ConvBlock,
+    ConvDecoder,
+    FrameNorm,
+    MapTransformer,
+    MultichannelLinear,
+    PositionwiseBlock,
+    PositionwiseDecoder,
+)
+from melreformer_hf.models.frame_transformer.configuration_frame_transformer import FrameTransformerConfig
+from melreformer_hf.models.frame_transformer.separation_frame_transformer import Stems, masked_stems
+from melreformer_hf.models.frame_transformer.weights_frame_transformer import (
+    ORIGIN,
+    configuration_from_original,
+    to_original,
+    to_ours,
+)
+from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+
+
+@dataclass
+class FrameTransformerOutput(ModelOutput):
+    """Output of `FrameTransformerModel`.
+
+    Args:
+        loss: scalar, mean absolute error between masked and true magnitudes of the instrumental.
+        logits: (batch, channel, bin, frame) of the mask.
+        mask: (batch, channel, bin, frame) share of the instrumental in the magnitudes, 0 to 1.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    mask: torch.FloatTensor | None = None
+
+
+class FrameTransformerPreTrainedModel(PreTrainedModel):
+    """Initial values and loading."""
+
+    config_class = FrameTransformerConfig
+    base_model_prefix = "frame_transformer"
+    main_input_name = "input_features"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["ConvBlock", "ConvDecoder", "MapTransformer", "PositionwiseBlock", "PositionwiseDecoder"]
+    _supports_sdpa = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d):
+            bound = module.weight[0].numel() ** -0.5
+            init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, MultichannelLinear):
+            for weight in (module.weight_pw, module.weight_dw):
+                if weight is not None:
+                    bound = weight.shape[-1] ** -0.5
+                    init.uniform_(weight, -bound, bound)
+        elif isinstance(module, FrameNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+
+
+class FrameTransformerModel(FrameTransformerPreTrainedModel):
+    """U-Net over frequency with attention from frame to frame, predicting the instrumental's share of magnitudes.
+
+    Args:
+        config: sizes, generation and transform.
+
+    Example:
+
+        >>> import torch
+        >>> from melreformer_hf.models.frame_transformer.configuration_frame_transformer import FrameTransformerConfig
+        >>> from melreformer_hf.models.frame_transformer.modeling_frame_transformer import FrameTransformerModel
+        >>> model = FrameTransformerModel(FrameTransformerConfig.preset("tiny")).eval()
+        >>> mixture = torch.randn(2, 44100, generator=torch.Generator().manual_seed(0))
+        >>> vocals, instrumental = model.separate(mixture, sampling_rate=44100, chunk_frames=256)
+        >>> tuple(vocals.shape)
+        (2, 44100)
+        >>> torch.allclose(vocals + instrumental, mixture, atol=1e-5)
+        True
+    """
+
+    def __init__(self, config: FrameTransformerConfig) -> None:
+        super().__init__(config)
+        channels, features = config.channels, config.features
+        joined = [width + maps for width, maps in zip(channels, config.appended_maps, strict=True)]
+        levels = range(config.num_levels)
+        inputs = [config.num_audio_channels, *joined]
+        self.encoders = nn.ModuleList(self._encoder(config, level, inputs[level]) for level in levels)
+        self.encoder_transformers = nn.ModuleList(self._transformer(config, level) for level in levels)
+        self.decoders = nn.ModuleList(
+            self._decoder(config, level, joined[level + 1], joined[level]) for level in levels[:-1]
+        )
+        self.decoder_transformers = nn.ModuleList(
+            self._transformer(config, level, joined[level]) for level in levels[:-1]
+        )
+        self.out = MultichannelLinear(
+            joined[0], config.num_audio_channels, features[0], features[0], positionwise=False, depthwise=True
+        )
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @staticmethod
+    def _encoder(config: FrameTransformerConfig, level: int, in_channels: int) -> nn.Module:
+        before, after = config.features[max(0, level - 1)], config.features[level]
+        if config.resampling == "positionwise":
+            return PositionwiseBlock(in_channels, config.channels[level], before, after, config.resampling_expansion)
+        return ConvBlock(
+            in_channels,
+            config.channels[level],
+            before,
+            level > 0,
+            config.resampling_kernel_size,
+            config.resampling_expansion,
+        )
+
+    @staticmethod
+    def _decoder(config: FrameTransformerConfig, level: int, in_channels: int, skip_channels: int) -> nn.Module:
+        width, features = config.channels[level], config.features[level]
+        if config.resampling == "positionwise":
+            return PositionwiseDecoder(in_channels, skip_channels, width, features, config.resampling_expansion)
+        kernel, expansion = config.resampling_kernel_size, config.resampling_expansion
+        return ConvDecoder(in_channels + skip_channels, width, features, kernel, expansion)
+
+    @staticmethod
+    def _transformer(config: FrameTransformerConfig, level: int, skip_channels: int | None = None) -> MapTransformer:
+        return MapTransformer(
+            config.channels[level],
+            None if config.num_attention_maps is None else config.num_attention_maps[level],
+            config.features[level],
+            config.heads[level],
+            config.intermediate_sizes[level],
+            skip_channels,
+            config.feedforward_mixes_maps,
+            config.attention_kernel_size,
+            config.map_weights == "shared",
+            config.dropout,
+        )
+
+    @classmethod
+    def from_original(
+        cls,
+        state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike,
+        original_arguments: Mapping,
+        nyquist: str = "drop",
+    ) -> FrameTransformerModel:
+        """Model with the weights of an original version 4 checkpoint.
+
+        Args:
+            state_dict_or_path: the original's state dict, or a path.
+            original_arguments: arguments of its constructor (`channels`, `num_heads`, `num_attention_maps`, ...).
+            nyquist: `"drop"` behaves as the original; `"replicate"` gives the missing bin the mask of its neighbour.
+
+        Raises:
+            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
+        """
+        state_dict = load_original_state_dict(state_dict_or_path)
+        config = configuration_from_original(original_arguments, nyquist)
+        model = cls(config)
+        load_strictly(model, to_ours(state_dict, config), ORIGIN)
+        return model.eval()
+
+    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
+        """The weights under the names of the original's version 4.
+
+        Raises:
+            ValueError: this model is of another generation.
+        """
+        return to_original(self.state_dict(), self.config)
+
+    def _level(
+        self, block: nn.Module, transformer: nn.Module, hidden: torch.Tensor, skip: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        hidden = block(hidden) if skip is None else block(hidden, skip)
+        maps = transformer(hidden, skip)
+        return maps if self.config.num_attention_maps is None else torch.cat((hidden, maps), dim=1)
+
+    def _run(self, *arguments: object) -> torch.Tensor:
+        if self.gradient_checkpointing and self.training:
+            return self._gradient_checkpointing_func(self._level, *arguments)
+        return self._level(*arguments)
+
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> FrameTransformerOutput | tuple[torch.Tensor, ...]:
+        """Mask of a recording's magnitudes.
+
+        Args:
+            input_features: (batch, channel, bin, frame) magnitudes of the mixture, 0 to 1, with `config.num_bins` bins and
+                any number of frames.
+            labels: the same shape, magnitudes of the instrumental on the same scale.
+            return_dict: `False` gives a tuple.
+
+        Raises:
+            ValueError: a shape does not fit.
+        """
+        channels, bins = self.config.num_audio_channels, self.config.num_bins
+        shape = tuple(input_features.shape)
+        if len(shape) != 4 or shape[1:3] != (channels, bins) or shape[3] < 1:
+            raise ValueError(
+                f"input_features must be magnitudes (batch, {channels}, {bins}, frames), got {shape}. For waveforms "
+                "use separate."
+            )
+        if labels is not None and tuple(labels.shape) != shape:
+            raise ValueError(f"labels must have the shape of input_features {shape}, got {tuple(labels.shape)}.")
+        hidden = input_features[:, :, : self.config.features[0]]
+        skips = []
+        for block, transformer in zip(self.encoders, self.encoder_transformers, strict=True):
+            hidden = self._run(block, transformer, hidden)
+            skips.append(hidden)
+        for level in reversed(range(len(self.decoders))):
+            hidden = self._run(self.decoders[level], self.decoder_transformers[level], hidden, skips[level])
+        logits = self.out(hidden)
+        if bins > logits.shape[2]:
+            logits = torch.cat((logits, logits[:, :, -1:]), dim=2)
+        mask = logits.sigmoid()
+        loss = None if labels is None else l1_loss(input_features * mask, labels)
+        output = FrameTransformerOutput(loss=loss, logits=logits, mask=mask)
+        return output.to_tuple() if return_dict is False else output
+
+    def _full_mask(self, magnitudes: torch.Tensor) -> torch.Tensor:
+        """Mask for spectra with all their bins; bins that the model drops get 0, so that they fall to the vocals."""
+        bins = self.config.num_bins
+        mask = self(magnitudes[:, :, :bins].to(self.dtype)).mask.to(magnitudes.dtype)
+        return pad(mask, (0, 0, 0, magnitudes.shape[2] - bins))
+
+    @torch.no_grad()
+    def separate(
+        self,
+        waveform: torch.Tensor,
+        sampling_rate: int | None = None,
+        chunk_frames: int = 512,
+        context_frames: int = 128,
+    ) -> Stems:
+        """Split a recording into vocals and instrumental, which add up to it.
+
+        The recording is scaled by its largest magnitude for the network alone. Windows of `chunk_frames` are computed with
+        `context_frames` more on each side, which are dropped; memory does not grow with the recording's length except by
+        the recording itself.
+
+        Args:
+            waveform: (channel, sample) or (batch, channel, sample) floating point audio of any length.
+            sampling_rate: its samples per second, checked where given.
+            chunk_frames: frames kept of each window.
+            context_frames: frames before and after them.
+
+        Returns:
+            `Stems(vocals, instrumental)`, float32 tensors of the shape of `waveform`.
+
+        Raises:
+            ValueError: wrong shape, type, values, sampling rate or window; or a model in training mode.
+        """
+        self._check_waveform(waveform, sampling_rate)
+        if chunk_frames < 1 or context_frames < 0:
+            raise ValueError(
+                f"chunk_frames must be positive and context_frames not negative, got {chunk_frames}, {context_frames}."
+            )
+        if self.training:
+            raise ValueError("separate needs a model without dropout, got one in training mode: call model.eval().")
+        batch = waveform.to(self.device, torch.float32)
+        batch = batch.unsqueeze(0) if waveform.ndim == 2 else batch
+        stems = masked_stems(batch, self.config.transform, self._full_mask, chunk_frames, context_frames)
+        return Stems(*(stem.reshape(waveform.shape) for stem in stems))
+
+    def _check_waveform(self, waveform: torch.Tensor, sampling_rate: int | None) -> None:
+        channels, rate = self.config.num_audio_channels, self.config.sampling_rate
+        if sampling_rate is not None and sampling_rate != rate:
+            raise ValueError(f"sampling_rate must be {rate}, got {sampling_rate}. Resample the recording first.")
+        shape = tuple(waveform.shape)
+        if waveform.ndim not in (2, 3) or shape[-2] != channels or 0 in shape:
+            raise ValueError(
+                f"waveform must be ({channels}, samples) or (batch, {channels}, samples), got {shape}. A mono recording "
+                f"of (1, samples) fits after waveform.expand({channels}, -1)."
+            )
+        if not waveform.is_floating_point() or not waveform.isfinite().all():
+            raise ValueError(f"waveform must be floating point and finite, got {waveform.dtype} or NaN, infinity.")
+
+
+__all__ = [
+    "FrameTransformerModel",
+    "FrameTransformerOutput",
+    "FrameTransformerPreTrainedModel",
+]

@@ -1,0 +1,82 @@
+"""From a recording to its stems with a mask on magnitudes, window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from melreformer_hf.audio.stft import Transform, istft, stft
+
+
+class Stems(NamedTuple):
+    """Separated recording.
+
+    Args:
+        vocals: the shape of the mixture.
+        instrumental: the shape of the mixture; the two add up to it.
+    """
+
+    vocals: torch.Tensor
+    instrumental: torch.Tensor
+
+
+def windows(num_frames: int, chunk_frames: int, context_frames: int) -> list[tuple[slice, slice]]:
+    """Frames to compute and, among those, frames to keep.
+
+    Args:
+        num_frames: length of the recording.
+        chunk_frames: frames kept of each window; the last one may keep fewer.
+        context_frames: frames computed before and after those, as far as the recording goes.
+
+    Returns:
+        list of (frames of the recording, kept frames counted within those); the kept ones follow each other.
+    """
+    found = []
+    for first in range(0, num_frames, chunk_frames):
+        last = min(first + chunk_frames, num_frames)
+        start, stop = max(0, first - context_frames), min(num_frames, last + context_frames)
+        found.append((slice(start, stop), slice(first - start, last - start)))
+    return found
+
+
+def masked_stems(
+    waveform: torch.Tensor,
+    transform: Transform,
+    mask_of: Callable[[torch.Tensor], torch.Tensor],
+    chunk_frames: int,
+    context_frames: int,
+) -> Stems:
+    """Split a recording by a soft mask on its magnitudes, with the mixture's phase.
+
+    Args:
+        waveform: (batch, channel, sample) float32, any length.
+        transform: short-time Fourier transform.
+        mask_of: (batch, channel, bin, frame) magnitudes, the largest of each recording 1 -> mask of the same shape,
+            the share of the instrumental.
+        chunk_frames: frames kept of each window.
+        context_frames: frames before and after them that the network sees besides.
+
+    Returns:
+        both stems.
+    """
+    batch, channels, samples = waveform.shape
+    hop, least = transform.hop_length, transform.n_fft
+    padded = max(least, -(-samples // hop) * hop)
+    padded = -(-padded // hop) * hop
+    rows = torch.nn.functional.pad(waveform, (0, padded - samples)).flatten(0, 1)
+    spectrum = stft(rows, transform)
+    magnitude = spectrum.abs().unflatten(0, (batch, channels)).transpose(2, 3)
+    loudest = magnitude.amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(magnitude.dtype).tiny)
+    magnitude = magnitude / loudest
+    pieces = [
+        mask_of(magnitude[..., seen])[..., kept]
+        for seen, kept in windows(magnitude.shape[-1], chunk_frames, context_frames)
+    ]
+    mask = torch.cat(pieces, dim=-1).transpose(2, 3).flatten(0, 1)
+    instrumental = istft(spectrum * mask, transform)[:, :samples].unflatten(0, (batch, channels))
+    return Stems(vocals=waveform - instrumental, instrumental=instrumental)
+
+
+__all__ = ["Stems", "masked_stems", "windows"]

@@ -152,7 +152,7 @@ def test_residual_block(golden):
 
 def test_frame_decoder(golden):
     sizes, options = arguments(golden, "framedecoder")
-    module = ConvDecoder(*sizes, **options)
+    module = ConvDecoder(ConvBlock(*sizes, **options))
     load(golden, module, "framedecoder", lambda name, ours: block_table(f"{name}.body.0", f"{ours}.block"))
     golden.assert_close("framedecoder.upsampled", module.upsample(golden.io["framedecoder.in"]))
     golden.assert_close("framedecoder.out", module(golden.io["framedecoder.in"], golden.io["framedecoder.skip"]))

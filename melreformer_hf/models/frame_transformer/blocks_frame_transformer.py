@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.functional import conv2d, interpolate, layer_norm, pad, scaled_dot_product_attention
+from torch.nn.functional import conv2d, gelu, interpolate, layer_norm, pad, scaled_dot_product_attention
 
 from melreformer_hf.nn.positions import rotary_angles
 
@@ -21,16 +21,19 @@ def squared_relu(hidden: torch.Tensor) -> torch.Tensor:
     return torch.relu(hidden).square()
 
 
-def rotate_pairs(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+def rotate_pairs(values: torch.Tensor, positions: torch.Tensor, num_turned: int | None = None) -> torch.Tensor:
     """Rotary position codes on neighbouring pairs of features (2 i, 2 i + 1).
 
     Args:
         values: (..., frame, head_dim).
         positions: (frame,) real numbers.
+        num_turned: the first features that are turned, an even number; `None` is all of them.
     """
-    cosine, sine = (part.to(values.dtype) for part in rotary_angles(positions, values.shape[-1]))
-    even, odd = values[..., 0::2], values[..., 1::2]
-    return torch.stack((even * cosine - odd * sine, odd * cosine + even * sine), dim=-1).flatten(-2)
+    num_turned = values.shape[-1] if num_turned is None else num_turned
+    cosine, sine = (part.to(values.dtype) for part in rotary_angles(positions, num_turned))
+    even, odd = values[..., 0:num_turned:2], values[..., 1:num_turned:2]
+    turned = torch.stack((even * cosine - odd * sine, odd * cosine + even * sine), dim=-1).flatten(-2)
+    return turned if num_turned == values.shape[-1] else torch.cat((turned, values[..., num_turned:]), dim=-1)
 
 
 def fused_attention(
@@ -120,6 +123,25 @@ class FrameNorm(nn.Module):
         return (normed * self.weight + self.bias).transpose(2, 3)
 
 
+class JointFrameNorm(nn.Module):
+    """Layer norm over all channels and features at each frame, with a gain and an offset for each.
+
+    Args:
+        channels: channels.
+        features: features.
+    """
+
+    def __init__(self, channels: int, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels, features))
+        self.bias = nn.Parameter(torch.zeros(channels, features))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(batch, channel, feature, frame) -> the same shape."""
+        normed = layer_norm(hidden.permute(0, 3, 1, 2), self.weight.shape, self.weight, self.bias)
+        return normed.permute(0, 2, 3, 1)
+
+
 class FrameProjection(nn.Module):
     """Queries, keys or values: a linear layer over the features, then a depth-wise convolution over the frames.
 
@@ -158,13 +180,21 @@ class MultichannelAttention(nn.Module):
         num_heads: heads, each with an even number of features.
         kernel_size: frames of the projections' convolution, odd; 1 leaves it out.
         shared: one set of weights for all maps.
+        rotary_factor: share of a head's features that rotary positions turn.
     """
 
     def __init__(
-        self, channels: int, features: int, num_heads: int, kernel_size: int = 3, shared: bool = False
+        self,
+        channels: int,
+        features: int,
+        num_heads: int,
+        kernel_size: int = 3,
+        shared: bool = False,
+        rotary_factor: float = 1.0,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.num_turned = int(features // num_heads * rotary_factor)
         self.scale = features**-0.5
         self.q_proj = FrameProjection(channels, features, kernel_size, shared)
         self.k_proj = FrameProjection(channels, features, kernel_size, shared)
@@ -187,8 +217,8 @@ class MultichannelAttention(nn.Module):
         """
         memory = hidden if memory is None else memory
         positions = torch.arange(max(hidden.shape[-1], memory.shape[-1]), device=hidden.device)
-        query = rotate_pairs(self._heads(self.q_proj(hidden)), positions[: hidden.shape[-1]])
-        key = rotate_pairs(self._heads(self.k_proj(memory)), positions[: memory.shape[-1]])
+        query = rotate_pairs(self._heads(self.q_proj(hidden)), positions[: hidden.shape[-1]], self.num_turned)
+        key = rotate_pairs(self._heads(self.k_proj(memory)), positions[: memory.shape[-1]], self.num_turned)
         multiple = 1 if hidden.device.type == "cpu" else _HEAD_MULTIPLE
         attended = fused_attention(query, key, self._heads(self.v_proj(memory)), self.scale, multiple)
         return self.out_proj(attended.transpose(2, 3).reshape(hidden.shape))
@@ -207,6 +237,7 @@ class MapTransformer(nn.Module):
         mixes_maps: whether the first feed-forward layer mixes the maps.
         kernel_size: frames of the attention's convolutions.
         shared: one set of weights for all maps.
+        rotary_factor: share of a head's features that rotary positions turn.
         dropout: on what attention and feed-forward layer add.
     """
 
@@ -221,13 +252,14 @@ class MapTransformer(nn.Module):
         mixes_maps: bool = True,
         kernel_size: int = 3,
         shared: bool = False,
+        rotary_factor: float = 1.0,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         maps = in_channels if num_maps is None else num_maps
         norm_channels = None if shared else maps
         has_skip = skip_channels is not None
-        attention = (maps, features, num_heads, kernel_size, shared)
+        attention = (maps, features, num_heads, kernel_size, shared, rotary_factor)
         self.embed = None if num_maps is None else nn.Conv2d(in_channels, maps, 1)
         self.embed_skip = nn.Conv2d(skip_channels, maps, 1) if has_skip and num_maps is not None else None
         self.attention_norm = FrameNorm(norm_channels, features)
@@ -296,6 +328,46 @@ class ConvBlock(nn.Module):
         return residual + self.conv2(squared_relu(self.conv1(self.norm(hidden))))
 
 
+class PreactivationBlock(nn.Module):
+    """Residual block of norm, GELU and convolution, twice; the second convolution may halve the features.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        features: features of the input.
+        downsample: whether the output has half the features.
+        kernel_size: (features, frames), odd.
+        expansion: width of the hidden layer over `out_channels`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        features: int,
+        downsample: bool = False,
+        kernel_size: tuple[int, int] = (3, 3),
+        expansion: int = 1,
+    ) -> None:
+        super().__init__()
+        stride = (2, 1) if downsample else 1
+        padding = (kernel_size[0] // 2, kernel_size[1] // 2)
+        width = out_channels * expansion
+        self.norm1 = JointFrameNorm(in_channels, features)
+        self.conv1 = nn.Conv2d(in_channels, width, kernel_size, padding=padding, bias=False)
+        self.norm2 = JointFrameNorm(width, features)
+        self.conv2 = nn.Conv2d(width, out_channels, kernel_size, stride=stride, padding=padding, bias=False)
+        self.identity = None
+        if downsample or in_channels != out_channels:
+            self.identity = nn.Conv2d(in_channels, out_channels, 1, stride=stride)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(batch, in_channels, feature, frame) -> (batch, out_channels, feature or half of it, frame)."""
+        residual = hidden if self.identity is None else self.identity(hidden)
+        change = self.conv1(gelu(self.norm1(hidden)))
+        return residual + self.conv2(gelu(self.norm2(change)))
+
+
 class PositionwiseBlock(nn.Module):
     """Residual block of two multichannel linear layers with a squared ReLU between them.
 
@@ -333,26 +405,16 @@ class PositionwiseBlock(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """Doubles the features by linear interpolation, then joins the skip connection in a `ConvBlock`.
+    """Doubles the features by linear interpolation, then joins the skip connection in a residual block.
 
     Args:
-        in_channels: channels of the input and of the skip connection together.
-        out_channels: channels of the output.
-        features: features of the output.
-        kernel_size: (features, frames), odd.
-        expansion: width of the hidden layer over `out_channels`.
+        block: the residual block, `ConvBlock` or `PreactivationBlock`, of the channels of input and skip connection
+            together and of the output's features.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        features: int,
-        kernel_size: tuple[int, int] = (3, 3),
-        expansion: int = 1,
-    ) -> None:
+    def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        self.block = ConvBlock(in_channels, out_channels, features, False, kernel_size, expansion)
+        self.block = block
 
     @staticmethod
     def upsample(hidden: torch.Tensor) -> torch.Tensor:
@@ -360,7 +422,7 @@ class ConvDecoder(nn.Module):
         return interpolate(hidden, scale_factor=(2, 1), mode="bilinear", align_corners=True)
 
     def forward(self, hidden: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-        """(batch, channel, feature / 2, frame), skip (batch, channel, feature, frame) -> that of `out_channels`."""
+        """(batch, channel, feature / 2, frame), skip (batch, channel, feature, frame) -> that of the block."""
         return self.block(torch.cat((self.upsample(hidden), skip), dim=1))
 
 
@@ -395,11 +457,13 @@ __all__ = [
     "ConvDecoder",
     "FrameNorm",
     "FrameProjection",
+    "JointFrameNorm",
     "MapTransformer",
     "MultichannelAttention",
     "MultichannelLinear",
     "PositionwiseBlock",
     "PositionwiseDecoder",
+    "PreactivationBlock",
     "fused_attention",
     "rotate_pairs",
     "squared_relu",

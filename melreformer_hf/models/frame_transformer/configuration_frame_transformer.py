@@ -14,6 +14,9 @@ _PRESETS: dict[str, dict] = {
         "map_weights": "shared",
         "intermediate_size": 12288,
         "feedforward_mixes_maps": False,
+        "partial_rotary_factor": 0.5,
+        "resampling": "preactivation",
+        "output_bias": True,
     },
     "frame_transformer": {
         "base_channels": 8,
@@ -74,9 +77,13 @@ class FrameTransformerConfig(StrictConfig):
         feedforward_mixes_maps: whether the first feed-forward layer mixes the maps.
         map_weights: `"own"` gives each map its own linear layers and norms, `"shared"` one set for all maps.
         attention_kernel_size: frames that the convolution of queries, keys and values spans; 1 is no convolution.
-        resampling: residual blocks between levels, `"conv"` or `"positionwise"` (linear over the features).
+        partial_rotary_factor: share of a head's features that rotary positions turn, in (0, 1].
+        resampling: residual blocks between levels: `"conv"` (one norm, two convolutions, squared ReLU),
+            `"preactivation"` (norm over channels and features together, GELU, convolution, all twice) or
+            `"positionwise"` (linear over the features).
         resampling_kernel_size: (features, frames) of their convolutions, odd.
-        resampling_expansion: width of their hidden layer, over channels (`"conv"`) or features (`"positionwise"`).
+        resampling_expansion: width of their hidden layer, over channels (convolutions) or features (position-wise).
+        output_bias: whether the last layer has a bias.
         dropout: on what attention and feed-forward layers add.
 
     Raises:
@@ -100,9 +107,11 @@ class FrameTransformerConfig(StrictConfig):
     feedforward_mixes_maps: bool = True
     map_weights: str = "own"
     attention_kernel_size: int = 3
+    partial_rotary_factor: float = 1.0
     resampling: str = "conv"
     resampling_kernel_size: list | tuple = (3, 3)
     resampling_expansion: int = 1
+    output_bias: bool = False
     dropout: float = 0.1
 
     def __post_init__(self, **kwargs):
@@ -172,12 +181,14 @@ class FrameTransformerConfig(StrictConfig):
         for name, known in (
             ("nyquist", ("replicate", "drop")),
             ("map_weights", ("own", "shared")),
-            ("resampling", ("conv", "positionwise")),
+            ("resampling", ("conv", "preactivation", "positionwise")),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}.")
         if self.hop_length > self.n_fft:
             raise ValueError(f"hop_length must not exceed n_fft {self.n_fft}, got {self.hop_length}.")
+        if not 0.0 < self.partial_rotary_factor <= 1.0:
+            raise ValueError(f"partial_rotary_factor must be in (0, 1], got {self.partial_rotary_factor}.")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
         kernel = self.resampling_kernel_size
@@ -198,10 +209,12 @@ class FrameTransformerConfig(StrictConfig):
             if values is not None and (len(values) != self.num_levels or min(values) < 1):
                 raise ValueError(f"{name} must be {self.num_levels} positive numbers, one per level, got {values}.")
         for features, heads in zip(self.features, self.heads, strict=True):
-            if features % (2 * heads):
+            turned = features / heads * self.partial_rotary_factor
+            if features % heads or turned % 2 or turned < 2:
                 raise ValueError(
-                    f"num_attention_heads must leave an even number of the {features} features of a level to each "
-                    f"head, got {heads}."
+                    f"num_attention_heads must divide the {features} features of a level so that rotary positions turn "
+                    f"an even number of each head's, got {heads} heads and partial_rotary_factor="
+                    f"{self.partial_rotary_factor}, which is {turned:g}."
                 )
 
 

@@ -27,10 +27,12 @@ from melreformer_hf.models.frame_transformer.blocks_frame_transformer import (
     ConvBlock,
     ConvDecoder,
     FrameNorm,
+    JointFrameNorm,
     MapTransformer,
     MultichannelLinear,
     PositionwiseBlock,
     PositionwiseDecoder,
+    PreactivationBlock,
 )
 from melreformer_hf.models.frame_transformer.configuration_frame_transformer import FrameTransformerConfig
 from melreformer_hf.models.frame_transformer.separation_frame_transformer import Stems, masked_stems
@@ -65,7 +67,14 @@ class FrameTransformerPreTrainedModel(PreTrainedModel):
     base_model_prefix = "frame_transformer"
     main_input_name = "input_features"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["ConvBlock", "ConvDecoder", "MapTransformer", "PositionwiseBlock", "PositionwiseDecoder"]
+    _no_split_modules = [
+        "ConvBlock",
+        "ConvDecoder",
+        "MapTransformer",
+        "PositionwiseBlock",
+        "PositionwiseDecoder",
+        "PreactivationBlock",
+    ]
     _supports_sdpa = True
 
     @torch.no_grad()
@@ -80,7 +89,7 @@ class FrameTransformerPreTrainedModel(PreTrainedModel):
                 if weight is not None:
                     bound = weight.shape[-1] ** -0.5
                     init.uniform_(weight, -bound, bound)
-        elif isinstance(module, FrameNorm):
+        elif isinstance(module, (FrameNorm, JointFrameNorm)):
             init.ones_(module.weight)
             init.zeros_(module.bias)
 
@@ -107,8 +116,7 @@ class FrameTransformerModel(FrameTransformerPreTrainedModel):
 
     def __init__(self, config: FrameTransformerConfig) -> None:
         super().__init__(config)
-        channels, features = config.channels, config.features
-        joined = [width + maps for width, maps in zip(channels, config.appended_maps, strict=True)]
+        joined = [width + maps for width, maps in zip(config.channels, config.appended_maps, strict=True)]
         levels = range(config.num_levels)
         inputs = [config.num_audio_channels, *joined]
         self.encoders = nn.ModuleList(self._encoder(config, level, inputs[level]) for level in levels)
@@ -119,33 +127,36 @@ class FrameTransformerModel(FrameTransformerPreTrainedModel):
         self.decoder_transformers = nn.ModuleList(
             self._transformer(config, level, joined[level]) for level in levels[:-1]
         )
-        self.out = MultichannelLinear(
-            joined[0], config.num_audio_channels, features[0], features[0], positionwise=False, depthwise=True
-        )
+        self.out = nn.Conv2d(joined[0], config.num_audio_channels, 1, bias=config.output_bias)
         self.gradient_checkpointing = False
         self.post_init()
 
     @staticmethod
-    def _encoder(config: FrameTransformerConfig, level: int, in_channels: int) -> nn.Module:
-        before, after = config.features[max(0, level - 1)], config.features[level]
-        if config.resampling == "positionwise":
-            return PositionwiseBlock(in_channels, config.channels[level], before, after, config.resampling_expansion)
-        return ConvBlock(
+    def _block(config: FrameTransformerConfig, in_channels: int, level: int, features: int) -> nn.Module:
+        """A convolutional residual block into a level, from input of `features` features."""
+        kinds = {"conv": ConvBlock, "preactivation": PreactivationBlock}
+        return kinds[config.resampling](
             in_channels,
             config.channels[level],
-            before,
-            level > 0,
+            features,
+            features != config.features[level],
             config.resampling_kernel_size,
             config.resampling_expansion,
         )
 
-    @staticmethod
-    def _decoder(config: FrameTransformerConfig, level: int, in_channels: int, skip_channels: int) -> nn.Module:
+    @classmethod
+    def _encoder(cls, config: FrameTransformerConfig, level: int, in_channels: int) -> nn.Module:
+        before, after = config.features[max(0, level - 1)], config.features[level]
+        if config.resampling == "positionwise":
+            return PositionwiseBlock(in_channels, config.channels[level], before, after, config.resampling_expansion)
+        return cls._block(config, in_channels, level, before)
+
+    @classmethod
+    def _decoder(cls, config: FrameTransformerConfig, level: int, in_channels: int, skip_channels: int) -> nn.Module:
         width, features = config.channels[level], config.features[level]
         if config.resampling == "positionwise":
             return PositionwiseDecoder(in_channels, skip_channels, width, features, config.resampling_expansion)
-        kernel, expansion = config.resampling_kernel_size, config.resampling_expansion
-        return ConvDecoder(in_channels + skip_channels, width, features, kernel, expansion)
+        return ConvDecoder(cls._block(config, in_channels + skip_channels, level, features))
 
     @staticmethod
     def _transformer(config: FrameTransformerConfig, level: int, skip_channels: int | None = None) -> MapTransformer:
@@ -159,6 +170,7 @@ class FrameTransformerModel(FrameTransformerPreTrainedModel):
             config.feedforward_mixes_maps,
             config.attention_kernel_size,
             config.map_weights == "shared",
+            config.partial_rotary_factor,
             config.dropout,
         )
 

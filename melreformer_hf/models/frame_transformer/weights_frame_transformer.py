@@ -55,7 +55,7 @@ def transformer_table(original: str, ours: str, decoder: bool) -> list[tuple[str
 
 
 def _table() -> list[tuple[str, str]]:
-    rows = [("out", "out.weight_dw")]
+    rows = [("out", "out.weight")]
     for level in range(_NUM_LEVELS):
         rows += block_table(f"enc{level + 1}.body.0", f"encoders.{level}")
         rows += transformer_table(f"enc{level + 1}_transformer", f"encoder_transformers.{level}", decoder=False)
@@ -114,7 +114,10 @@ def to_ours(state_dict: Mapping[str, torch.Tensor], config: FrameTransformerConf
                 f"The {ORIGIN} checkpoint does not fit: {key!r} must hold the rotary frequencies of {expected[key]} "
                 f"features per head, got {value.flatten()[:4].tolist()}... of shape {tuple(value.shape)}."
             )
-    return rename_keys(kept, TABLE, ORIGIN)
+    ours = rename_keys(kept, TABLE, ORIGIN)
+    if "out.weight" in ours and ours["out.weight"].ndim == 2:
+        ours["out.weight"] = ours["out.weight"][:, :, None, None]
+    return ours
 
 
 def to_original(state_dict: Mapping[str, torch.Tensor], config: FrameTransformerConfig) -> dict[str, torch.Tensor]:
@@ -132,6 +135,8 @@ def to_original(state_dict: Mapping[str, torch.Tensor], config: FrameTransformer
         "attention_kernel_size": 3,
         "feedforward_mixes_maps": True,
         "intermediate_size": None,
+        "partial_rotary_factor": 1.0,
+        "output_bias": False,
     }
     for name, value in version_4.items():
         if getattr(config, name) != value:
@@ -139,6 +144,7 @@ def to_original(state_dict: Mapping[str, torch.Tensor], config: FrameTransformer
     if config.num_attention_maps is None:
         raise ValueError("num_attention_maps must be set in a checkpoint of version 4, got None.")
     original = {key: value.clone() for key, value in rename_keys(state_dict, TABLE, ORIGIN, reverse=True).items()}
+    original["out"] = original["out"].flatten(1)
     return original | {key: rotary_frequencies(size) for key, size in _frequency_keys(config).items()}
 
 

@@ -2,7 +2,7 @@
 
 `AutoConfig.register` and its kin need the classes themselves, and those need torch. When transformers' auto modules are
 imported (before or after this package), tables that load a class at its first look-up are put where `register` would
-put the class. A test guards the one private name this relies on, `_extra_content`.
+put the class. Tests guard the names this relies on, the mappings' `_extra_content` and the tokenizers' table.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ FAMILIES: dict[str, tuple[str, str, str | None]] = {
     "melreformer_melgan_vocoder": ("MelGanVocoderConfig", "MelGanVocoderModel", "MelFeatureExtractor"),
     "melreformer_rq_transformer": ("RQTransformerConfig", "RQTransformerModel", None),
 }
+
+TOKENIZERS: tuple[str, ...] = ("MidiTokenizer",)
 
 
 class _LazyConfigs(dict):
@@ -92,6 +94,27 @@ class _LazyClasses(dict):
         return self._fill().items()
 
 
+class _LazyTokenizers(dict):
+    """Class name, as saved tokenizers have it -> tokenizer class, loaded when asked for."""
+
+    def __init__(self, load: Callable[[str], type], known: dict) -> None:
+        super().__init__(known)
+        self._load = load
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(key) or key in TOKENIZERS
+
+    def __missing__(self, key: str) -> type:
+        if key not in TOKENIZERS:
+            raise KeyError(key)
+        self[key] = self._load(key)
+        return self[key]
+
+
+def _install_tokenizers(module, load: Callable[[str], type]) -> None:
+    module.REGISTERED_TOKENIZER_CLASSES = _LazyTokenizers(load, module.REGISTERED_TOKENIZER_CLASSES)
+
+
 def _install_configs(module, load: Callable[[str], type]) -> None:
     mapping = module.CONFIG_MAPPING
     mapping._extra_content = _LazyConfigs(load, mapping._extra_content)
@@ -111,6 +134,7 @@ _STEPS = {
     "transformers.models.auto.configuration_auto": _install_configs,
     "transformers.models.auto.modeling_auto": _install_models,
     "transformers.models.auto.feature_extraction_auto": _install_feature_extractors,
+    "transformers.models.auto.tokenization_auto": _install_tokenizers,
 }
 
 
@@ -159,4 +183,4 @@ def register_when_imported(load: Callable[[str], type]) -> None:
         sys.meta_path.insert(0, _InstallingFinder(load, waiting))
 
 
-__all__ = ["FAMILIES", "register_when_imported"]
+__all__ = ["FAMILIES", "TOKENIZERS", "register_when_imported"]

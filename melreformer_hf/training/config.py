@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 MIXED_PRECISION = ("no", "bf16", "fp16")
+OPTIMIZERS = ("adamw", "muon")
 
 
 def option(default: Any, help: str) -> Any:
@@ -40,6 +41,7 @@ class TrainingConfig:
     discriminator_learning_rate: float | None = option(None, "peak for discriminators; default: learning_rate")
     warmup_steps: int = option(100, "steps of linear warm-up")
     final_learning_rate_ratio: float = option(0.0, "learning rate at the end, as a share of the peak")
+    optimizer: str = option("adamw", "adamw, or muon: orthogonalized momentum for hidden matrices, AdamW for the rest")
     adam_betas: tuple[float, float] = option((0.9, 0.99), "AdamW's averaging factors")
     adam_epsilon: float = option(1e-8, "AdamW's epsilon; updates of gradients below it fade")
     weight_decay: float = option(0.01, "AdamW's decay of weights with two axes or more")
@@ -100,6 +102,7 @@ class TrainingConfig:
             ("final_learning_rate_ratio", 0 <= self.final_learning_rate_ratio <= 1, "be in [0, 1]"),
             ("ema_decay", 0 <= self.ema_decay < 1, "be in [0, 1)"),
             ("mixed_precision", self.mixed_precision in MIXED_PRECISION, f"be one of {MIXED_PRECISION}"),
+            ("optimizer", self.optimizer in OPTIMIZERS, f"be one of {OPTIMIZERS}"),
             ("adam_betas", all(0 <= beta < 1 for beta in self.adam_betas), "be in [0, 1)"),
         ]
         for name, holds, rule in rules:

@@ -1,25 +1,135 @@
-"""Optimizer and learning-rate schedule."""
+"""Optimizers and learning-rate schedule."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
 
 from melreformer_hf.training.config import TrainingConfig
 
+# Odd polynomial whose repetition moves every singular value near 1 (Jordan et al., Muon).
+_POLYNOMIAL = (3.4445, -4.7750, 2.0315)
+_SMALLEST_MATRIX = 16
+
+
+def orthogonalize(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """Nearly the orthogonal factor of a matrix, by Newton-Schulz steps: singular values go to about 0.7..1.2.
+
+    Args:
+        matrix: (row, column).
+        steps: repetitions.
+
+    Returns:
+        (row, column), the same dtype.
+    """
+    a, b, c = _POLYNOMIAL
+    wide = matrix.bfloat16() if matrix.numel() > 65536 else matrix.float()
+    flipped = wide.shape[0] > wide.shape[1]
+    wide = wide.T if flipped else wide
+    wide = wide / (wide.norm() + 1e-7)
+    for _ in range(steps):
+        gram = wide @ wide.T
+        wide = a * wide + (b * gram + c * gram @ gram) @ wide
+    return (wide.T if flipped else wide).to(matrix.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update of every hidden matrix is orthogonalized; AdamW for all other parameters.
+
+    Source: Jordan et al., Muon (2024), with the scale of Liu et al. (arXiv 2502.16982), by which updates of matrices
+    have the size of AdamW's, so that one learning rate serves both. Convolutions are matrices of (output, rest).
+
+    Args:
+        groups: parameter groups; `orthogonal` in a group chooses the rule, `weight_decay` as in AdamW.
+        lr: learning rate of groups without one.
+        momentum: averaging factor of the gradients (orthogonal groups).
+        betas: AdamW's averaging factors (other groups).
+        eps: AdamW's epsilon.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict],
+        lr: float = 1e-3,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
+        """One update of all parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            rule = self._orthogonal_step if group["orthogonal"] else self._adam_step
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    rule(parameter, self.state[parameter], group)
+        return loss
+
+    @staticmethod
+    def _orthogonal_step(parameter: torch.Tensor, state: dict, group: dict) -> None:
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        gradient, factor = parameter.grad, group["momentum"]
+        state["momentum"].lerp_(gradient, 1 - factor)
+        update = orthogonalize(gradient.lerp(state["momentum"], factor).flatten(1))
+        scale = 0.2 * math.sqrt(max(update.shape))
+        parameter.add_(update.view_as(parameter), alpha=-group["lr"] * scale)
+
+    @staticmethod
+    def _adam_step(parameter: torch.Tensor, state: dict, group: dict) -> None:
+        if not state:
+            state["step"] = torch.zeros(())
+            state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        first, second = group["betas"]
+        state["step"] += 1
+        step = state["step"].item()
+        state["mean"].lerp_(parameter.grad, 1 - first)
+        state["square"].mul_(second).addcmul_(parameter.grad, parameter.grad, value=1 - second)
+        scale = (state["square"] / (1 - second**step)).sqrt_().add_(group["eps"])
+        parameter.addcdiv_(state["mean"], scale, value=-group["lr"] / (1 - first**step))
+
+
+def _hidden_matrices(module: nn.Module) -> set[int]:
+    # Weights of layers that mix many inputs into many outputs; stems, heads and tables of few rows are left to AdamW.
+    chosen = set()
+    for layer in module.modules():
+        weight = getattr(layer, "weight", None)
+        if not isinstance(weight, torch.Tensor) or isinstance(layer, nn.Embedding) or weight.ndim < 2:
+            continue
+        if min(weight.shape[0], weight[0].numel()) >= _SMALLEST_MATRIX:
+            chosen.add(id(weight))
+    return chosen
+
 
 def build_optimizer(module: nn.Module, learning_rate: float, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW over the trainable parameters; only weights with two axes or more decay."""
+    """The optimizer of `config` over the trainable parameters; only weights with two axes or more decay.
+
+    Raises:
+        ValueError: nothing is trainable.
+    """
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not trainable:
         raise ValueError(f"{type(module).__name__} has no trainable parameter.")
+    chosen = _hidden_matrices(module) if config.optimizer == "muon" else set()
+    matrices = [p for p in trainable if p.ndim >= 2]
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in matrices if id(p) in chosen], "weight_decay": config.weight_decay, "orthogonal": True},
+        {"params": [p for p in matrices if id(p) not in chosen], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
-    groups = [{**group, "peak": learning_rate} for group in groups if group["params"]]
+    groups = [{"orthogonal": False, **group, "peak": learning_rate} for group in groups if group["params"]]
+    if config.optimizer == "muon":
+        return Muon(groups, learning_rate, betas=config.adam_betas, eps=config.adam_epsilon)
     return torch.optim.AdamW(groups, lr=learning_rate, betas=config.adam_betas, eps=config.adam_epsilon, fused=True)
 
 
@@ -42,4 +152,4 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["peak"] * factor
 
 
-__all__ = ["build_optimizer", "learning_rate_factor", "set_learning_rate"]
+__all__ = ["Muon", "build_optimizer", "learning_rate_factor", "orthogonalize", "set_learning_rate"]

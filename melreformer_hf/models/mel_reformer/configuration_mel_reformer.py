@@ -17,6 +17,9 @@ _PRESETS: dict[str, dict] = {
         "decoder_window": 64,
         "postnet_size": 384,
         "postnet_layers": 6,
+        "band_channels": (64, 96, 128),
+        "band_blocks": 3,
+        "num_bases": 32,
     },
 }
 
@@ -43,7 +46,9 @@ class MelReformerConfig(StrictConfig):
         postnet_size: channels of the convolutional post-net (local).
         postnet_layers: its blocks (local).
         postnet_kernel: odd kernel of its convolutions in frames (local).
-        band_size: hidden width of the learned interpolation that all mel bands share; 0 interpolates linearly (local).
+        band_channels: channels of the encoder's net over bands and columns; each level halves the bands (local).
+        band_blocks: its residual blocks per level and direction (local).
+        num_bases: curves per column and band that draw what happens inside a column (local).
         dropout: of the original architecture.
         mel_shift: subtracted from a log-mel before the network (local).
         mel_scale: then divided by (local).
@@ -62,20 +67,26 @@ class MelReformerConfig(StrictConfig):
     hidden_size: int = 192
     intermediate_size: int = 576
     num_encoder_layers: int = 2
-    num_decoder_layers: int = 3
+    num_decoder_layers: int = 2
     num_attention_heads: int = 4
     encoder_window: int = 16
     decoder_window: int = 32
     cross_reach: int = 3
-    context_frames: int = 8
-    postnet_size: int = 160
-    postnet_layers: int = 3
+    context_frames: int = 4
+    postnet_size: int = 128
+    postnet_layers: int = 2
     postnet_kernel: int = 7
-    band_size: int = 0
+    band_channels: list | tuple = (32, 48, 64)
+    band_blocks: int = 2
+    num_bases: int = 16
     dropout: float = 0.1
     mel_shift: float = -5.5
     mel_scale: float = 3.0
     initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        self.band_channels = tuple(self.band_channels)
+        super().__post_init__(**kwargs)
 
     @classmethod
     def preset(cls, name: str, **overrides: object) -> "MelReformerConfig":
@@ -102,10 +113,11 @@ class MelReformerConfig(StrictConfig):
             raise ValueError(f'architecture must be "local" or "original", got {self.architecture!r}.')
         positive = ("idea_columns", "fold_size", "hidden_size", "intermediate_size", "num_encoder_layers")
         positive += ("num_decoder_layers", "num_attention_heads", "decoder_window", "postnet_size", "postnet_layers")
+        positive += ("band_blocks", "num_bases")
         for name in positive:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("encoder_window", "cross_reach", "context_frames", "band_size", "dropout"):
+        for name in ("encoder_window", "cross_reach", "context_frames", "dropout"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if self.hidden_size % self.num_attention_heads or (self.hidden_size // self.num_attention_heads) % 2:
@@ -113,6 +125,8 @@ class MelReformerConfig(StrictConfig):
                 f"hidden_size must be an even multiple of num_attention_heads={self.num_attention_heads}, "
                 f"got {self.hidden_size}."
             )
+        if not self.band_channels or min(self.band_channels) < 1:
+            raise ValueError(f"band_channels must name at least one positive width, got {self.band_channels}.")
         if self.postnet_kernel < 1 or self.postnet_kernel % 2 == 0:
             raise ValueError(f"postnet_kernel must be odd and positive, got {self.postnet_kernel}.")
         if self.mel_scale <= 0:

@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from melreformer_hf.audio.fold import fold, unfold
-from melreformer_hf.models.mel_reformer.bands_mel_reformer import BandInterpolator
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
-from melreformer_hf.models.mel_reformer.timing_mel_reformer import column_of, interpolate_columns, interpolate_idea
+from melreformer_hf.models.mel_reformer.encoder_mel_reformer import ColumnCurves, IdeaEncoder
+from melreformer_hf.models.mel_reformer.timing_mel_reformer import column_of, interpolate_columns
 from melreformer_hf.nn.attention import FeedForward, NeighbourAttention, WindowedSelfAttention
 from melreformer_hf.nn.convnext import ConvNeXtBlock
 from melreformer_hf.nn.streaming import stream_with_overlap
@@ -27,55 +27,14 @@ class EncodedIdea:
         states: (batch, column, hidden).
         memories: keys and values per decoder layer, (batch, column, 2 * hidden) each.
         num_frames: (batch,).
-        described: (batch, column + 1, mel, band_size) what lies around each place between columns; None without bands.
+        coefficients: (batch, column, mel * num_bases) of the curves inside each column.
     """
 
     idea: torch.Tensor
     states: torch.Tensor
     memories: list[torch.Tensor]
     num_frames: torch.Tensor
-    described: torch.Tensor | None = None
-
-
-class EncoderLayer(nn.Module):
-    """Bidirectional attention within a window of columns, then a perceptron."""
-
-    def __init__(self, config: MelReformerConfig) -> None:
-        super().__init__()
-        window = config.encoder_window
-        self.attention = WindowedSelfAttention(config.hidden_size, config.num_attention_heads, window, window)
-        self.feed_forward = FeedForward(config.hidden_size, config.intermediate_size)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(batch, column, hidden) -> the same shape."""
-        hidden = hidden + self.attention(hidden)[0]
-        return hidden + self.feed_forward(hidden)
-
-
-class IdeaEncoder(nn.Module):
-    """Columns of an idea to states, knowing how much music each column stands for."""
-
-    def __init__(self, config: MelReformerConfig) -> None:
-        super().__init__()
-        self.stem = nn.Conv1d(config.num_mel_bins, config.hidden_size, 5, padding=2)
-        self.stretch = nn.Sequential(
-            nn.Linear(2, config.hidden_size), nn.GELU(), nn.Linear(config.hidden_size, config.hidden_size)
-        )
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
-        self.norm = nn.LayerNorm(config.hidden_size)
-        self.gradient_checkpointing = False
-
-    def forward(self, idea: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        """(batch, mel, column) and (batch,) -> (batch, column, hidden)."""
-        stretch = (num_frames.double() / idea.shape[-1]).log2().float()[:, None] - 3.0
-        described = torch.cat([stretch / 3.0, (stretch / 3.0).square()], dim=-1).to(idea.dtype)
-        hidden = self.stem(idea).transpose(1, 2) + self.stretch(described)[:, None]
-        for layer in self.layers:
-            if self.gradient_checkpointing and self.training:
-                hidden = checkpoint(layer, hidden, use_reentrant=False)
-            else:
-                hidden = layer(hidden)
-        return self.norm(hidden)
+    coefficients: torch.Tensor
 
 
 class DecoderLayer(nn.Module):
@@ -117,7 +76,7 @@ class WindowDecoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
         self.norm = nn.LayerNorm(config.hidden_size)
         self.head = nn.Linear(config.hidden_size, window)
-        self.bands = BandInterpolator(config.band_size) if config.band_size else None
+        self.curves = ColumnCurves(config.num_bases)
         self.gradient_checkpointing = False
 
     def forward(
@@ -133,15 +92,12 @@ class WindowDecoder(nn.Module):
             caches: rolling caches per layer.
 
         Returns:
-            (batch, mel, step * fold_size) made columns, the re-interpolated idea under them, and the new caches.
+            (batch, mel, step * fold_size) made columns, the encoder's drawing under them, and the new caches.
         """
         steps, fold_size, context = previous.shape[1], self.fold_size, self.context_frames
-        around = interpolate_idea(
-            encoded.idea, start_frames - context, steps * fold_size + 2 * context, encoded.num_frames
-        )
-        base = around[..., context : around.shape[-1] - context]
-        if self.bands is not None:
-            base = base + self.bands(encoded.described, base, start_frames, encoded.num_frames)
+        length = steps * fold_size + 2 * context
+        around = self.curves(encoded.idea, encoded.coefficients, start_frames - context, length, encoded.num_frames)
+        base = around[..., context : length - context]
         windows = around.unfold(-1, fold_size + 2 * context, fold_size).transpose(1, 2).flatten(2)
         centres = start_frames[:, None] + (torch.arange(steps, device=previous.device) + 0.5) * fold_size
         place = column_of(centres, encoded.num_frames, encoded.idea.shape[-1])
@@ -179,7 +135,7 @@ class SeamNet(nn.Module):
 
         Args:
             made: (batch, mel, frame) columns of the decoder.
-            base: (batch, mel, frame) re-interpolated idea.
+            base: (batch, mel, frame) the encoder's drawing.
             inside: (batch, 1, frame) one where the frame belongs to the piece, zero elsewhere.
 
         Returns:
@@ -205,14 +161,13 @@ class LocalExpansion(nn.Module):
 
     def encode(self, idea: torch.Tensor, num_frames: torch.Tensor) -> EncodedIdea:
         """Run the encoder once for a whole piece."""
-        states = self.encoder(idea, num_frames)
+        states, coefficients = self.encoder(idea, num_frames)
         memories = [layer.cross_attention.memory(states) for layer in self.decoder.layers]
-        bands = self.decoder.bands
-        return EncodedIdea(idea, states, memories, num_frames, None if bands is None else bands.describe(idea))
+        return EncodedIdea(idea, states, memories, num_frames, coefficients)
 
     def forward(
         self, encoded: EncodedIdea, inputs: torch.Tensor, previous: torch.Tensor, start_frames: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """All steps of a stretch of music at once, given what came before each.
 
         Args:
@@ -222,14 +177,14 @@ class LocalExpansion(nn.Module):
             start_frames: (batch,) first frame.
 
         Returns:
-            columns of the decoder and of the seam net, (batch, mel, frame) each.
+            drawing of the encoder, columns of the decoder and of the seam net, (batch, mel, frame) each.
         """
         length = inputs.shape[-1]
         tokens = fold(torch.cat([previous, inputs], dim=-1), self.fold_size, self.silence)
         steps = -(-length // self.fold_size)
         made, base, _ = self.decoder(tokens[:, :steps], encoded, start_frames)
         made, base = made[..., :length], base[..., :length]
-        return made, self.postnet(made, base, self._inside(encoded, start_frames, length, made.dtype))
+        return base, made, self.postnet(made, base, self._inside(encoded, start_frames, length, made.dtype))
 
     @staticmethod
     def _inside(encoded: EncodedIdea, start: torch.Tensor, length: int, dtype: torch.dtype) -> torch.Tensor:

@@ -3,12 +3,13 @@
 Source: TariqAHassan/MelReformer (2022), an encoder-decoder transformer over folded mel columns; no paper.
 Deviations of the `"local"` architecture, the default: ideas are area averages; encoder columns and decoder steps lie on
 one time axis, so that attention is local, the cost linear and the memory constant; the duration ends the piece; the
-network predicts a change of the re-interpolated idea; a convolutional net joins the windows. The `"original"`
+encoder draws curves inside the columns of the idea, which the decoder corrects; a convolutional net joins the windows. The `"original"`
 architecture repeats the original program and loads its checkpoints.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from melreformer_hf.hub.mixin import HubMixin
-from melreformer_hf.models.mel_reformer.bands_mel_reformer import BandInterpolator
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
+from melreformer_hf.models.mel_reformer.encoder_mel_reformer import ColumnCurves, IdeaEncoder, ResidualBlock2d
 from melreformer_hf.models.mel_reformer.local_mel_reformer import LocalExpansion, gather
 from melreformer_hf.models.mel_reformer.original_mel_reformer import OriginalExpansion
 from melreformer_hf.models.mel_reformer.weights_mel_reformer import config_of, from_original_keys, to_original_keys
@@ -37,11 +38,13 @@ class MelReformerOutput(ModelOutput):
         loss: scalar, mean absolute error over the frames inside the pieces; only with `labels`.
         output_features: (batch, mel, frame) log-mel.
         decoder_features: (batch, mel, frame) log-mel before the seam net (local architecture).
+        encoder_features: (batch, mel, frame) log-mel before the decoder (local architecture).
     """
 
     loss: torch.Tensor | None = None
     output_features: torch.Tensor | None = None
     decoder_features: torch.Tensor | None = None
+    encoder_features: torch.Tensor | None = None
 
 
 class MelReformerPreTrainedModel(HubMixin, PreTrainedModel):
@@ -58,18 +61,23 @@ class MelReformerPreTrainedModel(HubMixin, PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, ConvNeXtBlock):
             init_convnext_block(module, self.config.initializer_range)
-        elif isinstance(module, (nn.Linear, nn.Conv1d)):
+        elif isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
             init.trunc_normal_(module.weight, std=self.config.initializer_range)
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, BandInterpolator):
+        elif isinstance(module, ResidualBlock2d):
+            init.kaiming_uniform_(module.first.weight, a=math.sqrt(5))
+        elif isinstance(module, ColumnCurves):
             # A narrow network: the common small deviation would leave it nearly linear for long.
-            for layer in (module.columns, module.described, module.hidden):
+            for layer in module.curves[::2]:
                 init.kaiming_uniform_(layer.weight, nonlinearity="relu")
-                init.zeros_(layer.bias)
+        elif isinstance(module, IdeaEncoder):
+            init.normal_(module.place, std=0.1)
+            for layer in (module.stem, *module.down, *module.up, module.stretch[0], module.stretch[2]):
+                init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
         elif isinstance(module, OriginalExpansion):
             init.normal_(module.start_token)
 
@@ -167,7 +175,7 @@ class MelReformerModel(MelReformerPreTrainedModel):
             return_dict: whether to return a named output.
 
         Returns:
-            MelReformerOutput. The loss counts the frames inside the pieces, half as much for the decoder's own columns.
+            MelReformerOutput. The loss counts the frames inside the pieces, half as much for the columns of decoder and encoder.
 
         Raises:
             ValueError: wrong shapes, lengths below 1, or neither labels nor decoder input.
@@ -190,14 +198,15 @@ class MelReformerModel(MelReformerPreTrainedModel):
             previous = told.new_full(shape, self.expansion.silence)
         else:
             previous = self._normalize(previous_features)
-        made, improved = self.expansion(encoded, self._normalize(told), previous, start_frames)
+        drawn, made, improved = self.expansion(encoded, self._normalize(told), previous, start_frames)
         loss = None
         if labels is not None:
             target = self._normalize(labels)
             inside = self.expansion._inside(encoded, start_frames, labels.shape[-1], torch.float32)
             weight = inside / (inside.sum().clamp(min=1) * labels.shape[1])
-            loss = (((improved - target).abs() + 0.5 * (made - target).abs()) * weight).sum() * self.config.mel_scale
-        output = MelReformerOutput(loss, self._denormalize(improved), self._denormalize(made))
+            error = (improved - target).abs() + 0.5 * (made - target).abs() + 0.5 * (drawn - target).abs()
+            loss = (error * weight).sum() * self.config.mel_scale
+        output = MelReformerOutput(loss, *(self._denormalize(mel) for mel in (improved, made, drawn)))
         return output if named else output.to_tuple()
 
     def _forward_original(

@@ -17,6 +17,7 @@ from melreformer_hf.training.recipes.expansion_data import (
     expansion_stream,
     flatten_windows,
     idea_and_windows,
+    inside_mask,
 )
 from melreformer_hf.training.recipes.upsampler_model import ConvUpsamplerConfig, ConvUpsamplerModel
 
@@ -53,7 +54,9 @@ class ConvUpsamplerRecipe(Recipe):
     ) -> Iterator[Phase]:
         rows = flatten_windows(batch)
         output = modules["model"](rows["idea"], rows["num_frames"], rows["start"], self.options.window_frames)
-        loss = (output.output_features.float() - rows["labels"]).abs().mean()
+        error = (output.output_features.float() - rows["labels"]).abs()
+        inside = inside_mask(rows["start"], self.options.window_frames, rows["num_frames"])
+        loss = (error * inside).sum() / (inside.sum() * error.shape[1])
         yield Phase("model", loss, {"loss": loss})
 
     def validate(self, model: nn.Module) -> Validation:

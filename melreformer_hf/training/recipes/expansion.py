@@ -24,6 +24,7 @@ from melreformer_hf.training.recipes.expansion_data import (
     expansion_stream,
     flatten_windows,
     idea_and_windows,
+    inside_mask,
 )
 
 
@@ -38,7 +39,7 @@ class ExpansionOptions(ExpansionDataOptions):
     preset: str = option("tiny", "preset of MelReformerConfig that --model.NAME values change")
     input_noise: float = option(0.9, "standard deviation of the noise on the past, in units of the log-mel")
     own_history: float = option(0.5, "share of the windows whose past is the network's own prediction")
-    own_history_start: float = option(0.1, "share of the training after which own_history begins")
+    own_history_start: float = option(0.3, "share of the training after which own_history begins")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,11 +98,16 @@ class ExpansionRecipe(Recipe):
         if own:
             told = torch.cat([self._predicted(modules["model"], window, told, own), told[own:]])
         output = modules["model"](labels=labels, decoder_input_features=told, **window)
-        with torch.no_grad():
-            error = (output.output_features.float() - labels).abs().mean(dim=(1, 2))
-        scalars = {"loss": output.loss, "mel_l1": error.mean()}
+        inside = inside_mask(rows["start"], labels.shape[-1], rows["num_frames"])
+
+        def mel_l1(features: torch.Tensor, count: int | None = None) -> torch.Tensor:
+            error = (features.detach().float() - labels).abs() * inside
+            return error[:count].sum() / (inside[:count].sum() * labels.shape[1])
+
+        scalars = {"loss": output.loss, "mel_l1": mel_l1(output.output_features)}
+        scalars["encoder_mel_l1"] = mel_l1(output.encoder_features)
         if own:
-            scalars["mel_l1_own_history"] = error[:own].mean()
+            scalars["mel_l1_own_history"] = mel_l1(output.output_features, own)
         yield Phase("model", output.loss, scalars)
 
     @staticmethod

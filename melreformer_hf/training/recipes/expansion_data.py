@@ -26,8 +26,8 @@ class ExpansionDataOptions:
 
     min_frames: int = option(512, "shortest crop in mel frames; lengths are log-uniform")
     max_frames: int = option(16384, "longest crop in mel frames; shorter recordings are taken whole")
-    window_frames: int = option(512, "frames that are trained in each window of a crop")
-    windows_per_crop: int = option(2, "windows that are trained per crop")
+    window_frames: int = option(2048, "frames that are trained in each window of a crop")
+    windows_per_crop: int = option(1, "windows that are trained per crop")
     validation_crops: int = option(8, "held-out crops of crop_frames frames")
     validation_crop_frames: int = option(2048, "length of the held-out crops in frames")
     validation_pieces: int = option(4, "held-out recordings that are expanded whole")
@@ -38,9 +38,9 @@ class ExpansionDataOptions:
         for name in ("windows_per_crop", "validation_crops", "validation_pieces", "validation_crop_frames"):
             if getattr(self, name) < 1:
                 raise ValueError(f"options.{name} must be at least 1, got {getattr(self, name)}.")
-        if not 1 <= self.window_frames <= self.min_frames <= self.max_frames:
+        if self.window_frames < 1 or not 1 <= self.min_frames <= self.max_frames:
             raise ValueError(
-                "options must keep 1 <= window_frames <= min_frames <= max_frames, got "
+                "options must keep window_frames >= 1 and 1 <= min_frames <= max_frames, got "
                 f"{self.window_frames}, {self.min_frames}, {self.max_frames}."
             )
 
@@ -78,12 +78,13 @@ def idea_and_windows(
         lead: frames that are given before each window; silence before the crop's beginning.
 
     Returns:
-        dict of `idea` (mel, column), `num_frames` (), `start` (count,), `labels` (count, mel, lead + length).
+        dict of `idea` (mel, column), `num_frames` (), `start` (count,), `labels` (count, mel, lead + length); windows
+        longer than the crop are filled with silence.
     """
     mel = log_mel_spectrogram(waveform, mel_config)
     frames, length = mel.shape[-1], options.window_frames
-    start = torch.randint(frames - length + 1, (options.windows_per_crop,), generator=generator)
-    padded = torch.nn.functional.pad(mel, (lead, 0), value=mel_config.floor_value)
+    start = torch.randint(max(frames - length, 0) + 1, (options.windows_per_crop,), generator=generator)
+    padded = torch.nn.functional.pad(mel, (lead, max(length - frames, 0)), value=mel_config.floor_value)
     labels = torch.stack([padded[:, begin : begin + lead + length] for begin in start.tolist()])
     return {
         "idea": resize_mel(mel, columns),
@@ -102,6 +103,12 @@ def flatten_windows(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         "start": batch["start"].flatten(),
         "labels": batch["labels"].flatten(0, 1),
     }
+
+
+def inside_mask(start: torch.Tensor, length: int, num_frames: torch.Tensor) -> torch.Tensor:
+    """One for the frames of a window that belong to the crop: (batch,), (batch,) -> (batch, 1, length) float32."""
+    frames = start[:, None] + torch.arange(length, device=start.device)
+    return (frames < num_frames[:, None])[:, None].float()
 
 
 class ExpansionValidator:
@@ -164,4 +171,5 @@ __all__ = [
     "expansion_stream",
     "flatten_windows",
     "idea_and_windows",
+    "inside_mask",
 ]

@@ -41,12 +41,14 @@ def push_folder(
         create_pr: whether to open a pull request rather than to commit.
 
     Returns:
-        the address of the commit.
+        the address of the commit, or of the pull request.
 
     Raises:
         ValueError: `folder` is none, is empty, or `repo_id` or `repo_type` is not of the form above.
+        PermissionError: the Hub does not let this user write there.
     """
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
     if not Path(folder).is_dir() or not any(Path(folder).iterdir()):
         raise ValueError(f"folder must exist and hold files, got {folder}.")
@@ -56,20 +58,28 @@ def push_folder(
         raise ValueError(f"repo_id must have the form user/name, got {repo_id!r}.")
     api = HfApi(token=token)
     space = {"space_sdk": "gradio"} if repo_type == "space" else {}
-    repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, **space).repo_id
-    if revision is not None:
-        api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
-    info = api.upload_folder(
-        folder_path=os.fspath(folder),
-        repo_id=repo_id,
-        repo_type=repo_type,
-        commit_message=commit_message or f"Upload {repo_type}",
-        commit_description=commit_description,
-        revision=revision,
-        create_pr=create_pr,
-        ignore_patterns=IGNORED,
-    )
-    return str(info.commit_url)
+    try:
+        repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, **space).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
+        info = api.upload_folder(
+            folder_path=os.fspath(folder),
+            repo_id=repo_id,
+            repo_type=repo_type,
+            commit_message=commit_message or f"Upload {repo_type}",
+            commit_description=commit_description,
+            revision=revision,
+            create_pr=create_pr,
+            ignore_patterns=IGNORED,
+        )
+    except HfHubHTTPError as error:
+        if error.response.status_code in (401, 403):
+            raise PermissionError(
+                f"The Hub refused to write to {repo_id}: log in with `hf auth login` (or set HF_TOKEN), with a token that "
+                f"may write there. It answered: {error.server_message or error.response.status_code}"
+            ) from error
+        raise
+    return str(info.pr_url or info.commit_url)
 
 
 def fetch_card(repo_id: str, target: Path, token: str | bool | None = None) -> bool:

@@ -55,6 +55,8 @@ def fused_attention(
     missing = -size % head_multiple
     if missing:
         query, key, value = (pad(part, (0, missing)) for part in (query, key, value))
+    # The fused kernels refuse features that do not lie side by side, and torch would silently hold all scores instead.
+    query, key, value = (part.contiguous() for part in (query, key, value))
     return scaled_dot_product_attention(query, key, value, scale=scale)[..., :size]
 
 

@@ -35,6 +35,8 @@ _EXPORTS: dict[str, str] = {
     "FrameTransformerModel": "models.frame_transformer.modeling_frame_transformer",
     "RQTransformerConfig": "models.rq_transformer.configuration_rq_transformer",
     "RQTransformerModel": "models.rq_transformer.modeling_rq_transformer",
+    "SoundStreamConfig": "models.soundstream.configuration_soundstream",
+    "SoundStreamModel": "models.soundstream.modeling_soundstream",
     "IdeaUNetModel": "models.idea_unet.unet_idea",
     "MelReformerPipeline": "pipelines.pipeline_mel_reformer",
 }

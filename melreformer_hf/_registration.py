@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.abc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 # model type -> config class, model class, feature extractor class
 FAMILIES: dict[str, tuple[str, str, str | None]] = {
@@ -21,9 +21,13 @@ FAMILIES: dict[str, tuple[str, str, str | None]] = {
     "melreformer_mel_vqvae": ("MelVqvaeConfig", "MelVqvaeModel", "MelFeatureExtractor"),
     "melreformer_melgan_vocoder": ("MelGanVocoderConfig", "MelGanVocoderModel", "MelFeatureExtractor"),
     "melreformer_rq_transformer": ("RQTransformerConfig", "RQTransformerModel", None),
+    "melreformer_soundstream": ("SoundStreamConfig", "SoundStreamModel", None),
 }
 
 TOKENIZERS: tuple[str, ...] = ("MidiTokenizer",)
+
+# families that AutoModelForAudioTokenization loads, too
+AUDIO_TOKENIZERS = ("melreformer_soundstream",)
 
 
 class _LazyConfigs(dict):
@@ -58,12 +62,15 @@ class _LazyConfigs(dict):
 class _LazyClasses(dict):
     """Config class -> model or extractor class, loaded when a config class of this package is asked for."""
 
-    def __init__(self, load: Callable[[str], type], known: dict, position: int) -> None:
+    def __init__(
+        self, load: Callable[[str], type], known: dict, position: int, model_types: Iterable[str] = FAMILIES
+    ) -> None:
         super().__init__(known)
         self._load, self._position = load, position
+        self._families = [FAMILIES[model_type] for model_type in model_types]
 
     def _name(self, key: object) -> str | None:
-        for family in FAMILIES.values():
+        for family in self._families:
             if getattr(key, "__name__", None) == family[0] and key.__module__.startswith("melreformer_hf."):
                 return family[self._position]
         return None
@@ -79,7 +86,7 @@ class _LazyClasses(dict):
         return self[key]
 
     def _fill(self) -> dict:
-        for family in FAMILIES.values():
+        for family in self._families:
             if family[self._position] is not None:
                 self[self._load(family[0])]
         return dict(super().items())
@@ -123,6 +130,8 @@ def _install_configs(module, load: Callable[[str], type]) -> None:
 def _install_models(module, load: Callable[[str], type]) -> None:
     mapping = module.MODEL_MAPPING
     mapping._extra_content = _LazyClasses(load, mapping._extra_content, 1)
+    mapping = module.MODEL_FOR_AUDIO_TOKENIZATION_MAPPING
+    mapping._extra_content = _LazyClasses(load, mapping._extra_content, 1, AUDIO_TOKENIZERS)
 
 
 def _install_feature_extractors(module, load: Callable[[str], type]) -> None:

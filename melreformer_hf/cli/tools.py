@@ -16,6 +16,7 @@ FAMILIES = {
     "gpt_vae": "models.gpt_vae.modeling_gpt_vae.GptVaeModel",
     "frame_transformer": "models.frame_transformer.modeling_frame_transformer.FrameTransformerModel",
     "rq_transformer": "models.rq_transformer.modeling_rq_transformer.RQTransformerModel",
+    "soundstream": "models.soundstream.modeling_soundstream.SoundStreamModel",
     "hifi_vocoder": "models.hifi_vocoder.modeling_hifi_vocoder.HifiVocoderModel",
     "melgan_vocoder": "models.melgan_vocoder.modeling_melgan_vocoder.MelGanVocoderModel",
 }

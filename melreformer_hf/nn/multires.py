@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 import numpy
 import torch
 from torch import nn
+from transformers import initialization as init
 
 from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
 from melreformer_hf.nn.conv import CausalConv1d, Runner, run_whole, transposed_step
@@ -163,11 +164,11 @@ class MultiresConv1d(nn.Module):
         """Uniform values of the original's variance; the wavelet's filters where one is given."""
         for position, taps in enumerate((self.low_pass, self.high_pass)):
             if self._wavelet is None:
-                nn.init.uniform_(taps, -((1.0 / self.kernel_size) ** 0.5), (1.0 / self.kernel_size) ** 0.5)
+                init.uniform_(taps, -(self.kernel_size**-0.5), self.kernel_size**-0.5)
             else:
-                taps.copy_(self._wavelet[position].expand_as(taps))
+                init.copy_(taps, self._wavelet[position].expand_as(taps))
         bound = (1.0 / (self.num_weights + 1)) ** 0.5
-        nn.init.uniform_(self.mixing, -bound, bound)
+        init.uniform_(self.mixing, -bound, bound)
 
     @classmethod
     def from_original(
@@ -289,9 +290,9 @@ class WaveletSynthesis(nn.Module):
         """Pairs of cosine and sine from zero up to half a cycle per sample; widths that fit an atom's length."""
         pairs = (self.channels + 1) // 2
         steps = torch.arange(self.channels, device=self.frequency.device)
-        self.frequency.copy_(steps // 2 * (self.rate / 2 / pairs))
-        self.phase.copy_(steps % 2 * (-math.pi / 2) + math.pi / 4)
-        self.log_width.fill_(math.log(self.num_frames / 6))
+        init.copy_(self.frequency, steps // 2 * (self.rate / 2 / pairs))
+        init.copy_(self.phase, steps % 2 * (-math.pi / 2) + math.pi / 4)
+        init.constant_(self.log_width, math.log(self.num_frames / 6))
 
     def atoms(self) -> torch.Tensor:
         """(channels, num_frames * rate)."""

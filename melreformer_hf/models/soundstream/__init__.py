@@ -1,0 +1,1 @@
+"""A neural audio codec: waveforms as a few streams of codes, and back."""

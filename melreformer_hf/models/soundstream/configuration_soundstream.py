@@ -1,0 +1,191 @@
+"""Configuration of the SoundStream-like codec."""
+
+import math
+
+from huggingface_hub.dataclasses import strict
+
+from melreformer_hf.nn.configuration import StrictConfig
+
+ACTIVATIONS = ("leaky_relu", "elu")
+PADDINGS = ("causal", "original")
+ENERGY_STAGES = ("none", "before_quantizer", "after_quantizer")
+_PRESETS: dict[str, dict] = {
+    "soundstream": {},
+    "lumenpallidium": {
+        "sampling_rate": 48000,
+        "padding": "original",
+        "codebook_update": "gradient",
+        "kmeans_iterations": 0,
+    },
+    "tiny": {
+        "sampling_rate": 8000,
+        "base_channels": 8,
+        "strides": (2, 4, 4),
+        "num_residual_units": 2,
+        "hidden_size": 16,
+        "num_quantizers": 3,
+        "codebook_size": 32,
+    },
+}
+
+
+@strict
+class SoundStreamConfig(StrictConfig):
+    """Configuration of `SoundStreamModel`; the defaults are 24 kHz, 75 frames per second, 8 codes of 10 bits each.
+
+    Args:
+        sampling_rate: samples per second.
+        audio_channels: channels of the waveform.
+        base_channels: width at the sampling rate.
+        channel_multiplier: growth of the width with every stride.
+        strides: downsampling of each block of the encoder; the decoder's blocks have them in reverse.
+        num_residual_units: per block.
+        kernel_size: taps of the convolutions that keep the length.
+        dilation_base: unit i of a block has dilation `dilation_base ** i`.
+        depthwise: a learned gain per channel before each unit's first convolution.
+        activation: "leaky_relu" or "elu".
+        activation_slope: of a leaky ReLU below zero.
+        wavelet_blocks: blocks of the decoder, from 0 (coarsest), that upsample by wavelets instead of a transposed
+            convolution.
+        multires_depth: levels of a multiresolution convolution that leads from the waveform past the encoder; 0: none.
+        multires_kernel_size: its taps.
+        padding: how lengths that are no multiple of `hop_length` are completed. "causal": zeros after the waveform,
+            streams equal the whole. "original": zeros before every strided convolution, no streams.
+        hidden_size: width of what is quantised.
+        num_quantizers: levels of the quantizer.
+        codebook_size: codewords per level.
+        codebook_dim: width of factorised codewords; `None`: `hidden_size`.
+        codebook_update: "ema" or "gradient".
+        codebook_decay: of the codebooks' running statistics.
+        kmeans_iterations: that place the codewords on the first training batch; 0: random start.
+        restart_threshold: share of the mean use under which codewords are replaced; 0: never.
+        commitment_weight: of the distance of latents from their codewords.
+        codebook_weight: of the distance of gradient codewords from their latents.
+        level_reduction: losses of levels are averaged ("mean") or added ("sum").
+        gradient_path: "once", "undetached" or "every_level", see `ResidualVectorQuantizer`.
+        quantizer_dropout: probability that an example of a training batch keeps only its first n levels.
+        energy_stage: an energy transformer over all frames, "before_quantizer" or "after_quantizer"; "none". With one,
+            that half of the codec is no longer causal.
+        num_energy_steps: its steps.
+        num_energy_heads: its heads.
+        reconstruction_weight: of the mean absolute error of samples in the loss.
+
+    Raises:
+        StrictDataclassError: a field has the wrong type or breaks its rule (the cause is a ValueError).
+        ValueError: a keyword is no field.
+    """
+
+    model_type = "melreformer_soundstream"
+
+    sampling_rate: int = 24000
+    audio_channels: int = 1
+    base_channels: int = 32
+    channel_multiplier: int = 2
+    strides: list | tuple = (2, 4, 5, 8)
+    num_residual_units: int = 3
+    kernel_size: int = 7
+    dilation_base: int = 3
+    depthwise: bool = False
+    activation: str = "leaky_relu"
+    activation_slope: float = 0.3
+    wavelet_blocks: list | tuple = ()
+    multires_depth: int = 0
+    multires_kernel_size: int = 7
+    padding: str = "causal"
+    hidden_size: int = 512
+    num_quantizers: int = 8
+    codebook_size: int = 1024
+    codebook_dim: int | None = None
+    codebook_update: str = "ema"
+    codebook_decay: float = 0.99
+    kmeans_iterations: int = 10
+    restart_threshold: float = 0.1
+    commitment_weight: float = 1.0
+    codebook_weight: float = 1.0
+    level_reduction: str = "mean"
+    gradient_path: str = "once"
+    quantizer_dropout: float = 0.0
+    energy_stage: str = "none"
+    num_energy_steps: int = 12
+    num_energy_heads: int = 8
+    reconstruction_weight: float = 1.0
+
+    def __post_init__(self, **kwargs):
+        for name in ("strides", "wavelet_blocks"):
+            setattr(self, name, tuple(getattr(self, name)))
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def preset(cls, name: str, **overrides: object) -> "SoundStreamConfig":
+        """`"soundstream"` (the defaults), `"lumenpallidium"` (the original's) or `"tiny"`, with `overrides`."""
+        if name not in _PRESETS:
+            raise ValueError(f"SoundStreamConfig.preset: name must be one of {sorted(_PRESETS)}, got {name!r}.")
+        return cls(**{**_PRESETS[name], **overrides})
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame of codes."""
+        return math.prod(self.strides)
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames of codes per second."""
+        return self.sampling_rate / self.hop_length
+
+    @property
+    def channels(self) -> tuple:
+        """Widths of the encoder, from the sampling rate down."""
+        return tuple(self.base_channels * self.channel_multiplier**level for level in range(len(self.strides) + 1))
+
+    def bandwidth(self, num_quantizers: int | None = None) -> float:
+        """Kilobits per second of so many levels (all by default), one code of each per frame."""
+        levels = self.num_quantizers if num_quantizers is None else num_quantizers
+        return levels * math.log2(self.codebook_size) * self.frame_rate / 1000
+
+    def quantizers_within(self, bandwidth: float) -> int:
+        """The most levels that fit into a bandwidth.
+
+        Args:
+            bandwidth: kilobits per second.
+
+        Raises:
+            ValueError: not even one level fits.
+        """
+        levels = int(bandwidth / self.bandwidth(1) + 1e-6)
+        if levels < 1:
+            raise ValueError(f"bandwidth must be at least {self.bandwidth(1):g} kbps, one level, got {bandwidth}.")
+        return min(levels, self.num_quantizers)
+
+    def validate_architecture(self):
+        """Rules between fields."""
+        positive = ("sampling_rate", "audio_channels", "base_channels", "channel_multiplier", "kernel_size")
+        positive += ("dilation_base", "hidden_size", "num_quantizers", "num_energy_steps", "num_energy_heads")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        for name in ("num_residual_units", "multires_depth", "kmeans_iterations", "reconstruction_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if not self.strides or any(not isinstance(stride, int) or stride < 1 for stride in self.strides):
+            raise ValueError(f"strides must be positive integers, at least one, got {self.strides}.")
+        if any(block not in range(len(self.strides)) for block in self.wavelet_blocks):
+            raise ValueError(f"wavelet_blocks must be in 0..{len(self.strides) - 1}, got {self.wavelet_blocks}.")
+        if self.multires_depth and self.multires_kernel_size < 2:
+            raise ValueError(f"multires_kernel_size must be at least 2, got {self.multires_kernel_size}.")
+        if self.codebook_size < 2:
+            raise ValueError(f"codebook_size must be at least 2, got {self.codebook_size}.")
+        if self.energy_stage != "none" and self.hidden_size % (2 * self.num_energy_heads):
+            raise ValueError(
+                f"hidden_size must be a multiple of 2 * num_energy_heads (rotary pairs), got {self.hidden_size} and "
+                f"{self.num_energy_heads}."
+            )
+
+    def validate_choices(self):
+        """Fields that name one of several ways."""
+        choices = {"activation": ACTIVATIONS, "padding": PADDINGS, "energy_stage": ENERGY_STAGES}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {list(allowed)}, got {getattr(self, name)!r}.")
+
+
+__all__ = ["SoundStreamConfig"]

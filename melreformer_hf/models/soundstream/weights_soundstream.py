@@ -1,0 +1,111 @@
+"""Original checkpoints of LumenPallidium/audio_generation's `CausalVQAE`, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from melreformer_hf.models.soundstream.configuration_soundstream import SoundStreamConfig
+from melreformer_hf.nn.renaming import rename_keys, take_arguments
+from melreformer_hf.nn.weight_norm import fold_weight_norms, split_weight_norms
+
+ORIGIN = "original CausalVQAE"
+_UPDATES = {"base": "gradient", "ema": "ema"}
+_NAMES = {
+    "in_channels": "audio_channels",
+    "n_layers_per_block": "num_residual_units",
+    "first_block_channels": "base_channels",
+    "num_quantizers": "num_quantizers",
+    "codebook_size": "codebook_size",
+    "codebook_dim": "hidden_size",
+    "vq_type": "codebook_update",
+    "strides": "strides",
+    "channel_multiplier": "channel_multiplier",
+    "depthwise": "depthwise",
+    "sample_rate": "sampling_rate",
+}
+_CHECKED = ("n_blocks", "input_format", "zero_center", "use_energy_transformer")
+_TRAINING_ONLY = ("vq_cutoff_freq", "n_heads", "context_length")
+_WIDE = ("codewords", "vector_sum")
+
+
+def configuration_from_original(arguments: Mapping) -> SoundStreamConfig:
+    """Configuration of the original's arguments (and its file's `sample_rate`); what is absent has its defaults.
+
+    Raises:
+        ValueError: an argument is unknown, or asks for what the original cannot run or this codec does not have.
+    """
+    fields = take_arguments(arguments, _NAMES, (*_CHECKED, *_TRAINING_ONLY), ORIGIN)
+    refused = {
+        "input_format": ("n c l", "the original's other layout does not run"),
+        "zero_center": (False, "a mean over the whole signal is not causal"),
+        "use_energy_transformer": (False, "that bottleneck has no codes; see energy_stage of SoundStreamConfig"),
+    }
+    for name, (value, reason) in refused.items():
+        if arguments.get(name, value) != value:
+            raise ValueError(f"{name} must be {value!r} ({reason}), got {arguments[name]!r}.")
+    blocks = arguments.get("n_blocks", 4)
+    strides = fields.get("strides", (2, 4, 5, 8))
+    fields["strides"] = (strides,) * blocks if isinstance(strides, int) else tuple(strides)
+    if len(fields["strides"]) != blocks:
+        raise ValueError(f"strides must be one per block, n_blocks {blocks}, got {strides}.")
+    fields["num_residual_units"] = fields.get("num_residual_units", 4) - 1
+    sizes = fields.get("codebook_size", 1024)
+    if not isinstance(sizes, int):
+        if len(set(sizes)) != 1:
+            raise ValueError(f"codebook_size must be the same at every level, got {sizes}.")
+        fields["codebook_size"] = sizes[0]
+    update = fields.get("codebook_update", "base")
+    if update not in _UPDATES:
+        raise ValueError(f"vq_type must be one of {sorted(_UPDATES)}, got {update!r}.")
+    fields["codebook_update"] = _UPDATES[update]
+    return SoundStreamConfig.preset("lumenpallidium", level_reduction="sum", gradient_path="every_level", **fields)
+
+
+def _unit_rows(original: str, ours: str, depthwise: bool) -> list[tuple[str, str]]:
+    first = [("conv1.0.", "gain."), ("conv1.1.", "conv1.")] if depthwise else [("conv1.", "conv1.")]
+    return [(f"{original}{theirs}conv.", f"{ours}{own}") for theirs, own in [*first, ("conv2.", "conv2.")]]
+
+
+def key_table(config: SoundStreamConfig) -> list[tuple[str, str]]:
+    """Rows (original name, our name) of the convolutions, without weight norm, and of the codebooks."""
+    count, units = len(config.strides), config.num_residual_units
+    rows = [("encoders.0.1.conv.", "encoder.input_conv."), ("decoders.0.conv.", "decoder.input_conv.")]
+    for block in range(count):
+        theirs, ours = f"encoders.{block + 1}.layers.", f"encoder.blocks.{block}."
+        rows.append((f"{theirs}{units}.0.conv.", f"{ours}downsample."))
+        rows.append((f"decoders.{block + 1}.in_conv.0.conv.", f"decoder.blocks.{block}.upsample."))
+        for unit in range(units):
+            rows += _unit_rows(f"{theirs}{unit}.0.", f"{ours}stack.units.{unit}.", config.depthwise)
+            decoder = (f"decoders.{block + 1}.layers.{unit}.0.", f"decoder.blocks.{block}.stack.units.{unit}.")
+            rows += _unit_rows(*decoder, config.depthwise)
+    rows += [(f"{half}s.{count + 1}.conv.", f"{half}.output_conv.") for half in ("encoder", "decoder")]
+    tables = {"codebook": "codewords", "ema_codebook": "vector_sum", "cluster_frequency": "cluster_size"}
+    books = "quantizer.quantizers.{N}.", "quantizer.codebooks.{N}."
+    return rows + [(books[0] + theirs, books[1] + ours) for theirs, ours in tables.items()]
+
+
+def to_ours(state_dict: Mapping[str, torch.Tensor], config: SoundStreamConfig) -> dict[str, torch.Tensor]:
+    """The original's tensors under our names: weight norms folded, codebooks as (codeword, dim).
+
+    Raises:
+        ValueError: a name that the arguments do not lead to, or half a weight norm.
+    """
+    renamed = rename_keys(fold_weight_norms(state_dict, ORIGIN), key_table(config), ORIGIN)
+    for key in [key for key in renamed if key.startswith("quantizer.")]:
+        if key.endswith(_WIDE):
+            renamed[key] = renamed[key].transpose(-1, -2).contiguous()
+        if key.endswith("codewords"):
+            renamed[key.replace("codewords", "initted")] = torch.tensor(True)
+    return renamed
+
+
+def to_original(state_dict: Mapping[str, torch.Tensor], config: SoundStreamConfig) -> dict[str, torch.Tensor]:
+    """Our tensors under the original's names, convolutions as weight norms."""
+    kept = {key: value for key, value in state_dict.items() if not key.endswith(".initted")}
+    kept = {key: value.transpose(-1, -2).contiguous() if key.endswith(_WIDE) else value for key, value in kept.items()}
+    return split_weight_norms(rename_keys(kept, key_table(config), ORIGIN, reverse=True))
+
+
+__all__ = ["ORIGIN", "configuration_from_original", "key_table", "to_original", "to_ours"]

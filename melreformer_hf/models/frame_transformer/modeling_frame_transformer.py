@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.frame_transformer.blocks_frame_transformer import (
     ConvBlock,
     ConvDecoder,
@@ -60,9 +61,11 @@ class FrameTransformerOutput(ModelOutput):
     mask: torch.FloatTensor | None = None
 
 
-class FrameTransformerPreTrainedModel(PreTrainedModel):
-    """Initial values and loading."""
+class FrameTransformerPreTrainedModel(HubMixin, PreTrainedModel):
+    """Initial values, loading and the model card."""
 
+    card_pipeline_tag = "audio-to-audio"
+    card_tags = ("music", "source-separation", "vocals")
     config_class = FrameTransformerConfig
     base_model_prefix = "frame_transformer"
     main_input_name = "input_features"

@@ -7,6 +7,7 @@ import torch
 from golden_utils import fixture
 
 from melreformer_hf.audio.range_coder import RangeDecoder, RangeEncoder, quantized_cdf
+from melreformer_hf.models.codec_lm.modeling_codec_lm import CodecLMModel, frame_positions
 
 
 @pytest.fixture(scope="module")
@@ -34,3 +35,67 @@ def test_range_coder(golden, name):
     decoder = RangeDecoder(expected, bits)
     golden.assert_close(f"{name}.symbols", torch.from_numpy(decoder.decode(cdfs)))
     decoder.finish()
+
+
+@pytest.fixture(scope="module")
+def model(golden):
+    return CodecLMModel.from_original(golden.weights("lm."), golden.config["lm"])
+
+
+def ours(indices):
+    """The original counts "no code yet" as 0 and codes from 1 on."""
+    return indices - 1
+
+
+def theirs(logits):
+    """(batch, quantizer, frame, code) -> probabilities (batch, code, quantizer, frame)."""
+    return logits.softmax(dim=-1).permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def test_probabilities(golden, model):
+    codes = ours(golden.io["lm.indices"])
+    golden.assert_close("lm.probas", theirs(model(codes).logits))
+    for key in golden.io:
+        if key.startswith("lm.probas_offset"):
+            offset = int(key.removeprefix("lm.probas_offset"))
+            golden.assert_close(key, theirs(model(codes, position_offset=offset).logits))
+
+
+@torch.no_grad()
+def test_streamed_probabilities(golden, model):
+    cache, steps = None, []
+    for codes in ours(golden.io["lm.indices"]).split(1, dim=2):
+        output = model(codes, past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        steps.append(output.logits)
+    golden.assert_close("lm.probas_streaming", theirs(torch.cat(steps, dim=2)))
+    kept = golden.io["lm.state0_last"]  # inputs of the first layer, where we keep what it makes of them
+    _, key, value = model.layers[0].attention.qkv(kept).chunk(3, dim=-1)
+    for found, expected in ((cache.keys[0], key), (cache.values[0], value)):
+        torch.testing.assert_close(found.transpose(1, 2).flatten(2), expected, rtol=1e-5, atol=2e-5)
+
+
+@torch.no_grad()
+def test_probabilities_in_fixed_point(golden, model):
+    """Exact arithmetic changes probabilities by less than what they are worth to a coder (2e-4 of a bit)."""
+    logits, _ = model.fixed_point().logits(ours(golden.io["lm.indices"]))
+    expected = golden.io["lm.probas"]
+    torch.testing.assert_close(theirs(logits), expected.double(), rtol=1e-4, atol=1e-6)
+
+
+def test_position_codes(golden):
+    """The fixture does not tell the first position: the cosine of the fastest wave does."""
+    stored = golden.io["lm.sin_embedding"][0]
+    candidates = torch.arange(1000)
+    period = float(golden.config["lm"].get("max_period", 10000.0))
+    table = frame_positions(candidates, stored.shape[-1], period)
+    first = int((table - stored[0]).abs().sum(dim=-1).argmin())
+    golden.assert_close("lm.sin_embedding", table[first : first + len(stored)][None])
+
+
+def test_round_trip(golden, model):
+    weights, made = golden.weights("lm."), model.to_original_state_dict()
+    assert made.keys() == weights.keys()
+    for key, value in weights.items():
+        torch.testing.assert_close(made[key], value, rtol=0, atol=0, msg=key)

@@ -1,0 +1,1 @@
+"""Language model of codec codes, for their lossless compression."""

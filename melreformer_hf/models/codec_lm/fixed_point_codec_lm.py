@@ -1,0 +1,332 @@
+"""The codec language model in exact arithmetic, for lossless coding, and the container of its streams."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from melreformer_hf.audio.range_coder import RangeDecoder, RangeEncoder
+from melreformer_hf.models.codec_lm.configuration_codec_lm import CodecLMConfig
+from melreformer_hf.nn.attention import band_mask, merge_heads, split_heads
+from melreformer_hf.nn.fixed_point import (
+    FixedPointLinear,
+    FixedPointNorm,
+    FixedPointPositions,
+    attend,
+    attention_bits,
+    cumulative_ranges,
+    gelu,
+    to_integers,
+)
+
+TOTAL_RANGE_BITS = 24
+MAGIC = b"MRCL"
+VERSION = 1
+# magic, version, quantizers, codes per codebook, frames, fingerprint of the weights, bytes of the payload
+_HEADER = struct.Struct(">4sBHIIII")
+_CHECKSUM = struct.Struct(">I")
+_CHUNK_FRAMES = 64
+
+
+@dataclass
+class FixedPointState:
+    """What a stream keeps between calls.
+
+    Args:
+        layers: for each layer keys and values, each as integers (batch, head, frame, head_dim) and steps
+            (batch, head, frame, 1), of at most `num_context_frames` frames.
+        num_frames: frames so far.
+    """
+
+    layers: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]
+    num_frames: int
+
+    def take(self, rows: torch.Tensor) -> FixedPointState:
+        """The state of some rows of the batch."""
+        return FixedPointState([tuple(part[rows] for part in layer) for layer in self.layers], self.num_frames)
+
+
+@dataclass(frozen=True)
+class StreamHeader:
+    """What a compressed stream says about itself.
+
+    Args:
+        num_quantizers: codebooks in use.
+        codebook_size: codes per codebook.
+        num_frames: frames.
+        fingerprint: checksum of the weights and sizes of the model that compressed.
+    """
+
+    num_quantizers: int
+    codebook_size: int
+    num_frames: int
+    fingerprint: int
+
+
+def pack_stream(header: StreamHeader, payload: bytes) -> bytes:
+    """Header, payload and a checksum of both."""
+    body = _HEADER.pack(
+        MAGIC,
+        VERSION,
+        header.num_quantizers,
+        header.codebook_size,
+        header.num_frames,
+        header.fingerprint,
+        len(payload),
+    )
+    return body + payload + _CHECKSUM.pack(zlib.crc32(body + payload))
+
+
+def unpack_stream(stream: bytes) -> tuple[StreamHeader, bytes]:
+    """Header and payload.
+
+    Raises:
+        ValueError: the stream is truncated, corrupt, has bytes behind its end, or is of another kind or version.
+    """
+    least = _HEADER.size + _CHECKSUM.size
+    if len(stream) < least:
+        raise ValueError(f"The stream is truncated: it needs at least {least} bytes, got {len(stream)}.")
+    magic, version, *numbers, length = _HEADER.unpack_from(stream)
+    if magic != MAGIC:
+        raise ValueError(f"The stream must begin with {MAGIC!r}, got {magic!r}: it is no compressed codes.")
+    if version != VERSION:
+        raise ValueError(f"The stream must be of version {VERSION}, got {version}.")
+    if len(stream) != least + length:
+        kind = "truncated" if len(stream) < least + length else "corrupt"
+        raise ValueError(f"The stream is {kind}: its header tells {least + length} bytes, got {len(stream)}.")
+    (checksum,) = _CHECKSUM.unpack_from(stream, len(stream) - _CHECKSUM.size)
+    actual = zlib.crc32(stream[: -_CHECKSUM.size])
+    if checksum != actual:
+        raise ValueError(f"The stream is corrupt: its checksum is {checksum:08x}, its bytes give {actual:08x}.")
+    return StreamHeader(*numbers), stream[_HEADER.size : -_CHECKSUM.size]
+
+
+class _Layer:
+    """One layer with its weights as integers; see `CodecLMLayer`."""
+
+    def __init__(self, config: CodecLMConfig, weights: Mapping[str, torch.Tensor], prefix: str) -> None:
+        self.num_heads, self.context = config.num_attention_heads, config.num_context_frames
+        self.norm_first, self.activation = config.norm_first, config.activation
+        self.qkv, self.out_proj, self.up_proj, self.down_proj = (
+            FixedPointLinear(weights[f"{prefix}{name}.weight"], weights[f"{prefix}{name}.bias"])
+            for name in ("attention.qkv", "attention.out_proj", "up_proj", "down_proj")
+        )
+        self.attention_norm, self.mlp_norm = (
+            FixedPointNorm(weights[f"{prefix}{name}.weight"], weights[f"{prefix}{name}.bias"], config.layer_norm_eps)
+            for name in ("attention_norm", "mlp_norm")
+        )
+
+    def parts(self) -> list:
+        return [self.qkv, self.out_proj, self.up_proj, self.down_proj, self.attention_norm, self.mlp_norm]
+
+    def _stored(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        key = to_integers(key, attention_bits(key.shape[-1]))
+        return (*key, *to_integers(value, attention_bits(self.context + 1)))
+
+    def start(self, batch: int) -> tuple[torch.Tensor, ...]:
+        """State before the first frame."""
+        _, key, value = self.qkv.bias.expand(batch, 1, -1).chunk(3, dim=-1)
+        return self._stored(split_heads(key, self.num_heads), split_heads(value, self.num_heads))
+
+    def _attend(self, hidden: torch.Tensor, past: tuple) -> tuple[torch.Tensor, tuple]:
+        query, key, value = (split_heads(x, self.num_heads) for x in self.qkv(hidden).chunk(3, dim=-1))
+        stored = tuple(torch.cat([old, new], dim=2) for old, new in zip(past, self._stored(key, value), strict=True))
+        places = torch.arange(stored[0].shape[2], device=hidden.device)
+        visible = band_mask(places[-hidden.shape[1] :], places, self.context, 0)
+        attended = attend(query, stored[:2], stored[2:], visible, self.context + 1)
+        kept = max(0, len(places) - self.context)
+        return self.out_proj(merge_heads(attended)), tuple(part[:, :, kept:] for part in stored)
+
+    def _mlp(self, hidden: torch.Tensor) -> torch.Tensor:
+        inner = self.up_proj(hidden)
+        return self.down_proj(gelu(inner) if self.activation == "gelu" else inner.clamp(min=0.0))
+
+    def __call__(self, hidden: torch.Tensor, past: tuple) -> tuple[torch.Tensor, tuple]:
+        attended, kept = self._attend(self.attention_norm(hidden) if self.norm_first else hidden, past)
+        hidden = hidden + attended
+        if self.norm_first:
+            return hidden + self._mlp(self.mlp_norm(hidden)), kept
+        hidden = self.attention_norm(hidden)
+        return self.mlp_norm(hidden + self._mlp(hidden)), kept
+
+
+class FixedPointCodecLM:
+    """A frozen copy of a `CodecLMModel` whose distributions are the same to the bit however they are computed.
+
+    All at once, frame by frame, alone or in a batch, on any number of threads and on any device with IEEE float64.
+
+    Args:
+        config: the model's.
+        weights: its state dict, of any floating dtype.
+
+    Raises:
+        ValueError: a weight is not finite.
+    """
+
+    @torch.no_grad()
+    def __init__(self, config: CodecLMConfig, weights: Mapping[str, torch.Tensor]) -> None:
+        for name, weight in weights.items():
+            if not weight.isfinite().all():
+                raise ValueError(f"weights must be finite to code with, got others in {name!r}.")
+        if any(weight.device.type == "mps" for weight in weights.values()):  # has no float64
+            weights = {name: weight.cpu() for name, weight in weights.items()}
+        self.config = config
+        levels = range(config.num_quantizers)
+        self.embeddings = [weights[f"code_embeddings.{level}.weight"].double() for level in levels]
+        self.heads = [
+            FixedPointLinear(weights[f"heads.{level}.weight"], weights[f"heads.{level}.bias"]) for level in levels
+        ]
+        self.input_norm = None
+        if config.input_norm:
+            self.input_norm = FixedPointNorm(weights["input_norm.weight"], weights["input_norm.bias"], 1e-5)
+        self.layers = [_Layer(config, weights, f"layers.{i}.") for i in range(config.num_hidden_layers)]
+        self.positions = FixedPointPositions(config.hidden_size, config.position_period)
+        self.device = self.embeddings[0].device
+        self._fingerprint: int | None = None
+
+    @property
+    def fingerprint(self) -> int:
+        """32-bit checksum of everything that the distributions depend on."""
+        if self._fingerprint is None:
+            config = self.config
+            sizes = (
+                f"{config.num_attention_heads} {config.num_context_frames} {config.activation} {config.norm_first} "
+                f"{config.position_period!r} {config.layer_norm_eps!r} {TOTAL_RANGE_BITS}"
+            )
+            parts = [*self.heads, *(part for layer in self.layers for part in layer.parts())]
+            parts += [] if self.input_norm is None else [self.input_norm]
+            value = zlib.crc32(sizes.encode())
+            for tensor in [*self.embeddings, *(tensor for part in parts for tensor in part.tensors())]:
+                value = zlib.crc32(tensor.cpu().contiguous().numpy().astype("<f8").tobytes(), value)
+            self._fingerprint = value
+        return self._fingerprint
+
+    @torch.no_grad()
+    def logits(
+        self, previous_codes: torch.Tensor, state: FixedPointState | None = None
+    ) -> tuple[torch.Tensor, FixedPointState]:
+        """Logits of the frames that follow some frames.
+
+        Args:
+            previous_codes: (batch, quantizer, frame) int64; -1 in the frame before the first one.
+            state: of the call for the frames before these.
+
+        Returns:
+            (batch, quantizer, frame, code) float64, and the state for the next call.
+        """
+        batch, depth, frames = previous_codes.shape
+        codes = previous_codes.to(self.device) + 1
+        hidden = self.embeddings[0][codes[:, 0]]
+        for level in range(1, depth):
+            hidden = hidden + self.embeddings[level][codes[:, level]]
+        if self.input_norm is not None:
+            hidden = self.input_norm(hidden)
+        past_frames = 0 if state is None else state.num_frames
+        hidden = hidden + self.positions(past_frames, frames).to(self.device)
+        kept = []
+        for index, layer in enumerate(self.layers):
+            hidden, layer_state = layer(hidden, layer.start(batch) if state is None else state.layers[index])
+            kept.append(layer_state)
+        logits = torch.stack([self.heads[level](hidden) for level in range(depth)], dim=1)
+        return logits, FixedPointState(kept, past_frames + frames)
+
+    def cdfs(
+        self, previous_codes: torch.Tensor, state: FixedPointState | None = None
+    ) -> tuple[torch.Tensor, FixedPointState]:
+        """Integer cumulative distributions, (batch, quantizer, frame, code) int64, of what `logits` describes."""
+        logits, state = self.logits(previous_codes, state)
+        return cumulative_ranges(logits, TOTAL_RANGE_BITS), state
+
+    def _check_codes(self, audio_codes: torch.Tensor) -> None:
+        depth, size = self.config.num_quantizers, self.config.codebook_size
+        if audio_codes.ndim != 3 or not 1 <= audio_codes.shape[1] <= depth or audio_codes.is_floating_point():
+            raise ValueError(
+                f"audio_codes must be integers (batch, 1 to {depth} quantizers, frame), got "
+                f"{audio_codes.dtype} {tuple(audio_codes.shape)}."
+            )
+        if audio_codes.numel() and not 0 <= int(audio_codes.min()) <= int(audio_codes.max()) < size:
+            raise ValueError(
+                f"audio_codes must be from 0 to {size - 1}, got {int(audio_codes.min())} to {int(audio_codes.max())}."
+            )
+
+    def compress(self, audio_codes: torch.Tensor) -> list[bytes]:
+        """(batch, quantizer, frame) int64 -> a stream for each row; see `CodecLMModel.compress`."""
+        self._check_codes(audio_codes)
+        audio_codes = audio_codes.cpu()
+        batch, depth, frames = audio_codes.shape
+        previous = torch.nn.functional.pad(audio_codes, (1, 0), value=-1)
+        encoders = [RangeEncoder(TOTAL_RANGE_BITS) for _ in range(batch)]
+        state = None
+        for begin in range(0, frames, _CHUNK_FRAMES):
+            end = min(frames, begin + _CHUNK_FRAMES)
+            cdfs, state = self.cdfs(previous[:, :, begin:end], state)
+            rows = cdfs.cpu().transpose(1, 2).flatten(1, 2)
+            symbols = audio_codes[:, :, begin:end].transpose(1, 2).flatten(1, 2)
+            for index, encoder in enumerate(encoders):
+                encoder.encode(symbols[index], rows[index])
+        header = StreamHeader(depth, self.config.codebook_size, frames, self.fingerprint)
+        return [pack_stream(header, encoder.finish()) for encoder in encoders]
+
+    def _open(self, stream: bytes) -> tuple[StreamHeader, RangeDecoder]:
+        header, payload = unpack_stream(stream)
+        config = self.config
+        if header.codebook_size != config.codebook_size or not 1 <= header.num_quantizers <= config.num_quantizers:
+            raise ValueError(
+                f"The stream has {header.num_quantizers} quantizers of {header.codebook_size} codes, the model "
+                f"{config.num_quantizers} of {config.codebook_size}: decompress with the model that compressed."
+            )
+        if header.fingerprint != self.fingerprint:
+            raise ValueError(
+                f"The stream was compressed with other weights: their fingerprint is {header.fingerprint:08x}, this "
+                f"model's is {self.fingerprint:08x}. Load the weights it was compressed with, in the same precision."
+            )
+        return header, RangeDecoder(payload, TOTAL_RANGE_BITS)
+
+    def _frames(
+        self, decoders: list[RangeDecoder], depth: int, lengths: list[int]
+    ) -> Iterator[dict[int, torch.Tensor]]:
+        """Frame after frame of streams with equally many quantizers: for each stream not ended yet (quantizer,)."""
+        active = [index for index, length in enumerate(lengths) if length]
+        codes, state = torch.full((len(active), depth, 1), -1), None
+        for frame in range(max(lengths, default=0)):
+            cdfs, state = self.cdfs(codes, state)
+            rows = cdfs[:, :, 0].cpu()
+            found = [torch.from_numpy(decoders[i].decode(row)) for i, row in zip(active, rows, strict=True)]
+            yield dict(zip(active, found, strict=True))
+            going = [place for place, index in enumerate(active) if lengths[index] > frame + 1]
+            if len(going) < len(active):
+                for index in set(active) - {active[place] for place in going}:
+                    decoders[index].finish()
+                state = state.take(torch.tensor(going, dtype=torch.long, device=self.device))
+                active = [active[place] for place in going]
+            codes = torch.stack([found[place] for place in going])[..., None] if going else codes[:0]
+
+    def stream_decompress(self, stream: bytes) -> Iterator[torch.Tensor]:
+        """Yields (quantizer,) int64 for each frame; see `CodecLMModel.stream_decompress`."""
+        header, decoder = self._open(stream)
+        for found in self._frames([decoder], header.num_quantizers, [header.num_frames]):
+            yield found[0]
+
+    def decompress(self, streams: Sequence[bytes]) -> list[torch.Tensor]:
+        """Streams -> (quantizer, frame) int64 for each; see `CodecLMModel.decompress`."""
+        if isinstance(streams, (bytes, bytearray)):
+            raise ValueError("streams must be a list of bytes, got bytes: pass [stream].")
+        opened = [self._open(stream) for stream in streams]
+        codes: list[list[torch.Tensor]] = [[] for _ in opened]
+        for depth in sorted({header.num_quantizers for header, _ in opened}):
+            group = [index for index, (header, _) in enumerate(opened) if header.num_quantizers == depth]
+            lengths = [opened[index][0].num_frames for index in group]
+            for found in self._frames([opened[index][1] for index in group], depth, lengths):
+                for place, frame in found.items():
+                    codes[group[place]].append(frame)
+        return [
+            torch.stack(frames, dim=1) if frames else torch.zeros(header.num_quantizers, 0, dtype=torch.long)
+            for frames, (header, _) in zip(codes, opened, strict=True)
+        ]
+
+
+__all__ = ["FixedPointCodecLM", "FixedPointState", "StreamHeader", "pack_stream", "unpack_stream"]

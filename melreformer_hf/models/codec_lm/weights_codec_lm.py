@@ -1,0 +1,69 @@
+"""Original checkpoints of EnCodec's language model (facebookresearch/encodec), both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from melreformer_hf.models.codec_lm.configuration_codec_lm import CodecLMConfig
+from melreformer_hf.nn.renaming import rename_keys, take_arguments
+
+ORIGIN = "original EnCodec language model"
+_LAYER = {
+    "self_attn.in_proj_weight": "attention.qkv.weight",
+    "self_attn.in_proj_bias": "attention.qkv.bias",
+    "self_attn.out_proj.": "attention.out_proj.",
+    "linear1.": "up_proj.",
+    "linear2.": "down_proj.",
+    "norm1.": "attention_norm.",
+    "norm2.": "mlp_norm.",
+}
+TABLE = [
+    ("emb.{N}.weight", "code_embeddings.{N}.weight"),
+    ("linears.{N}.", "heads.{N}."),
+    ("transformer.norm_in.", "input_norm."),
+    *((f"transformer.layers.{{N}}.{theirs}", f"layers.{{N}}.{ours}") for theirs, ours in _LAYER.items()),
+]
+_NAMES = {
+    "n_q": "num_quantizers",
+    "card": "codebook_size",
+    "dim": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "past_context": "num_context_frames",
+    "max_period": "position_period",
+    "norm_in": "input_norm",
+    "norm_first": "norm_first",
+    "layer_norm_eps": "layer_norm_eps",
+    "dropout": "dropout",
+}
+_ORIGINAL_DEFAULTS = {"n_q": 32, "card": 1024, "dim": 200, "num_layers": 5, "num_heads": 8, "past_context": 1000}
+
+
+def configuration_from_original(arguments: Mapping) -> CodecLMConfig:
+    """Configuration of the original constructor's arguments; what is absent has its default.
+
+    Raises:
+        ValueError: an argument is unknown.
+    """
+    arguments = {**_ORIGINAL_DEFAULTS, **arguments}
+    fields = take_arguments(arguments, _NAMES, ("hidden_scale", "gelu"), ORIGIN)
+    fields["position_period"] = float(fields.get("position_period", 10000.0))
+    fields["dropout"] = float(fields.get("dropout", 0.0))
+    fields["activation"] = "gelu" if arguments.get("gelu", True) else "relu"
+    fields["intermediate_size"] = int(fields["hidden_size"] * arguments.get("hidden_scale", 4.0))
+    return CodecLMConfig(**fields)
+
+
+def to_ours(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The original's tensors under our names."""
+    return rename_keys(state_dict, TABLE, ORIGIN)
+
+
+def to_original(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Our tensors under the original's names."""
+    return {key: value.clone() for key, value in rename_keys(state_dict, TABLE, ORIGIN, reverse=True).items()}
+
+
+__all__ = ["ORIGIN", "configuration_from_original", "to_original", "to_ours"]

@@ -90,9 +90,13 @@ class Codebook(nn.Module):
             self.vector_sum = means * counts[:, None]
         self.initted.fill_(True)
 
-    def _spread(self, counts: torch.Tensor, sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Statistics of a step before they enter the running ones: as they are."""
+    def spread(self, counts: torch.Tensor, sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Statistics (codeword,) and (codeword, dim) of a step before they enter the running ones: as they are."""
         return counts, sums
+
+    def topology_loss(self, codes: torch.Tensor) -> torch.Tensor | None:
+        """A loss of the codewords beyond the distance to their vectors: none."""
+        return None
 
     @torch.no_grad()
     def learn(self, vectors: torch.Tensor, codes: torch.Tensor, generator: torch.Generator | None = None) -> None:
@@ -105,25 +109,25 @@ class Codebook(nn.Module):
         """
         counts, sums = cluster_sums(vectors, codes, self.size)
         sum_over_processes(counts, sums)
-        counts, sums = self._spread(counts, sums)
-        decay = self.options.decay
-        self.cluster_size = self._wide("cluster_size").mul_(decay).add_(counts, alpha=1 - decay)
+        counts, sums = self.spread(counts, sums)
+        self.cluster_size = self._blend(self.cluster_size, counts, counts)
         if self.options.update == "ema":
-            self.vector_sum = self._wide("vector_sum").mul_(decay).add_(sums, alpha=1 - decay)
+            self.vector_sum = self._blend(self.vector_sum, sums, counts[:, None])
         self._restart(vectors, generator)
         if self.options.update == "ema":
             self._average(counts)
 
-    def _wide(self, name: str) -> torch.Tensor:
-        buffer = getattr(self, name)
-        return buffer if buffer.dtype == torch.float64 else buffer.float()
+    def _blend(self, old: torch.Tensor, new: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """Running mean of old and new; without smoothing, what was not written keeps its value."""
+        wide = old.to(torch.promote_types(old.dtype, torch.float32))
+        blended = wide * self.options.decay + new * (1 - self.options.decay)
+        return torch.where(counts > 0, blended, wide) if self.options.smoothing == "none" else blended
 
     def _average(self, counts: torch.Tensor) -> None:
         size, total, epsilon = self.cluster_size, self.cluster_size.sum(), self.options.epsilon
         if self.options.smoothing == "none":
-            written = (counts > 0)[:, None]
-            means = self.vector_sum / size.clamp(min=epsilon)[:, None]
-            self.codewords.copy_(torch.where(written, means.to(self.codewords.dtype), self.codewords))
+            means = (self.vector_sum / size.clamp(min=epsilon)[:, None]).to(self.codewords.dtype)
+            self.codewords.copy_(torch.where((counts > 0)[:, None], means, self.codewords))
             return
         smoothed = (size + epsilon) / (total + self.size * epsilon) * total
         if self.options.smoothing == "running":

@@ -22,7 +22,7 @@ class CodebookOptions:
         decay: share of the old statistics that a step keeps.
         epsilon: Laplace smoothing of the counts.
         smoothing: "division": counts are smoothed where they divide; "running": the smoothed counts replace the running
-            ones (Kohonen-VAE); "none": no smoothing, codewords without vectors stay.
+            ones (Kohonen-VAE); "none": no smoothing, and a codeword without vectors keeps its statistics.
         normalize: search by the cosine (Descript Audio Codec); codewords and losses keep their lengths.
         kmeans_iterations: the first training batch places the codewords by so many iterations; 0: random start.
         restart_threshold: codewords used less are replaced by vectors of the batch; 0: never. Unit: `restart_rule`.

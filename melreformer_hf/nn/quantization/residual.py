@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.functional import mse_loss
 from melreformer_hf.nn.quantization.codebook import Codebook
 from melreformer_hf.nn.quantization.options import CodebookOptions, check_choice
 from melreformer_hf.nn.quantization.output import QuantizerOutput, perplexity_of
+from melreformer_hf.nn.quantization.som_codebook import Neighbourhood, SomCodebook
 
 
 def _straight(value: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
@@ -49,6 +50,7 @@ class ResidualVectorQuantizer(nn.Module):
             gradient. "every_level": vector-quantize-pytorch and others, the gradient grows with the number of levels.
         quantizer_dropout: probability that an example of a training batch keeps only its first n levels, n uniform
             (SoundStream 1.0, Descript 0.5).
+        neighbourhood: makes every codebook a self-organising map, see `SomQuantizer`.
         **options: further fields of `CodebookOptions`.
 
     Codes of any prefix of the levels are a prefix of the codes. Searches run in float32.
@@ -69,6 +71,7 @@ class ResidualVectorQuantizer(nn.Module):
         level_reduction: Literal["mean", "sum"] = "mean",
         gradient_path: Literal["once", "undetached", "every_level"] = "once",
         quantizer_dropout: float = 0.0,
+        neighbourhood: Neighbourhood | None = None,
         **options,
     ) -> None:
         super().__init__()
@@ -86,7 +89,7 @@ class ResidualVectorQuantizer(nn.Module):
         self.codebook_sizes, self.shared_codebook = sizes, shared_codebook
         self.commitment_weight, self.codebook_weight = commitment_weight, codebook_weight
         self.level_reduction, self.gradient_path = level_reduction, gradient_path
-        self.quantizer_dropout = quantizer_dropout
+        self.quantizer_dropout, self.neighbourhood = quantizer_dropout, neighbourhood
         base = CodebookOptions(update=update, **options)
         self.options = dataclasses.replace(base, decay=decays[0])
         tables = 1 if shared_codebook else num_quantizers
@@ -98,6 +101,8 @@ class ResidualVectorQuantizer(nn.Module):
         self.out_projections = nn.ModuleList(nn.Linear(self.codebook_dim, dim) for _ in factorised)
 
     def _codebook(self, size: int, options: CodebookOptions) -> Codebook:
+        if self.neighbourhood is not None:
+            return SomCodebook(size, self.codebook_dim, options, self.neighbourhood)
         return Codebook(size, self.codebook_dim, options)
 
     def codebook(self, level: int) -> Codebook:
@@ -159,17 +164,25 @@ class ResidualVectorQuantizer(nn.Module):
         Raises:
             ValueError: too many levels, or codes out of range.
         """
+        total = None
+        for made in self._parts(audio_codes):
+            total = made if total is None else total + made
+        return total.transpose(1, 2)
+
+    def decode_levels(self, audio_codes: torch.Tensor) -> torch.Tensor:
+        """What every level adds: (batch, quantizer, frame) -> (batch, quantizer, dim, frame)."""
+        return torch.stack(list(self._parts(audio_codes)), dim=1).transpose(2, 3)
+
+    def _parts(self, audio_codes: torch.Tensor) -> Iterator[torch.Tensor]:
+        """(batch, frame, dim) of every level."""
         if audio_codes.ndim != 3 or not 1 <= audio_codes.shape[1] <= self.num_quantizers:
             raise ValueError(
                 f"audio_codes must be (batch, 1..{self.num_quantizers} quantizers, frame), got "
                 f"{tuple(audio_codes.shape)}."
             )
-        total = None
         for level, codes in enumerate(audio_codes.unbind(1)):
             self._check_codes(level, codes)
-            made = self._contribution(level, codes.clamp(min=0)) * (codes >= 0)[..., None]
-            total = made if total is None else total + made
-        return total.transpose(1, 2)
+            yield self._contribution(level, codes.clamp(min=0)) * (codes >= 0)[..., None]
 
     def _check_codes(self, level: int, codes: torch.Tensor) -> None:
         size = self.codebook_sizes[level]
@@ -260,6 +273,8 @@ class ResidualVectorQuantizer(nn.Module):
         codewords = codebook.lookup(codes).to(latent.dtype)
         kept = slice(None) if counted is None else counted
         loss = self._loss(latent[kept], codewords[kept])
+        topology = codebook.topology_loss(codes[kept])
+        loss = loss if topology is None else loss + topology
         if self.training:
             codebook.learn(latent.detach()[kept], codes[kept], generator)
         if self.gradient_path == "once":

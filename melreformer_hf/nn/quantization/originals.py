@@ -1,0 +1,226 @@
+"""Quantizers of the original programs: their arguments, tensors and gradient paths, both ways.
+
+`encodec` is facebookresearch/encodec (MIT). It restarts unused codewords before its running means overwrite them in the
+same step, so that no restart lasts; here none is made. `rq_vae` is kakaobrain/rq-vae-transformer (code Apache-2.0).
+`kohonen_vae` is IDSIA/kohonen-vae, the program of arXiv 2302.07950 (without a licence; rebuilt from the paper).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.quantization.residual import ResidualVectorQuantizer
+from melreformer_hf.nn.quantization.som import SomQuantizer
+from melreformer_hf.nn.quantization.som_codebook import Neighbourhood
+from melreformer_hf.nn.renaming import rename_keys, take_arguments
+
+_ENCODEC_TABLE = [
+    ("vq.layers.{N}._codebook.embed", "codebooks.{N}.codewords"),
+    ("vq.layers.{N}._codebook.embed_avg", "codebooks.{N}.vector_sum"),
+    ("vq.layers.{N}._codebook.cluster_size", "codebooks.{N}.cluster_size"),
+    ("vq.layers.{N}._codebook.inited", "codebooks.{N}.initted"),
+]
+_RQ_VAE_TABLE = [
+    ("codebooks.{N}.weight", "codebooks.{N}.codewords"),
+    ("codebooks.{N}.embed_ema", "codebooks.{N}.vector_sum"),
+    ("codebooks.{N}.cluster_size_ema", "codebooks.{N}.cluster_size"),
+]
+_KOHONEN_TABLE = [
+    ("_w", "codebooks.0.codewords"),
+    ("_ema_w", "codebooks.0.vector_sum"),
+    ("_ema_cluster_size", "codebooks.0.cluster_size"),
+    ("counter", "codebooks.0.step"),
+]
+_KOHONEN_GRADIENT_TABLE = [("w", "codebooks.0.codewords"), ("counter", "codebooks.0.step")]
+
+
+def _encodec(arguments: Mapping) -> ResidualVectorQuantizer:
+    names = {
+        "dimension": "dim",
+        "bins": "codebook_size",
+        "n_q": "num_quantizers",
+        "decay": "decay",
+        "kmeans_iters": "kmeans_iterations",
+        "kmeans_init": "kmeans",
+    }
+    ours = take_arguments(arguments, names, ("threshold_ema_dead_code",), "EnCodec's ResidualVectorQuantizer")
+    ours = {"dim": 256, "codebook_size": 1024, "num_quantizers": 8, "kmeans_iterations": 50, **ours}
+    if not ours.pop("kmeans", True):
+        ours["kmeans_iterations"] = 0
+    return ResidualVectorQuantizer(**ours, gradient_path="undetached", restart_threshold=0.0)
+
+
+def _encodec_to_ours(state_dict: dict, quantizer: ResidualVectorQuantizer) -> dict[str, torch.Tensor]:
+    tensors = rename_keys(state_dict, _ENCODEC_TABLE, "original EnCodec quantizer")
+    return {key: value.bool().reshape(()) if key.endswith("initted") else value for key, value in tensors.items()}
+
+
+def _encodec_to_original(tensors: dict, quantizer: ResidualVectorQuantizer) -> dict[str, torch.Tensor]:
+    renamed = rename_keys(tensors, _ENCODEC_TABLE, "EnCodec quantizer", reverse=True)
+    return {key: value.float().reshape(1) if key.endswith("inited") else value for key, value in renamed.items()}
+
+
+def _rq_vae(arguments: Mapping) -> ResidualVectorQuantizer:
+    names = {
+        "latent_shape": "latent_shape",
+        "code_shape": "code_shape",
+        "n_embed": "codebook_size",
+        "decay": "decay",
+        "shared_codebook": "shared_codebook",
+        "restart_unused_codes": "restart",
+    }
+    ours = take_arguments(arguments, names, ("commitment_loss",), "RQ-VAE's RQBottleneck")
+    if arguments.get("commitment_loss", "cumsum") != "cumsum":
+        raise ValueError(f"commitment_loss must be 'cumsum', got {arguments['commitment_loss']!r}.")
+    (height, width, channels), (rows, columns, depth) = ours.pop("latent_shape"), ours.pop("code_shape")
+    return ResidualVectorQuantizer(
+        height // rows * (width // columns) * channels,
+        num_quantizers=depth,
+        kmeans_iterations=0,
+        restart_threshold=float(ours.pop("restart", True)),
+        restart_rule="count",
+        **ours,
+    )
+
+
+def _rq_vae_to_ours(state_dict: dict, quantizer: ResidualVectorQuantizer) -> dict[str, torch.Tensor]:
+    tensors = rename_keys(state_dict, _RQ_VAE_TABLE, "original RQ-VAE quantizer")
+    for key in [key for key in tensors if key.endswith(".codewords")]:
+        if tensors[key][-1].any():
+            raise ValueError(
+                "The original RQ-VAE quantizer does not fit: the last row of "
+                f"{key.replace('codewords', 'weight')!r} is padding and must be zero."
+            )
+        tensors[key] = tensors[key][:-1]
+    if quantizer.shared_codebook:
+        for key in [key for key in tensors if not key.startswith("codebooks.0.")]:
+            first = f"codebooks.0.{key.split('.')[2]}"
+            if first in tensors and not torch.equal(tensors[key], tensors[first]):
+                raise ValueError(
+                    "The original RQ-VAE quantizer does not fit: shared_codebook is set, but the codebook of level "
+                    f"{key.split('.')[1]} differs from that of level 0."
+                )
+            del tensors[key]
+    return tensors | _learnt(quantizer)
+
+
+def _rq_vae_to_original(tensors: dict, quantizer: ResidualVectorQuantizer) -> dict[str, torch.Tensor]:
+    tensors = {key: value for key, value in tensors.items() if not key.endswith("initted")}
+    for key in [key for key in tensors if key.endswith(".codewords")]:
+        tensors[key] = torch.cat([tensors[key], torch.zeros_like(tensors[key][:1])])
+    if quantizer.shared_codebook:
+        levels = range(1, quantizer.num_quantizers)
+        tensors |= {
+            key.replace(".0.", f".{level}."): value for key, value in list(tensors.items()) for level in levels
+        }
+    return rename_keys(tensors, _RQ_VAE_TABLE, "RQ-VAE quantizer", reverse=True)
+
+
+def _learnt(quantizer: ResidualVectorQuantizer) -> dict[str, torch.Tensor]:
+    """What the originals do not store: their codebooks have begun to learn."""
+    return {key: torch.ones_like(value) for key, value in quantizer.state_dict().items() if key.endswith("initted")}
+
+
+def _kohonen_vae(arguments: Mapping) -> SomQuantizer:
+    names = {
+        "num_embeddings": "codebook_size",
+        "embedding_dim": "dim",
+        "grid_dim": "num_axes",
+        "grid_shape": "grid_shape",
+        "blur": "blur",
+        "decay": "decay",
+        "cls": "cls",
+        "commitment_cost": "commitment_weight",
+        "kohonen_cost": "weight",
+    }
+    ours = take_arguments(arguments, names, (), "Kohonen-VAE's quantizer")
+    kinds = {"HardSOM": "running", "HardSOM_noupdate_zero": "none", "GDSOM": "division"}
+    kind = ours.pop("cls", "HardSOM")
+    if kind not in kinds:
+        raise ValueError(f"cls must be one of {sorted(kinds)}, got {kind!r}.")
+    shape = ours.pop("grid_shape", None)
+    around = Neighbourhood(
+        num_axes=ours.pop("num_axes", 2),
+        grid_shape=None if shape is None else tuple(shape),
+        weight=ours.pop("weight", 1.0),
+        **_blur(ours.pop("blur")),
+    )
+    if ours.get("decay", 0.0) is None:  # the gradient variant has no running statistics
+        del ours["decay"]
+    update = "gradient" if kind == "GDSOM" else "ema"
+    return SomQuantizer(update=update, neighbourhood=around, smoothing=kinds[kind], **ours)
+
+
+def _blur(blur: Sequence) -> dict:
+    kind, *numbers = blur
+    if kind == "Empty" and not numbers:
+        return {"radius": 0.0}
+    if kind == "Hard" and len(numbers) == 1:
+        return {"kernel": "hard", "shrink": float(numbers[0])}
+    if kind == "Gauss" and len(numbers) == 2:
+        return {"kernel": "gaussian", "shrink": float(numbers[0]), "radius": float(numbers[1])}
+    raise ValueError(f"blur must be ['Hard', shrink], ['Gauss', shrink, base] or ['Empty'], got {list(blur)}.")
+
+
+def _kohonen_table(quantizer: ResidualVectorQuantizer) -> list[tuple[str, str]]:
+    return _KOHONEN_GRADIENT_TABLE if quantizer.options.update == "gradient" else _KOHONEN_TABLE
+
+
+def _kohonen_to_ours(state_dict: dict, quantizer: ResidualVectorQuantizer) -> dict[str, torch.Tensor]:
+    tensors = rename_keys(state_dict, _kohonen_table(quantizer), "original Kohonen-VAE quantizer")
+    if "codebooks.0.step" in tensors:
+        tensors["codebooks.0.step"] = tensors["codebooks.0.step"].long()
+    if quantizer.options.update == "gradient":
+        tensors["codebooks.0.cluster_size"] = torch.ones_like(quantizer.codebook(0).cluster_size)
+    return tensors | _learnt(quantizer)
+
+
+def _kohonen_to_original(tensors: dict, quantizer: ResidualVectorQuantizer) -> dict[str, torch.Tensor]:
+    table = _kohonen_table(quantizer)
+    kept = {key: value for key, value in tensors.items() if key in {ours for _, ours in table}}
+    renamed = rename_keys(kept, table, "Kohonen-VAE quantizer", reverse=True)
+    return renamed | {"counter": renamed["counter"].float()}
+
+
+_ORIGINS: dict[str, tuple[Callable, Callable, Callable]] = {
+    "encodec": (_encodec, _encodec_to_ours, _encodec_to_original),
+    "rq_vae": (_rq_vae, _rq_vae_to_ours, _rq_vae_to_original),
+    "kohonen_vae": (_kohonen_vae, _kohonen_to_ours, _kohonen_to_original),
+}
+
+
+def _origin(name: str) -> tuple[Callable, Callable, Callable]:
+    if name not in _ORIGINS:
+        raise ValueError(f"origin must be one of {sorted(_ORIGINS)}, got {name!r}.")
+    return _ORIGINS[name]
+
+
+def quantizer_from_original(
+    origin: str, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
+) -> ResidualVectorQuantizer:
+    """A quantizer with an original's weights, losses and gradient path.
+
+    Args:
+        origin: "encodec", "rq_vae" or "kohonen_vae".
+        state_dict_or_path: state dict of the original's quantizer module, or its file.
+        original_arguments: of the original's constructor.
+
+    Raises:
+        ValueError: unknown origin or argument; missing, unexpected or misshapen tensors, by name.
+    """
+    build, to_ours, _ = _origin(origin)
+    state_dict, quantizer = load_original_state_dict(state_dict_or_path), build(original_arguments)
+    load_strictly(quantizer, to_ours(state_dict, quantizer), f"original {origin} quantizer")
+    return quantizer.eval()
+
+
+def quantizer_to_original(origin: str, quantizer: ResidualVectorQuantizer) -> dict[str, torch.Tensor]:
+    """The inverse of `quantizer_from_original`: the quantizer's state under the original's names."""
+    return _origin(origin)[2](dict(quantizer.state_dict()), quantizer)
+
+
+__all__ = ["quantizer_from_original", "quantizer_to_original"]

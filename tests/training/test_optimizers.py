@@ -1,0 +1,74 @@
+"""Muon orthogonalizes hidden matrices, treats the rest as AdamW does, and learns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from melreformer_hf.training.config import TrainingConfig
+from melreformer_hf.training.optimizers import Muon, build_optimizer, orthogonalize, set_learning_rate
+
+
+def config(**overrides) -> TrainingConfig:
+    return TrainingConfig(dataset="music", output_dir="run", max_steps=1, **overrides)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (48, 20), (20, 48), (300, 400)])
+def test_singular_values_go_near_one(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalize(matrix))
+    assert values.max() < 1.3 and values.min() > (0.3 if shape[0] != shape[1] else 0.0)
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    similarity = nn.functional.cosine_similarity(orthogonalize(matrix).flatten(), (left @ right).flatten(), dim=0)
+    assert similarity > 0.97
+
+
+def test_groups_hold_every_parameter_once():
+    network = nn.Sequential(nn.Conv1d(1, 32, 5), nn.Conv1d(32, 32, 3), nn.Embedding(64, 32), nn.Linear(32, 2))
+    optimizer = build_optimizer(network, 1e-3, config(optimizer="muon"))
+    assert isinstance(optimizer, Muon)
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len(held) == len({id(p) for p in held}) == len(list(network.parameters()))
+    orthogonal = [p for group in optimizer.param_groups if group["orthogonal"] for p in group["params"]]
+    assert [id(p) for p in orthogonal] == [id(network[1].weight)]
+
+
+def test_other_parameters_follow_adamw_exactly():
+    settings = {"weight_decay": 0.1, "adam_betas": (0.8, 0.95)}
+    results = []
+    for name in ("muon", "adamw"):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))  # too small for matrices
+        optimizer = build_optimizer(network, 1e-2, config(optimizer=name, **settings))
+        for step in range(5):
+            set_learning_rate(optimizer, 1 / (step + 1))
+            optimizer.zero_grad()
+            network(torch.randn(16, 4, generator=torch.Generator().manual_seed(step))).square().mean().backward()
+            optimizer.step()
+        results.append([p.detach().clone() for p in network.parameters()])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_update_has_the_promised_size_and_state_survives():
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 48, bias=False)
+    optimizer = build_optimizer(layer, 1e-2, config(optimizer="muon", weight_decay=0.0))
+    before = layer.weight.detach().clone()
+    layer(torch.randn(32, 64)).square().mean().backward()
+    optimizer.step()
+    size = (layer.weight - before).square().mean().sqrt().item()
+    assert 0.6 * 0.2 * 1e-2 < size < 1.3 * 0.2 * 1e-2  # AdamW's typical root mean square is 0.2 of the rate
+
+    restored = build_optimizer(layer, 1e-2, config(optimizer="muon"))
+    restored.load_state_dict(optimizer.state_dict())
+    for ours, theirs in zip(optimizer.state.values(), restored.state.values(), strict=True):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            assert torch.equal(ours[key], theirs[key])
+
+
+def test_unknown_optimizers_are_refused():
+    with pytest.raises(ValueError, match="optimizer must be one of .*sgd"):
+        config(optimizer="sgd")

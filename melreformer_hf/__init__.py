@@ -38,6 +38,8 @@ _EXPORTS: dict[str, str] = {
     "SoundStreamConfig": "models.soundstream.configuration_soundstream",
     "SoundStreamModel": "models.soundstream.modeling_soundstream",
     "IdeaUNetModel": "models.idea_unet.unet_idea",
+    "IdeaStyleGan2Config": "models.idea_stylegan2.configuration_idea_stylegan2",
+    "IdeaStyleGan2Model": "models.idea_stylegan2.modeling_idea_stylegan2",
     "MelReformerPipeline": "pipelines.pipeline_mel_reformer",
 }
 

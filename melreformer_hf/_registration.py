@@ -17,6 +17,7 @@ FAMILIES: dict[str, tuple[str, str, str | None]] = {
     "melreformer_frame_transformer": ("FrameTransformerConfig", "FrameTransformerModel", None),
     "melreformer_gpt_vae": ("GptVaeConfig", "GptVaeModel", None),
     "melreformer_hifi_vocoder": ("HifiVocoderConfig", "HifiVocoderModel", "MelFeatureExtractor"),
+    "melreformer_idea_stylegan2": ("IdeaStyleGan2Config", "IdeaStyleGan2Model", None),
     "melreformer_mel_reformer": ("MelReformerConfig", "MelReformerModel", "MelFeatureExtractor"),
     "melreformer_mel_vqvae": ("MelVqvaeConfig", "MelVqvaeModel", "MelFeatureExtractor"),
     "melreformer_melgan_vocoder": ("MelGanVocoderConfig", "MelGanVocoderModel", "MelFeatureExtractor"),

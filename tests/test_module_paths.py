@@ -14,6 +14,7 @@ PUBLISHED = {
     "melreformer_hf.models.gpt_vae.modeling_gpt_vae": "GptVaeModel",
     "melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder": "HifiVocoderModel",
     "melreformer_hf.models.idea_unet.unet_idea": "IdeaUNetModel",
+    "melreformer_hf.models.idea_stylegan2.modeling_idea_stylegan2": "IdeaStyleGan2Model",
     "melreformer_hf.models.mel_reformer.modeling_mel_reformer": "MelReformerModel",
     "melreformer_hf.models.mel_vqvae.modeling_mel_vqvae": "MelVqvaeModel",
     "melreformer_hf.models.melgan_vocoder.modeling_melgan_vocoder": "MelGanVocoderModel",

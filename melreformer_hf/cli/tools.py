@@ -1,4 +1,4 @@
-"""`melreformer convert` and `melreformer push`."""
+"""`melreformer convert`, `melreformer assemble` and `melreformer push`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ FAMILIES = {
     "soundstream": "models.soundstream.modeling_soundstream.SoundStreamModel",
     "hifi_vocoder": "models.hifi_vocoder.modeling_hifi_vocoder.HifiVocoderModel",
     "melgan_vocoder": "models.melgan_vocoder.modeling_melgan_vocoder.MelGanVocoderModel",
+    "idea_stylegan2": "models.idea_stylegan2.modeling_idea_stylegan2.IdeaStyleGan2Model",
 }
 
 
@@ -68,6 +69,8 @@ def assemble(
     """Join trained parts into a pipeline that `MelReformerPipeline.from_pretrained` loads.
 
     Parts of different mel contracts are refused.
+
+    Example: melreformer assemble --unet runs/idea/best --expansion runs/expansion/best --vocoder runs/vocoder/best --output mine
     """
     import torch
 
@@ -101,7 +104,10 @@ def push(
     repo_type: Annotated[str, typer.Option(help="model, dataset or space.")] = "model",
     private: Annotated[bool, typer.Option(help="Keep a new repository private.")] = False,
 ) -> None:
-    """Upload a folder to the Hugging Face Hub (log in with `hf auth login` first)."""
+    """Upload a folder to the Hugging Face Hub (log in with `hf auth login` first).
+
+    Example: melreformer push mine me/piano --private
+    """
     from melreformer_hf.hub.push import push_folder
 
     typer.echo(f"uploaded to {push_folder(folder, repo_id, repo_type, private)}")

@@ -1,0 +1,1 @@
+"""Ideas by a style-based adversarial generator that also says how long the music is."""

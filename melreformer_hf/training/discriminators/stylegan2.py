@@ -1,0 +1,246 @@
+"""StyleGAN2's discriminator, told the duration that belongs to a picture.
+
+Source: Karras et al. (arXiv 1912.04958) in the form of rosinality/stylegan2-pytorch. Deviations: pictures need not be
+square; the duration is one more input plane, and its spread over a group of the batch one more feature beside the
+pictures', so that a generator which always says the same duration is seen; the group is the largest that divides the
+batch, where the original fails on batches that its group does not divide.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from melreformer_hf.models.idea_stylegan2.configuration_idea_stylegan2 import IdeaStyleGan2Config
+from melreformer_hf.models.idea_stylegan2.weights_idea_stylegan2 import channels_from_original
+from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.equalized import EqualizedConv2d, EqualizedLinear, scaled_leaky_relu
+from melreformer_hf.nn.renaming import rename_keys
+from melreformer_hf.nn.resample2d import drop_kernels, filter_before_strided, fir_kernel
+
+ORIGIN = "original StyleGAN2 discriminator"
+_EPSILON = 1e-8
+_ARGUMENTS = ("size", "channel_multiplier", "channels", "blur_kernel", "style_dim", "n_mlp", "lr_mlp")
+
+
+class DiscriminatorBlock(nn.Module):
+    """Residual block that halves rows and columns.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        blur_taps: filter before every stride.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, blur_taps: Sequence[float]) -> None:
+        super().__init__()
+        self.conv1 = EqualizedConv2d(in_channels, in_channels, 3, padding=1)
+        self.blur = filter_before_strided(blur_taps, 3)
+        self.conv2 = EqualizedConv2d(in_channels, out_channels, 3, stride=2)
+        self.skip_blur = filter_before_strided(blur_taps, 1)
+        self.skip = EqualizedConv2d(in_channels, out_channels, 1, stride=2, bias=False)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(batch, in_channel, row, column) -> (batch, out_channel, row / 2, column / 2)."""
+        branch = scaled_leaky_relu(self.conv1(hidden))
+        branch = scaled_leaky_relu(self.conv2(self.blur(branch)))
+        return (branch + self.skip(self.skip_blur(hidden))) / math.sqrt(2.0)
+
+
+def batch_spread(values: torch.Tensor, group_size: int) -> torch.Tensor:
+    """Standard deviation over groups of the batch, averaged over everything else.
+
+    Members of a group lie `batch / group` rows apart.
+
+    Args:
+        values: (batch, ...).
+        group_size: largest group; the largest divisor of the batch up to it is used.
+
+    Returns:
+        (batch,), the same for all members of a group.
+    """
+    batch = values.shape[0]
+    group = max(size for size in range(1, min(group_size, batch) + 1) if batch % size == 0)
+    groups = values.reshape(group, batch // group, -1)
+    spread = (groups.var(0, unbiased=False) + _EPSILON).sqrt().mean(1)
+    return spread.repeat(group)
+
+
+class StyleGan2Discriminator(nn.Module):
+    """Judges pictures with their durations.
+
+    Args:
+        shape: (rows, columns) of the pictures.
+        channels: width at every resolution, the coarsest first, as `IdeaStyleGan2Config.channels`.
+        num_channels: pictures per input.
+        blur_taps: filter of all resampling.
+        use_duration: whether it is told durations.
+        group_size: pictures over which the spread is measured.
+
+    Raises:
+        ValueError: the shape cannot be halved that often.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int] = (128, 256),
+        channels: Sequence[int] = (512, 512, 512, 512, 256, 128),
+        num_channels: int = 1,
+        blur_taps: Sequence[float] = (1, 3, 3, 1),
+        use_duration: bool = True,
+        group_size: int = 4,
+    ) -> None:
+        super().__init__()
+        factor = 2 ** (len(channels) - 1)
+        if min(shape) < factor or shape[0] % factor or shape[1] % factor:
+            raise ValueError(f"shape must hold multiples of {factor} (halved len(channels) - 1 times), got {shape}.")
+        if group_size < 1:
+            raise ValueError(f"group_size must be positive, got {group_size}.")
+        self.shape, self.num_channels, self.use_duration = tuple(shape), num_channels, use_duration
+        self.blur_taps, self.group_size = tuple(blur_taps), group_size
+        widths = list(reversed(channels))
+        self.input_conv = EqualizedConv2d(num_channels + use_duration, widths[0], 1)
+        self.blocks = nn.ModuleList(
+            DiscriminatorBlock(widths[index], widths[index + 1], blur_taps) for index in range(len(widths) - 1)
+        )
+        self.final_conv = EqualizedConv2d(widths[-1] + 1 + use_duration, widths[-1], 3, padding=1)
+        positions = (shape[0] // factor) * (shape[1] // factor)
+        self.hidden_linear = EqualizedLinear(widths[-1] * positions, widths[-1])
+        self.output_linear = EqualizedLinear(widths[-1], 1)
+
+    @classmethod
+    def for_generator(cls, config: IdeaStyleGan2Config, **overrides: object) -> StyleGan2Discriminator:
+        """Discriminator of what a generator of this configuration makes; `overrides` replace single arguments."""
+        arguments = {
+            "shape": (config.num_mel_bins, config.num_columns),
+            "channels": config.channels,
+            "num_channels": config.num_channels,
+            "blur_taps": config.blur_taps,
+            "use_duration": config.predict_duration,
+        }
+        return cls(**{**arguments, **overrides})
+
+    def forward(self, pictures: torch.Tensor, durations: torch.Tensor | None = None) -> torch.Tensor:
+        """Judge.
+
+        Args:
+            pictures: (batch, num_channels, row, column), normalised.
+            durations: (batch,) standardised durations (`IdeaStyleGan2Model.normalize_duration`); only with
+                `use_duration`.
+
+        Returns:
+            (batch, 1) logits, positive for real.
+
+        Raises:
+            ValueError: shapes that do not fit; durations missing, or given to a discriminator that knows none.
+        """
+        if pictures.ndim != 4 or tuple(pictures.shape[1:]) != (self.num_channels, *self.shape):
+            raise ValueError(
+                f"pictures must be (batch, {self.num_channels}, {self.shape[0]}, {self.shape[1]}), got "
+                f"{tuple(pictures.shape)}."
+            )
+        self._check_durations(durations, pictures.shape[0])
+        hidden = pictures
+        if durations is not None:
+            durations = durations.to(pictures.dtype)
+            hidden = torch.cat([pictures, self._planes(durations, pictures)], dim=1)
+        hidden = scaled_leaky_relu(self.input_conv(hidden))
+        for block in self.blocks:
+            hidden = block(hidden)
+        features = [hidden, self._planes(batch_spread(hidden, self.group_size), hidden)]
+        if durations is not None:
+            features.append(self._planes(batch_spread(durations, self.group_size), hidden))
+        hidden = scaled_leaky_relu(self.final_conv(torch.cat(features, dim=1)))
+        return self.output_linear(scaled_leaky_relu(self.hidden_linear(hidden.flatten(1))))
+
+    def _check_durations(self, durations: torch.Tensor | None, batch: int) -> None:
+        if self.use_duration != (durations is not None):
+            given = "none" if durations is None else tuple(durations.shape)
+            raise ValueError(f"durations must be given exactly if use_duration={self.use_duration}, got {given}.")
+        if durations is not None and tuple(durations.shape) != (batch,):
+            raise ValueError(f"durations must be ({batch},), one per picture, got {tuple(durations.shape)}.")
+
+    @staticmethod
+    def _planes(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        return values[:, None, None, None].expand(-1, 1, *like.shape[-2:])
+
+    def _table(self) -> list[tuple[str, str]]:
+        rows = [("convs.0.0.weight", "input_conv.weight"), ("convs.0.1.bias", "input_conv.bias")]
+        for index in range(len(self.blocks)):
+            original, ours = f"convs.{index + 1}.", f"blocks.{index}."
+            rows += [
+                (f"{original}conv1.0.weight", f"{ours}conv1.weight"),
+                (f"{original}conv1.1.bias", f"{ours}conv1.bias"),
+                (f"{original}conv2.1.weight", f"{ours}conv2.weight"),
+                (f"{original}conv2.2.bias", f"{ours}conv2.bias"),
+                (f"{original}skip.1.weight", f"{ours}skip.weight"),
+            ]
+        return [
+            *rows,
+            ("final_conv.0.weight", "final_conv.weight"),
+            ("final_conv.1.bias", "final_conv.bias"),
+            ("final_linear.0.", "hidden_linear."),
+            ("final_linear.1.", "output_linear."),
+        ]
+
+    def _kernels(self) -> dict[str, torch.Tensor]:
+        names = [
+            f"convs.{index + 1}.{part}.0.kernel" for index in range(len(self.blocks)) for part in ("conv2", "skip")
+        ]
+        kernel = fir_kernel(self.blur_taps)
+        return {name: kernel.clone() for name in names}
+
+    @classmethod
+    def from_original_arguments(cls, original_arguments: Mapping) -> StyleGan2Discriminator:
+        """Untrained discriminator of the original's arguments (see `from_original`).
+
+        Raises:
+            ValueError: an argument is unknown or missing.
+        """
+        for key in original_arguments:
+            if key not in _ARGUMENTS:
+                raise ValueError(
+                    f"{ORIGIN} has no argument {key!r} (received {original_arguments[key]!r}); known are {_ARGUMENTS}."
+                )
+        size = original_arguments.get("size")
+        channels = channels_from_original(original_arguments)
+        taps = tuple(original_arguments.get("blur_kernel", (1, 3, 3, 1)))
+        return cls((size, size), channels, num_channels=3, blur_taps=taps, use_duration=False)
+
+    @classmethod
+    def from_original(
+        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
+    ) -> StyleGan2Discriminator:
+        """Discriminator with the weights of one of rosinality/stylegan2-pytorch: square, colour, without durations.
+
+        Args:
+            state_dict_or_path: the state dict of `Discriminator`, also inside a release's `{"d": ...}`; or a path.
+            original_arguments: `size`, and where they differ from the original's defaults `channel_multiplier`,
+                `blur_kernel`, or `channels` (resolution to width); the generator's other arguments may be there too.
+
+        Raises:
+            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
+        """
+        model = cls.from_original_arguments(original_arguments)
+        state_dict = load_original_state_dict(state_dict_or_path, container="d")
+        kept = drop_kernels(state_dict, model._kernels(), ORIGIN)
+        load_strictly(model, rename_keys(kept, model._table(), ORIGIN), ORIGIN)
+        return model
+
+    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
+        """The weights under the original's names.
+
+        Raises:
+            ValueError: the original has no such discriminator (durations).
+        """
+        if self.use_duration:
+            raise ValueError("The original's discriminator knows no durations; this one has use_duration=True.")
+        plain = {key: value.clone() for key, value in self.state_dict().items()}
+        return {**rename_keys(plain, self._table(), ORIGIN, reverse=True), **self._kernels()}
+
+
+__all__ = ["DiscriminatorBlock", "StyleGan2Discriminator", "batch_spread"]

@@ -29,6 +29,8 @@ _EXPORTS: dict[str, str] = {
     "MelVqvaeModel": "models.mel_vqvae.modeling_mel_vqvae",
     "ClassGptConfig": "models.class_gpt.configuration_class_gpt",
     "ClassGptModel": "models.class_gpt.modeling_class_gpt",
+    "CodecLMConfig": "models.codec_lm.configuration_codec_lm",
+    "CodecLMModel": "models.codec_lm.modeling_codec_lm",
     "GptVaeConfig": "models.gpt_vae.configuration_gpt_vae",
     "GptVaeModel": "models.gpt_vae.modeling_gpt_vae",
     "FrameTransformerConfig": "models.frame_transformer.configuration_frame_transformer",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 # model type -> config class, model class, feature extractor class
 FAMILIES: dict[str, tuple[str, str, str | None]] = {
     "melreformer_class_gpt": ("ClassGptConfig", "ClassGptModel", None),
+    "melreformer_codec_lm": ("CodecLMConfig", "CodecLMModel", None),
     "melreformer_frame_transformer": ("FrameTransformerConfig", "FrameTransformerModel", None),
     "melreformer_gpt_vae": ("GptVaeConfig", "GptVaeModel", None),
     "melreformer_hifi_vocoder": ("HifiVocoderConfig", "HifiVocoderModel", "MelFeatureExtractor"),

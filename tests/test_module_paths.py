@@ -10,6 +10,7 @@ from melreformer_hf.cli.tools import FAMILIES
 
 PUBLISHED = {
     "melreformer_hf.models.class_gpt.modeling_class_gpt": "ClassGptModel",
+    "melreformer_hf.models.codec_lm.modeling_codec_lm": "CodecLMModel",
     "melreformer_hf.models.frame_transformer.modeling_frame_transformer": "FrameTransformerModel",
     "melreformer_hf.models.gpt_vae.modeling_gpt_vae": "GptVaeModel",
     "melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder": "HifiVocoderModel",

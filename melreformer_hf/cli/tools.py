@@ -13,6 +13,7 @@ FAMILIES = {
     "mel_reformer": "models.mel_reformer.modeling_mel_reformer.MelReformerModel",
     "mel_vqvae": "models.mel_vqvae.modeling_mel_vqvae.MelVqvaeModel",
     "class_gpt": "models.class_gpt.modeling_class_gpt.ClassGptModel",
+    "codec_lm": "models.codec_lm.modeling_codec_lm.CodecLMModel",
     "gpt_vae": "models.gpt_vae.modeling_gpt_vae.GptVaeModel",
     "frame_transformer": "models.frame_transformer.modeling_frame_transformer.FrameTransformerModel",
     "rq_transformer": "models.rq_transformer.modeling_rq_transformer.RQTransformerModel",

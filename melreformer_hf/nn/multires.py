@@ -3,8 +3,7 @@
 Sources: Shi, Wang, Fox, Sequence modeling with multiresolution convolutional memory (arXiv 2305.01638) with its program
 thjashin/multires-conv; the upsampler of LumenPallidium/audio_generation.
 
-Deviations: the convolution streams; Daubechies filters are computed here, other wavelets are given as taps. The
-original upsampler sums fixed atoms in a way that amounts to a two-tap interpolation with one free number per channel,
+Deviations: the convolution streams; wavelets are computed, not looked up. The original upsampler sums fixed atoms in a way that amounts to a two-tap interpolation with one free number per channel,
 and looks one frame ahead; this one is an overlap-add synthesis with learned frequency, phase and width per atom, and
 causal.
 """
@@ -15,7 +14,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 
-import numpy
 import torch
 from torch import nn
 from transformers import initialization as init
@@ -23,6 +21,7 @@ from transformers import initialization as init
 from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
 from melreformer_hf.nn.conv import CausalConv1d, Runner, run_whole, transposed_step
 from melreformer_hf.nn.renaming import rename_keys, take_arguments
+from melreformer_hf.nn.wavelets import wavelet_filters
 
 _ORIGIN = "original MultiresLayer"
 _TABLE = [("h0", "low_pass"), ("h1", "high_pass"), ("w", "mixing")]
@@ -36,62 +35,6 @@ _NAMES = {
     "dropout": "dropout",
     "wavelet_init": "wavelet",
 }
-_HIGHEST_ORDER = 20
-
-
-def daubechies_filters(order: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Synthesis filters (low-pass, high-pass) of the Daubechies wavelet with `order` vanishing moments.
-
-    The low-pass filter is the extremal-phase root of Daubechies' polynomial (Ten lectures on wavelets, 6.1).
-
-    Args:
-        order: 1 (Haar) to 20.
-
-    Returns:
-        Two (2 * order,) float32 tensors, of unit energy; their sums are sqrt(2) and 0.
-
-    Raises:
-        ValueError: the order is out of range.
-    """
-    if not 1 <= order <= _HIGHEST_ORDER:
-        raise ValueError(f"order must be 1..{_HIGHEST_ORDER}, got {order}.")
-    powers = [math.comb(order - 1 + power, power) for power in range(order)]
-    zeros = [-1.0] * order
-    for root in numpy.roots(powers[::-1]):
-        middle = 1.0 - 2.0 * root
-        offset = numpy.sqrt(middle * middle - 1.0 + 0j)
-        zeros.append(min(middle + offset, middle - offset, key=abs))
-    low_pass = numpy.poly(zeros).real
-    low_pass *= math.sqrt(2.0) / low_pass.sum()
-    high_pass = low_pass[::-1] * (-1.0) ** numpy.arange(2 * order)
-    return torch.tensor(low_pass, dtype=torch.float32), torch.tensor(high_pass, dtype=torch.float32)
-
-
-def wavelet_filters(wavelet: str | Sequence) -> tuple[torch.Tensor, torch.Tensor]:
-    """Filters of a wavelet.
-
-    Args:
-        wavelet: `"haar"`, `"db1"` to `"db20"`, or the two lists of taps (low-pass, high-pass).
-
-    Returns:
-        (low-pass, high-pass), (taps,) float32 each.
-
-    Raises:
-        ValueError: an unknown name, or taps of unequal numbers.
-    """
-    if isinstance(wavelet, str):
-        number = "1" if wavelet == "haar" else wavelet.removeprefix("db")
-        if not number.isdecimal() or not 1 <= int(number) <= _HIGHEST_ORDER:
-            raise ValueError(
-                f"wavelet must be 'haar', 'db1' to 'db{_HIGHEST_ORDER}' or two lists of taps, got {wavelet!r}."
-            )
-        return daubechies_filters(int(number))
-    filters = [torch.as_tensor(taps, dtype=torch.float32) for taps in wavelet]
-    if len(filters) != 2 or filters[0].ndim != 1 or filters[0].shape != filters[1].shape:
-        raise ValueError(
-            f"wavelet must be two lists of equally many taps, got shapes {[tuple(taps.shape) for taps in filters]}."
-        )
-    return filters[0], filters[1]
 
 
 def _recall(hidden: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -350,6 +293,4 @@ __all__ = [
     "MultiresConv1d",
     "WaveletSynthesis",
     "WaveletUpsampler",
-    "daubechies_filters",
-    "wavelet_filters",
 ]

@@ -10,7 +10,8 @@ from testing_utils import assert_error
 from torch.utils.flop_counter import FlopCounterMode
 
 from melreformer_hf.nn.conv import StreamStep
-from melreformer_hf.nn.multires import MultiresConv1d, WaveletSynthesis, WaveletUpsampler, daubechies_filters
+from melreformer_hf.nn.multires import MultiresConv1d, WaveletSynthesis, WaveletUpsampler
+from melreformer_hf.nn.wavelets import daubechies_filters
 
 TREES = {
     "fading": {"kernel_size": 3, "depth": 4},
@@ -82,24 +83,6 @@ def test_every_weight_of_a_uniform_tree_learns():
     layer(torch.randn(1, 2, 50)).square().sum().backward()
     for parameter in layer.parameters():
         assert parameter.grad.ne(0).all()
-
-
-@pytest.mark.parametrize("order", range(1, 21))
-def test_daubechies_filters_are_orthogonal_and_have_their_moments(order):
-    low, high = (taps.double() for taps in daubechies_filters(order))
-    assert low.sum().item() == pytest.approx(math.sqrt(2), abs=1e-5)
-    for shift in range(order):
-        expected = 1.0 if shift == 0 else 0.0
-        assert (low[2 * shift :] * low[: low.numel() - 2 * shift]).sum().item() == pytest.approx(expected, abs=1e-4)
-    time = torch.linspace(-1, 1, 2 * order, dtype=torch.float64)
-    for moment in range(min(order, 4)):
-        assert (high * time**moment).sum().item() == pytest.approx(0.0, abs=1e-4)
-
-
-def test_known_daubechies_filter():
-    root = math.sqrt(3)
-    expected = torch.tensor([1 + root, 3 + root, 3 - root, 1 - root]) / (4 * math.sqrt(2))
-    torch.testing.assert_close(daubechies_filters(2)[0], expected)
 
 
 def test_a_wavelet_is_where_training_begins():

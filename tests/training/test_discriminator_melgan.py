@@ -66,9 +66,11 @@ def test_errors():
         with pytest.raises(ValueError) as error:
             small()(wrong)
         assert_error(error, "waveform must be", "16 samples", str(tuple(wrong.shape)))
-    with pytest.raises(ValueError) as error:
-        MelGanDiscriminator(base_channels=6)
-    assert_error(error, "base_channels", "multiples of 4", "6")
+    for base, widest in ((3, 1024), (8, 30), (9, 1024)):
+        with pytest.raises(ValueError) as error:
+            MelGanDiscriminator(base_channels=base, max_channels=widest)
+        assert_error(error, f"base_channels={base}", f"max_channels={widest}", "multiples of 4")
+    assert MelGanDiscriminator(1, 6, 1, max_channels=24).discriminators[0].convs[1].groups == 1
     with pytest.raises(ValueError, match="must be positive"):
         MelGanDiscriminator(num_layers=0)
     with pytest.raises(ValueError, match="num_scales"):

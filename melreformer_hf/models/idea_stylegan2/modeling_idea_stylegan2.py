@@ -2,8 +2,8 @@
 
 Karras et al., Analyzing and improving the image quality of StyleGAN (arXiv 1912.04958), in the form of the original
 repository rosinality/stylegan2-pytorch; the duration, told by the style code, is the scheme of the README of
-TariqAHassan/MelReformer. Its discriminator is `melreformer_hf.training.discriminators.stylegan2.StyleGan2Discriminator`, its losses are
-in `melreformer_hf.training.losses.stylegan2`.
+TariqAHassan/MelReformer. Its discriminator is `StyleGan2Discriminator` of
+`melreformer_hf.training.discriminators.stylegan2`, its losses are in `melreformer_hf.training.losses.stylegan2`.
 
 Deviations: pictures need not be square (the learned constant has their proportions); styles scale the activations in
 place of the weights, which is the same function without a weight per picture; the mean style is kept as a buffer.

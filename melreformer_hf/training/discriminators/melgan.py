@@ -33,7 +33,7 @@ class MelGanScaleDiscriminator(ScaleDiscriminator):
     """Mirrored input, `num_layers` strided grouped convolutions, two plain ones.
 
     Args:
-        base_channels: channels of the first layer; a multiple of 4 (channels per group).
+        base_channels: channels of the first layer. Strided layers have one group per four channels of their input.
         num_layers: strided layers, each widening by `stride`.
         stride: of these layers; their kernels have ten times as many taps, and one more.
         max_channels: widest layer.
@@ -48,15 +48,16 @@ class MelGanScaleDiscriminator(ScaleDiscriminator):
                 "base_channels, num_layers, stride and max_channels must be positive, got "
                 f"{base_channels}, {num_layers}, {stride} and {max_channels}."
             )
-        if base_channels % _CHANNELS_PER_GROUP or max_channels % _CHANNELS_PER_GROUP:
-            raise ValueError(
-                f"base_channels and max_channels must be multiples of {_CHANNELS_PER_GROUP} (channels per group), got "
-                f"{base_channels} and {max_channels}."
-            )
         channels, groups = [base_channels], [1]
         for _ in range(num_layers):
             groups.append(channels[-1] // _CHANNELS_PER_GROUP)
             channels.append(min(channels[-1] * stride, max_channels))
+            if groups[-1] < 1 or channels[-2] % groups[-1] or channels[-1] % groups[-1]:
+                raise ValueError(
+                    f"base_channels={base_channels} and max_channels={max_channels} give a layer from {channels[-2]} "
+                    f"to {channels[-1]} channels, which {groups[-1]} groups of {_CHANNELS_PER_GROUP} do not divide. Use "
+                    f"multiples of {_CHANNELS_PER_GROUP}."
+                )
         super().__init__(
             [*channels, min(2 * channels[-1], max_channels)],
             [_FIRST_KERNEL, *[10 * stride + 1] * num_layers, 5],
@@ -146,7 +147,7 @@ class MelGanDiscriminator(nn.Module):
         """Discriminator with the weights of the original's.
 
         Args:
-            state_dict_or_path: the state dict of the original's `Discriminator`, with weight norm or without; or a path.
+            state_dict_or_path: the state dict of the original's `Discriminator`, weight-normed or plain; or a path.
             original_arguments: `num_D`, `ndf`, `n_layers`, `downsampling_factor`; the widest layer, fixed at 1024
                 there, may be given as `max_channels`.
 

@@ -79,16 +79,29 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def initialize(self, vectors: torch.Tensor, generator: torch.Generator | None = None) -> None:
-        """Place the codewords by k-means on (vector, dim), once; nothing happens when that is done or not asked for."""
-        if bool(self.initted) or not len(vectors):
+        """Place the codewords by k-means on (vector, dim), once; nothing happens when that is done or not asked for.
+
+        With several processes the first one's vectors decide. A process without vectors takes part in the exchange.
+        """
+        if bool(self.initted) or not (len(vectors) or is_distributed()):
             return
-        means, counts = kmeans(vectors.float(), self.size, self.options.kmeans_iterations, generator)
+        means, counts = self.codewords.detach().float(), torch.ones_like(self.cluster_size).float()
+        if len(vectors):
+            means, counts = kmeans(vectors.float(), self.size, self.options.kmeans_iterations, generator)
         share_from_first_process(means, counts)
         self.codewords.copy_(means)
-        self.cluster_size = counts.to(self.cluster_size.device, torch.float32)
+        self._keep("cluster_size", counts)
         if self.options.update == "ema":
-            self.vector_sum = means * counts[:, None]
+            self._keep("vector_sum", means * counts[:, None])
         self.initted.fill_(True)
+
+    def _keep(self, name: str, value: torch.Tensor) -> None:
+        """Write a running statistic in place; where the buffer is too narrow to go on, widen it."""
+        buffer = self._buffers[name]
+        if buffer.dtype.itemsize < 4:
+            self._buffers[name] = value.float()
+        else:
+            buffer.copy_(value)
 
     def spread(self, counts: torch.Tensor, sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Statistics (codeword,) and (codeword, dim) of a step before they enter the running ones: as they are."""
@@ -107,19 +120,20 @@ class Codebook(nn.Module):
             codes: (vector,) their codes.
             generator: makes the choice of restarted codewords repeatable.
         """
-        counts, sums = cluster_sums(vectors, codes, self.size)
-        sum_over_processes(counts, sums)
-        counts, sums = self.spread(counts, sums)
-        self.cluster_size = self._blend(self.cluster_size, counts, counts)
-        if self.options.update == "ema":
-            self.vector_sum = self._blend(self.vector_sum, sums, counts[:, None])
-        self._restart(vectors, generator)
-        if self.options.update == "ema":
-            self._average(counts)
+        with torch.autocast(vectors.device.type, enabled=False):
+            counts, sums = cluster_sums(vectors, codes, self.size)
+            sum_over_processes(counts, sums)
+            counts, sums = self.spread(counts, sums)
+            self._keep("cluster_size", self._blend(self.cluster_size, counts, counts))
+            if self.options.update == "ema":
+                self._keep("vector_sum", self._blend(self.vector_sum, sums, counts[:, None]))
+            self._restart(vectors, generator)
+            if self.options.update == "ema":
+                self._average(counts)
 
     def _blend(self, old: torch.Tensor, new: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """Running mean of old and new; without smoothing, what was not written keeps its value."""
-        wide = old.to(torch.promote_types(old.dtype, torch.float32))
+        wide = old.float() if old.dtype.itemsize < 4 else old
         blended = wide * self.options.decay + new * (1 - self.options.decay)
         return torch.where(counts > 0, blended, wide) if self.options.smoothing == "none" else blended
 
@@ -131,7 +145,7 @@ class Codebook(nn.Module):
             return
         smoothed = (size + epsilon) / (total + self.size * epsilon) * total
         if self.options.smoothing == "running":
-            self.cluster_size = smoothed
+            self._keep("cluster_size", smoothed)
         self.codewords.copy_(self.vector_sum / smoothed[:, None])
 
     def _restart(self, vectors: torch.Tensor, generator: torch.Generator | None) -> None:
@@ -147,14 +161,14 @@ class Codebook(nn.Module):
         # A process without vectors of its own still takes part in the exchange.
         if not bool(dead.any()) or (not len(vectors) and not is_distributed()):
             return
-        drawn = self.codewords.detach().to(vectors.dtype)
+        drawn = self.codewords.detach().float()
         if len(vectors):
-            drawn = sample_vectors(vectors, self.size, options.restart_noise, generator)
+            drawn = sample_vectors(vectors.float(), self.size, options.restart_noise, generator)
         share_from_first_process(drawn)
-        self.cluster_size = torch.where(dead, fresh, self.cluster_size)
+        self._keep("cluster_size", torch.where(dead, fresh, self.cluster_size))
         if options.update == "ema":
-            self.vector_sum = torch.where(dead[:, None], drawn * fresh, self.vector_sum)
-        self.codewords.copy_(torch.where(dead[:, None], drawn.to(self.codewords.dtype), self.codewords))
+            self._keep("vector_sum", torch.where(dead[:, None], drawn * fresh, self.vector_sum))
+        self.codewords.copy_(torch.where(dead[:, None], drawn, self.codewords))
 
 
 __all__ = ["Codebook"]

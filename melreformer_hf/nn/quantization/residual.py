@@ -110,10 +110,16 @@ class ResidualVectorQuantizer(nn.Module):
         return self.codebooks[0 if self.shared_codebook else level]
 
     def _project_in(self, level: int, vectors: torch.Tensor) -> torch.Tensor:
-        return self.in_projections[level](vectors) if self.in_projections else vectors
+        if not self.in_projections:
+            return vectors
+        layer = self.in_projections[level]
+        return layer(vectors.to(layer.weight.dtype)).to(vectors.dtype)
 
     def _project_out(self, level: int, codewords: torch.Tensor) -> torch.Tensor:
-        return self.out_projections[level](codewords) if self.out_projections else codewords
+        if not self.out_projections:
+            return codewords
+        layer = self.out_projections[level]
+        return layer(codewords.to(layer.weight.dtype))
 
     def _levels(self, num_quantizers: int | None) -> int:
         levels = self.num_quantizers if num_quantizers is None else num_quantizers
@@ -124,7 +130,9 @@ class ResidualVectorQuantizer(nn.Module):
     def _flat(self, hidden: torch.Tensor) -> torch.Tensor:
         if hidden.ndim != 3 or hidden.shape[1] != self.dim:
             raise ValueError(f"hidden must be (batch, {self.dim}, frame), got {tuple(hidden.shape)}.")
-        return hidden.transpose(1, 2).reshape(-1, self.dim)
+        # Remainders shrink from level to level: in a narrow type the deeper ones would quantise rounding errors.
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        return hidden.transpose(1, 2).reshape(-1, self.dim).to(wide)
 
     @torch.no_grad()
     def encode(self, hidden: torch.Tensor, num_quantizers: int | None = None) -> torch.Tensor:
@@ -146,7 +154,7 @@ class ResidualVectorQuantizer(nn.Module):
             found = self.codebook(level).search(self._project_in(level, residual))
             codes.append(found)
             if level + 1 < levels:
-                residual = residual - self._contribution(level, found)
+                residual = residual - self._contribution(level, found).to(residual.dtype)
         return torch.stack(codes).unflatten(1, (hidden.shape[0], hidden.shape[2])).transpose(0, 1)
 
     def _contribution(self, level: int, codes: torch.Tensor) -> torch.Tensor:
@@ -167,7 +175,7 @@ class ResidualVectorQuantizer(nn.Module):
         total = None
         for made in self._parts(audio_codes):
             total = made if total is None else total + made
-        return total.transpose(1, 2)
+        return total.transpose(1, 2).to(self.codebook(0).codewords.dtype)
 
     def decode_levels(self, audio_codes: torch.Tensor) -> torch.Tensor:
         """What every level adds: (batch, quantizer, frame) -> (batch, quantizer, dim, frame)."""
@@ -182,7 +190,8 @@ class ResidualVectorQuantizer(nn.Module):
             )
         for level, codes in enumerate(audio_codes.unbind(1)):
             self._check_codes(level, codes)
-            yield self._contribution(level, codes.clamp(min=0)) * (codes >= 0)[..., None]
+            made = self._contribution(level, codes.clamp(min=0))
+            yield made.to(torch.promote_types(made.dtype, torch.float32)) * (codes >= 0)[..., None]
 
     def _check_codes(self, level: int, codes: torch.Tensor) -> None:
         size = self.codebook_sizes[level]
@@ -229,7 +238,7 @@ class ResidualVectorQuantizer(nn.Module):
         stacked = torch.stack(losses)
         shape = (hidden.shape[0], hidden.shape[2])
         return QuantizerOutput(
-            quantized=total.unflatten(0, shape).transpose(1, 2),
+            quantized=total.unflatten(0, shape).transpose(1, 2).to(hidden.dtype),
             audio_codes=torch.stack(codes).unflatten(1, shape).transpose(0, 1),
             loss=stacked.mean() if self.level_reduction == "mean" else stacked.sum(),
             perplexity=torch.stack(perplexities),
@@ -281,13 +290,12 @@ class ResidualVectorQuantizer(nn.Module):
             source = self._project_in(level, residual.detach())
         else:
             source = latent
-        made = self._project_out(level, _straight(codewords, source))
+        made = self._project_out(level, _straight(codewords, source)).to(residual.dtype)
         return made, codes, loss, torch.bincount(codes[kept], minlength=codebook.size)
 
     def _loss(self, latent: torch.Tensor, codewords: torch.Tensor) -> torch.Tensor:
         if not len(latent):
             return latent.sum() * 0.0
-        latent, codewords = latent.float(), codewords.float()
         loss = self.commitment_weight * mse_loss(latent, codewords.detach())
         if self.options.update == "gradient":
             loss = loss + self.codebook_weight * mse_loss(codewords, latent.detach())

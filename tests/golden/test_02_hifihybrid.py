@@ -97,14 +97,16 @@ def test_losses_and_gradient():
     golden = fixture("02_hifihybrid")
     discriminators, config = small_discriminators(), MelConfig.preset("melreformer")
     real, fake = golden.io["d.in.real"], golden.io["d.in.fake"].clone().requires_grad_()
-    adversarial = features = 0.0
+    adversarial = features = judged = 0.0
     for name, discriminator in discriminators.items():
         with torch.no_grad():
             loss = discriminator_loss(discriminator(real)[0], discriminator(fake)[0])
         golden.assert_close(f"loss.d_loss_{name}", loss)
+        judged = judged + loss
         logits, maps = discriminator(fake)
         adversarial = adversarial + generator_loss(logits)
         features = features + feature_matching_loss(discriminator(real)[1], maps)
+    golden.assert_close("loss.d_total", judged)
     mel = (log_mel_spectrogram(fake, config) - log_mel_spectrogram(real, config)).abs().mean()
     golden.assert_close("loss.g_loss_adv", adversarial)
     golden.assert_close("loss.g_loss_feat", features)

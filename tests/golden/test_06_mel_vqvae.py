@@ -10,6 +10,7 @@ from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.models.mel_vqvae.modeling_mel_vqvae import MelVqvaeModel
 from melreformer_hf.models.mel_vqvae.weights_mel_vqvae import discriminator_state_dict
 from melreformer_hf.nn.vqgan import AttentionBlock2d, PatchDiscriminator
+from melreformer_hf.training.losses.hinge import hinge_discriminator_loss
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,10 @@ def test_discriminator(golden):
     network = PatchDiscriminator(arguments["disc_in_channels"], arguments["disc_ndf"]).eval()
     network.load_state_dict(discriminator_state_dict(golden.weights("vq.")))
     with torch.no_grad():
-        golden.assert_close("vq.disc.logits", network(golden.io["vq.disc.in"]))
+        logits = network(golden.io["vq.disc.in"])
+    golden.assert_close("vq.disc.logits", logits)
+    # The stored loss has half the logits minus 0.3 in place of the fake's; the original halves the hinge.
+    golden.assert_close("vq.hinge_d", 0.5 * hinge_discriminator_loss([logits], [0.5 * logits - 0.3]))
 
 
 def test_recipe_weights(golden):

@@ -1,0 +1,108 @@
+"""One discriminator at a time: which one judges next, and which bitrate it judges.
+
+Source: LumenPallidium/audio_generation. Deviations: its draw looked its energies up under a name that is never written,
+so that it was always uniform; here they are kept under the discriminator's own name and bias-corrected, and the draw
+follows them. The module that is not drawn is frozen by `frozen`, so that a generator's loss leaves no gradient in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import nn
+
+
+@contextlib.contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Take modules out of training within a block: gradients pass through them and leave nothing in them.
+
+    Parameters that were frozen before stay so afterwards.
+    """
+    parameters = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+class DiscriminatorDraw(nn.Module):
+    """Draws one of several discriminators, those with high energies more often.
+
+    The energy of a discriminator is the moving average of what `record` was told (the generator's loss under it, for
+    instance: high where the generator fails). Its probability is the softmax of energies over `temperature`; one that
+    was never recorded has the mean energy of the others. Energies are buffers: save the module with the training.
+
+    Args:
+        names: of the discriminators, in the order of their bitrates (see `num_quantizers`).
+        decay: of the moving averages.
+        temperature: small values draw the hardest nearly always, large ones all alike.
+
+    Raises:
+        ValueError: no or equal names, or a number out of range.
+    """
+
+    def __init__(self, names: Sequence[str], decay: float = 0.95, temperature: float = 1.0) -> None:
+        super().__init__()
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"names must be different and at least one, got {list(names)}.")
+        if not 0 <= decay < 1 or temperature <= 0:
+            raise ValueError(
+                f"decay must be in 0..1 without 1 and temperature positive, got {decay} and {temperature}."
+            )
+        self.names, self.decay, self.temperature = tuple(names), decay, temperature
+        self.register_buffer("sums", torch.zeros(len(names), dtype=torch.float64))
+        self.register_buffer("counts", torch.zeros(len(names), dtype=torch.float64))
+
+    def _index(self, name: str) -> int:
+        if name not in self.names:
+            raise ValueError(f"name must be one of {list(self.names)}, got {name!r}.")
+        return self.names.index(name)
+
+    def record(self, name: str, energy: float | torch.Tensor) -> None:
+        """Take a finite energy into the average of a discriminator.
+
+        Raises:
+            ValueError: unknown name, or an energy that is not finite.
+        """
+        value, index = float(energy), self._index(name)
+        if not torch.isfinite(torch.tensor(value)):
+            raise ValueError(f"energy of {name!r} must be finite, got {value}.")
+        self.sums[index] = self.decay * self.sums[index] + (1 - self.decay) * value
+        self.counts[index] = self.decay * self.counts[index] + (1 - self.decay)
+
+    def probabilities(self) -> torch.Tensor:
+        """(discriminator,) probabilities in the order of `names`, on the CPU."""
+        sums, counts = self.sums.double().cpu(), self.counts.double().cpu()
+        known = counts > 0
+        energies = torch.zeros_like(sums)
+        if known.any():
+            energies[known] = sums[known] / counts[known]
+            energies[~known] = energies[known].mean()
+        return torch.softmax(energies / self.temperature, dim=0)
+
+    def draw(self, generator: torch.Generator | None = None) -> str:
+        """Name of the next discriminator; a CPU generator makes it repeatable."""
+        return self.names[int(torch.multinomial(self.probabilities(), 1, generator=generator))]
+
+    def num_quantizers(self, name: str, num_quantizers: int) -> int:
+        """Codebooks in use while a discriminator judges: the first one judges all, the others 1/(n-1), 2/(n-1) ... of them.
+
+        Args:
+            name: of the discriminator.
+            num_quantizers: codebooks in all.
+
+        Raises:
+            ValueError: unknown name, or fewer codebooks than discriminators after the first.
+        """
+        index, others = self._index(name), len(self.names) - 1
+        if num_quantizers < max(others, 1):
+            raise ValueError(f"num_quantizers must be at least {max(others, 1)}, got {num_quantizers}.")
+        return num_quantizers if index in (0, others) else index * (num_quantizers // others)
+
+
+__all__ = ["DiscriminatorDraw", "frozen"]

@@ -1,0 +1,251 @@
+"""Discriminators of the SoundStream-like codec: pooled waveforms and one STFT, spectrally normalised.
+
+Source: LumenPallidium/audio_generation, after Zeghidour et al., SoundStream (arXiv 2107.03312) and MelGAN. As there, the
+STFT has no window and both halves of the spectrum. Deviations: the last two widths of the waveform stack may differ,
+which the original cannot build; the STFT discriminator has rectifiers, where the original is linear from end to end (an
+identity stands where its activation was meant), which `slope=1` and `from_original` reproduce.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.renaming import rename_keys, take_arguments
+from melreformer_hf.training.discriminators.waveform import DiscriminatorOutput
+
+_SLOPE = 0.2
+_STRIDES = ((1, 2), (2, 2), (1, 2), (2, 2), (1, 2), (2, 2))
+_WIDENING = (2, 2, 1, 2, 1, 2)
+_FIRST_KERNEL = 7
+_FRAME_BINS = 2 ** len(_STRIDES)
+# Names within a spectrally normalised layer: weight and singular vectors.
+_SPECTRAL = [
+    ("weight_orig", "parametrizations.weight.original"),
+    ("weight_u", "parametrizations.weight.0._u"),
+    ("weight_v", "parametrizations.weight.0._v"),
+    ("bias", "bias"),
+]
+
+
+def _normed(layer: nn.Module) -> nn.Module:
+    return parametrizations.spectral_norm(layer)
+
+
+class _FromOriginal:
+    """Reading and writing the original's checkpoints; subclasses name their layers and arguments."""
+
+    origin: str
+    argument_names: dict[str, str]
+    fixed_arguments: dict[str, float] = {}
+
+    def _layers(self) -> list[tuple[str, str]]:
+        raise TypeError(f"{type(self).__name__} must define _layers()")
+
+    def _table(self) -> list[tuple[str, str]]:
+        return [
+            (f"{original}{theirs}", f"{ours}{mine}") for original, ours in self._layers() for theirs, mine in _SPECTRAL
+        ]
+
+    @classmethod
+    def from_original(
+        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
+    ) -> Self:
+        """Discriminator with the weights of the original's, spectral norm included.
+
+        Raises:
+            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
+        """
+        model = cls(**take_arguments(original_arguments, cls.argument_names, (), cls.origin), **cls.fixed_arguments)
+        state_dict = load_original_state_dict(state_dict_or_path)
+        load_strictly(model, rename_keys(state_dict, model._table(), cls.origin), cls.origin)
+        return model
+
+    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
+        """The weights under the original's names."""
+        return rename_keys(self.state_dict(), self._table(), self.origin, reverse=True)
+
+
+class PooledWaveformDiscriminator(_FromOriginal, nn.Module):
+    """Grouped convolutions without padding over average-pooled waveforms, one stack per scale.
+
+    Args:
+        channels: widths of the layers.
+        kernel_sizes: their kernels, and that of the logits' layer last.
+        strides: their strides, and that of the logits' layer last.
+        groups: their groups, and those of the logits' layer last.
+        scales: samples per pooled sample; the average is over twice as many.
+
+    Raises:
+        ValueError: the lists do not fit each other.
+    """
+
+    origin = "original waveform discriminator"
+    argument_names = {
+        "channel_sizes": "original_channels",
+        "kernel_sizes": "kernel_sizes",
+        "strides": "strides",
+        "groups": "groups",
+        "scales": "scales",
+    }
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (16, 64, 256, 512, 1024, 1024),
+        kernel_sizes: Sequence[int] = (15, 41, 41, 41, 41, 5, 3),
+        strides: Sequence[int] = (1, 4, 4, 4, 4, 1, 1),
+        groups: Sequence[int] = (1, 4, 16, 64, 256, 1, 1),
+        scales: Sequence[int] = (1, 2, 4),
+        original_channels: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        if original_channels is not None:
+            # The original lists one width more than it builds layers; the logits' layer reads the last one.
+            if len(original_channels) < 2 or original_channels[-1] != original_channels[-2]:
+                raise ValueError(
+                    "channel_sizes must end in two equal widths (the original's logits' layer reads the last one, its "
+                    f"last hidden layer has the one before), got {tuple(original_channels)}."
+                )
+            channels = tuple(original_channels)[:-1]
+        lengths = {len(kernel_sizes), len(strides), len(groups), len(channels) + 1}
+        if len(lengths) != 1 or not channels or not scales or min(scales) < 1:
+            raise ValueError(
+                "kernel_sizes, strides and groups must have one entry per layer and one for the logits, scales at least "
+                f"one positive entry; got {len(kernel_sizes)}, {len(strides)}, {len(groups)} for {len(channels)} "
+                f"channels, and scales {tuple(scales)}."
+            )
+        widths = [1, *channels, 1]
+        self.pools = nn.ModuleList(nn.AvgPool1d(2 * scale, scale, padding=scale) for scale in scales)
+        self.stacks = nn.ModuleList(
+            nn.ModuleList(
+                _normed(nn.Conv1d(widths[i], widths[i + 1], kernel_sizes[i], stride=strides[i], groups=groups[i]))
+                for i in range(len(widths) - 1)
+            )
+            for _ in scales
+        )
+
+    def forward(self, waveform: torch.Tensor) -> DiscriminatorOutput:
+        """Judge.
+
+        Args:
+            waveform: (batch, sample).
+
+        Returns:
+            (logits, feature maps): per scale a tensor (batch, position), and the list of the pooled waveform and every
+            layer's output, the logit map last.
+        """
+        if waveform.ndim != 2:
+            raise ValueError(f"waveform must be (batch, sample), got {tuple(waveform.shape)}.")
+        logits, maps = [], []
+        for pool, stack in zip(self.pools, self.stacks, strict=True):
+            hidden = pool(waveform.unsqueeze(1))
+            layers = [hidden]
+            for index, conv in enumerate(stack):
+                hidden = conv(hidden)
+                if index + 1 < len(stack):
+                    hidden = nn.functional.leaky_relu(hidden, _SLOPE)
+                layers.append(hidden)
+            logits.append(hidden.flatten(1))
+            maps.append(layers)
+        return logits, maps
+
+    def _layers(self) -> list[tuple[str, str]]:
+        last = len(self.stacks[0]) - 1
+        rows = [(f"layers.{{N}}.layers.{index + 1}.0.", f"stacks.{{N}}.{index}.") for index in range(last)]
+        return [*rows, (f"layers.{{N}}.layers.{last + 1}.", f"stacks.{{N}}.{last}.")]
+
+
+class _StftBlock(nn.Module):
+    """3 x 3 convolution, leaky rectifier, strided convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: tuple[int, int], slope: float) -> None:
+        super().__init__()
+        self.slope = slope
+        self.conv = _normed(nn.Conv2d(in_channels, in_channels, 3, padding=1))
+        kernel = (stride[0] + 2, stride[1] + 2)
+        self.strided_conv = _normed(nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=1))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.strided_conv(nn.functional.leaky_relu(self.conv(hidden), self.slope))
+
+
+class TwoSidedStftDiscriminator(_FromOriginal, nn.Module):
+    """2-D convolutions over real and imaginary parts of the whole spectrum, unwindowed; one discriminator.
+
+    Args:
+        win_length: samples; a multiple of 128. The hop is a quarter.
+        channels: width of the first layer; the last has sixteen times as many.
+        slope: of the rectifiers below zero; 1 makes the discriminator linear, as the original is.
+
+    Raises:
+        ValueError: the window's length does not fit.
+    """
+
+    origin = "original STFT discriminator"
+    argument_names = {"win_length": "win_length", "first_channel_size": "channels"}
+    fixed_arguments = {"slope": 1.0}
+
+    def __init__(self, win_length: int = 1024, channels: int = 32, slope: float = _SLOPE) -> None:
+        super().__init__()
+        if win_length < 2 * _FRAME_BINS or win_length % (2 * _FRAME_BINS):
+            raise ValueError(f"win_length must be a positive multiple of {2 * _FRAME_BINS}, got {win_length}.")
+        self.win_length = win_length
+        self.first_conv = _normed(nn.Conv2d(2, channels, _FIRST_KERNEL, padding=_FIRST_KERNEL // 2))
+        blocks = []
+        for stride, widening in zip(_STRIDES, _WIDENING, strict=True):
+            blocks.append(_StftBlock(channels, channels * widening, stride, slope))
+            channels *= widening
+        self.blocks = nn.ModuleList(blocks)
+        self.output_conv = _normed(nn.Conv2d(channels, 1, (1, win_length // (2 * _FRAME_BINS))))
+
+    def _spectrum(self, waveform: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(waveform.device.type, enabled=False):
+            rectangle = torch.ones(self.win_length, device=waveform.device)
+            spectrum = torch.stft(
+                waveform.float(),
+                self.win_length,
+                self.win_length // 4,
+                window=rectangle,
+                normalized=True,
+                onesided=False,
+                return_complex=True,
+            )
+            return torch.view_as_real(spectrum).permute(0, 3, 2, 1)
+
+    def forward(self, waveform: torch.Tensor) -> DiscriminatorOutput:
+        """Judge.
+
+        Args:
+            waveform: (batch, sample).
+
+        Returns:
+            (logits, feature maps), lists of one entry: (batch, position), and the layers' outputs (batch, channel,
+            frame, bin), the logit map last.
+        """
+        if waveform.ndim != 2 or waveform.shape[-1] <= self.win_length // 2:
+            raise ValueError(
+                f"waveform must be (batch, more than {self.win_length // 2} samples), got {tuple(waveform.shape)}."
+            )
+        hidden = self._spectrum(waveform).to(self.first_conv.weight.dtype)
+        maps = []
+        for layer in [self.first_conv, *self.blocks, self.output_conv]:
+            hidden = layer(hidden)
+            maps.append(hidden)
+        return [hidden.flatten(1)], [maps]
+
+    def _layers(self) -> list[tuple[str, str]]:
+        return [
+            ("first_conv.", "first_conv."),
+            ("blocks.{N}.layers.0.", "blocks.{N}.conv."),
+            ("blocks.{N}.layers.2.", "blocks.{N}.strided_conv."),
+            ("final_conv.", "output_conv."),
+        ]
+
+
+__all__ = ["PooledWaveformDiscriminator", "TwoSidedStftDiscriminator"]

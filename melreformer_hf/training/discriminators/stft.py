@@ -1,0 +1,199 @@
+"""Multi-scale STFT discriminator: 2-D convolutions over real and imaginary parts.
+
+Source: Défossez et al., EnCodec (arXiv 2210.13438), original repository facebookresearch/encodec. Deviation: plain
+weights; `melreformer_hf.nn.conv.apply_weight_norm` normalises them for training (the original leaves the first layer of
+each discriminator plain).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.renaming import rename_keys, take_arguments
+from melreformer_hf.nn.weight_norm import fold_weight_norms, plain_state_dict, split_weight_norms
+from melreformer_hf.training.discriminators.waveform import DiscriminatorOutput
+
+ORIGIN = "original multi-scale STFT discriminator"
+_SLOPE = 0.2
+_KERNEL = (3, 9)
+_DILATIONS = (1, 2, 4)
+_TABLE = [
+    ("discriminators.{N}.convs.{N}.conv.", "discriminators.{N}.convs.{N}."),
+    ("discriminators.{N}.conv_post.conv.", "discriminators.{N}.output_conv."),
+]
+_NAMES = {
+    "filters": "channels",
+    "in_channels": "num_audio_channels",
+    "n_ffts": "n_ffts",
+    "hop_lengths": "hop_lengths",
+    "win_lengths": "win_lengths",
+}
+_WINDOW = "spec_transform.window"
+
+
+class StftDiscriminator(nn.Module):
+    """One resolution.
+
+    Args:
+        n_fft: length of the transform in samples.
+        hop_length: samples between frames.
+        win_length: Hann window in samples, at most `n_fft`.
+        channels: width of every layer.
+        num_audio_channels: of the waveform.
+
+    Raises:
+        ValueError: the window is longer than the transform, or a length is not positive.
+    """
+
+    def __init__(
+        self, n_fft: int, hop_length: int, win_length: int, channels: int, num_audio_channels: int = 1
+    ) -> None:
+        super().__init__()
+        if not 0 < win_length <= n_fft or hop_length < 1:
+            raise ValueError(
+                "win_length must be in 1..n_fft and hop_length positive, got "
+                f"n_fft={n_fft}, win_length={win_length}, hop_length={hop_length}."
+            )
+        self.n_fft, self.hop_length, self.win_length = n_fft, hop_length, win_length
+        self.num_audio_channels = num_audio_channels
+        self.register_buffer("window", torch.hann_window(win_length), persistent=False)
+        time, frequency = _KERNEL
+        first = nn.Conv2d(2 * num_audio_channels, channels, _KERNEL, padding=(time // 2, frequency // 2))
+        strided = [
+            nn.Conv2d(
+                channels,
+                channels,
+                _KERNEL,
+                stride=(1, 2),
+                dilation=(dilation, 1),
+                padding=(dilation * (time // 2), frequency // 2),
+            )
+            for dilation in _DILATIONS
+        ]
+        self.convs = nn.ModuleList([first, *strided, nn.Conv2d(channels, channels, time, padding=time // 2)])
+        self.output_conv = nn.Conv2d(channels, 1, time, padding=time // 2)
+
+    def spectrum(self, waveform: torch.Tensor) -> torch.Tensor:
+        """(batch, channel, sample) -> complex (batch, channel, bin, frame), over the root of the window's energy."""
+        with torch.autocast(waveform.device.type, enabled=False):
+            spectrum = torch.stft(
+                waveform.float().flatten(0, 1),
+                self.n_fft,
+                self.hop_length,
+                self.win_length,
+                self.window.float(),
+                center=False,
+                return_complex=True,
+            )
+            return (spectrum / self.window.float().square().sum().sqrt()).unflatten(0, waveform.shape[:2])
+
+    def forward(self, waveform: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """(batch, sample), or (batch, channel, sample) -> logits (batch, position) and the layers' outputs.
+
+        Raises:
+            ValueError: another shape, or shorter than the transform.
+        """
+        waveform = waveform.unsqueeze(1) if waveform.ndim == 2 else waveform
+        if waveform.ndim != 3 or waveform.shape[1] != self.num_audio_channels or waveform.shape[-1] < self.n_fft:
+            raise ValueError(
+                f"waveform must be (batch, sample) or (batch, {self.num_audio_channels}, sample) with at least "
+                f"{self.n_fft} samples, got {tuple(waveform.shape)}."
+            )
+        spectrum = self.spectrum(waveform)
+        hidden = torch.cat([spectrum.real, spectrum.imag], dim=1).transpose(2, 3).to(self.output_conv.weight.dtype)
+        maps = []
+        for conv in self.convs:
+            hidden = nn.functional.leaky_relu(conv(hidden), _SLOPE)
+            maps.append(hidden)
+        maps.append(self.output_conv(hidden))
+        return maps[-1].flatten(1), maps
+
+
+class MultiScaleStftDiscriminator(nn.Module):
+    """One `StftDiscriminator` per resolution.
+
+    Args:
+        n_ffts: lengths of the transforms in samples.
+        hop_lengths: samples between frames.
+        win_lengths: windows in samples.
+        channels: width of every layer.
+        num_audio_channels: of the waveform.
+
+    Raises:
+        ValueError: the lists' lengths differ, or a resolution is impossible.
+    """
+
+    def __init__(
+        self,
+        n_ffts: Sequence[int] = (2048, 1024, 512, 256, 128),
+        hop_lengths: Sequence[int] = (512, 256, 128, 64, 32),
+        win_lengths: Sequence[int] = (2048, 1024, 512, 256, 128),
+        channels: int = 32,
+        num_audio_channels: int = 1,
+    ) -> None:
+        super().__init__()
+        if not n_ffts or not len(n_ffts) == len(hop_lengths) == len(win_lengths):
+            raise ValueError(
+                "n_ffts, hop_lengths and win_lengths must have one entry per resolution, got "
+                f"{len(n_ffts)}, {len(hop_lengths)} and {len(win_lengths)}."
+            )
+        self.discriminators = nn.ModuleList(
+            StftDiscriminator(*lengths, channels, num_audio_channels)
+            for lengths in zip(n_ffts, hop_lengths, win_lengths, strict=True)
+        )
+
+    def forward(self, waveform: torch.Tensor) -> DiscriminatorOutput:
+        """Judge.
+
+        Args:
+            waveform: (batch, sample), or (batch, channel, sample).
+
+        Returns:
+            (logits, feature maps): per resolution a tensor (batch, position), and its list of layer outputs
+            (batch, channel, frame, bin), the logit map last.
+        """
+        results = [discriminator(waveform) for discriminator in self.discriminators]
+        return [logits for logits, _ in results], [maps for _, maps in results]
+
+    @classmethod
+    def from_original(
+        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
+    ) -> MultiScaleStftDiscriminator:
+        """Discriminator with the weights of EnCodec's.
+
+        Args:
+            state_dict_or_path: the state dict of `MultiScaleSTFTDiscriminator`, with weight norm or without; or a path.
+            original_arguments: `filters`, `in_channels`, `n_ffts`, `hop_lengths`, `win_lengths`.
+
+        Raises:
+            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name; another window than Hann.
+        """
+        model = cls(**take_arguments(original_arguments, _NAMES, (), ORIGIN))
+        state_dict = fold_weight_norms(load_original_state_dict(state_dict_or_path), ORIGIN)
+        for index, discriminator in enumerate(model.discriminators):
+            key = f"discriminators.{index}.{_WINDOW}"
+            window = state_dict.pop(key, discriminator.window)
+            if window.shape != discriminator.window.shape or (window - discriminator.window).abs().max() > 1e-5:
+                raise ValueError(
+                    f"The {ORIGIN} checkpoint does not fit: key {key!r} is no Hann window of "
+                    f"{discriminator.win_length} samples."
+                )
+        load_strictly(model, rename_keys(state_dict, _TABLE, ORIGIN), ORIGIN)
+        return model
+
+    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
+        """The weights under the original's names, as `weight_g` and `weight_v` where the original has them."""
+        plain = rename_keys(plain_state_dict(self), _TABLE, ORIGIN, reverse=True)
+        first = {key: value for key, value in plain.items() if ".convs.0.conv." in key}
+        result = split_weight_norms({key: value for key, value in plain.items() if key not in first}) | first
+        for index, discriminator in enumerate(self.discriminators):
+            result[f"discriminators.{index}.{_WINDOW}"] = discriminator.window.clone()
+        return result
+
+
+__all__ = ["MultiScaleStftDiscriminator", "StftDiscriminator"]

@@ -10,9 +10,9 @@ _PRESETS: dict[str, dict] = {
     "base": {
         "fold_size": 32,
         "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_encoder_layers": 4,
-        "num_decoder_layers": 6,
+        "intermediate_size": 2304,
+        "num_encoder_layers": 3,
+        "num_decoder_layers": 4,
         "num_attention_heads": 12,
         "decoder_window": 64,
         "postnet_size": 384,

@@ -7,6 +7,7 @@ import torch
 
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
 from melreformer_hf.models.mel_reformer.encoder_mel_reformer import ColumnCurves, IdeaEncoder, stretch_of
+from melreformer_hf.models.mel_reformer.modeling_mel_reformer import MelReformerModel
 from melreformer_hf.models.mel_reformer.timing_mel_reformer import interpolate_idea
 
 BINS, COLUMNS, BASES = 12, 16, 4
@@ -60,3 +61,10 @@ def test_any_number_of_bands_and_levels(bins):
 
 def test_stretch_is_measured_in_octaves():
     torch.testing.assert_close(stretch_of(torch.tensor([2048, 16384, 256]), 256), torch.tensor([0.0, 1.0, -1.0]))
+
+
+def test_base_preset_has_the_originals_size():
+    with torch.device("meta"):
+        model = MelReformerModel(MelReformerConfig.preset("base"))
+    assert model.config.fold_size == 32
+    assert abs(sum(p.numel() for p in model.parameters()) / 77_310_464 - 1) < 0.01

@@ -71,10 +71,10 @@ class FixedPointLinear:
         self.weight, self.step = integers.T.contiguous(), step[:, 0]
         self.bias = bias.double()
 
-    def __call__(self, values: torch.Tensor) -> torch.Tensor:
-        """(..., in) -> (..., out)."""
+    def __call__(self, values: torch.Tensor, num_outputs: int | None = None) -> torch.Tensor:
+        """(..., in) -> (..., out), or its first `num_outputs`."""
         integers, step = to_integers(values, self.bits)
-        return (integers @ self.weight) * (step * self.step) + self.bias
+        return (integers @ self.weight[:, :num_outputs]) * (step * self.step[:num_outputs]) + self.bias[:num_outputs]
 
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """What the result depends on."""

@@ -177,9 +177,9 @@ class FixedPointCodecLM:
         self.config = config
         levels = range(config.num_quantizers)
         self.embeddings = [weights[f"code_embeddings.{level}.weight"].double() for level in levels]
-        self.heads = [
-            FixedPointLinear(weights[f"heads.{level}.weight"], weights[f"heads.{level}.bias"]) for level in levels
-        ]
+        self.heads = FixedPointLinear(
+            *(torch.cat([weights[f"heads.{level}.{kind}"] for level in levels]) for kind in ("weight", "bias"))
+        )
         self.input_norm = None
         if config.input_norm:
             self.input_norm = FixedPointNorm(weights["input_norm.weight"], weights["input_norm.bias"], 1e-5)
@@ -197,7 +197,7 @@ class FixedPointCodecLM:
                 f"{config.num_attention_heads} {config.num_context_frames} {config.activation} {config.norm_first} "
                 f"{config.position_period!r} {config.layer_norm_eps!r} {TOTAL_RANGE_BITS}"
             )
-            parts = [*self.heads, *(part for layer in self.layers for part in layer.parts())]
+            parts = [self.heads, *(part for layer in self.layers for part in layer.parts())]
             parts += [] if self.input_norm is None else [self.input_norm]
             value = zlib.crc32(sizes.encode())
             for tensor in [*self.embeddings, *(tensor for part in parts for tensor in part.tensors())]:
@@ -231,7 +231,7 @@ class FixedPointCodecLM:
         for index, layer in enumerate(self.layers):
             hidden, layer_state = layer(hidden, layer.start(batch) if state is None else state.layers[index])
             kept.append(layer_state)
-        logits = torch.stack([self.heads[level](hidden) for level in range(depth)], dim=1)
+        logits = self.heads(hidden, depth * self.config.codebook_size).unflatten(-1, (depth, -1)).transpose(1, 2)
         return logits, FixedPointState(kept, past_frames + frames)
 
     def cdfs(

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.codec_lm.configuration_codec_lm import CodecLMConfig
 from melreformer_hf.models.codec_lm.fixed_point_codec_lm import FixedPointCodecLM
 from melreformer_hf.models.codec_lm.weights_codec_lm import (
@@ -137,9 +138,11 @@ class CodecLMLayer(nn.Module):
         return self.mlp_norm(hidden + self._mlp(hidden)), kept
 
 
-class CodecLMPreTrainedModel(PreTrainedModel):
-    """Initial values and loading."""
+class CodecLMPreTrainedModel(HubMixin, PreTrainedModel):
+    """Initial values, loading and the model card."""
 
+    card_pipeline_tag = "audio-to-audio"
+    card_tags = ("music", "audio-codec", "entropy-coding")
     config_class = CodecLMConfig
     base_model_prefix = "codec_lm"
     main_input_name = "audio_codes"

@@ -24,19 +24,24 @@ def resample(waveform: np.ndarray, original: int, target: int) -> np.ndarray:
     return np.ascontiguousarray(soxr.resample(waveform.T, original, target).T, dtype=waveform.dtype)
 
 
-def read_audio(source: str | os.PathLike | bytes, sampling_rate: int | None = None) -> tuple[torch.Tensor, int]:
+def read_audio(
+    source: str | os.PathLike | bytes, sampling_rate: int | None = None, max_seconds: float | None = None
+) -> tuple[torch.Tensor, int]:
     """Decode an audio file, mixed down to mono.
+
+    A WAV or MP3 file that was cut off gives the part that is there; a FLAC or OGG file that was cut off is refused.
 
     Args:
         source: path, or the bytes of a file.
         sampling_rate: samples per second of the result; `None` keeps the file's own.
+        max_seconds: longer files are refused, before more of them than that is decoded.
 
     Returns:
         (waveform of shape (samples,), float32, full scale at 1; samples per second).
 
     Raises:
         FileNotFoundError: the path does not exist.
-        ValueError: the file cannot be decoded, is empty, truncated to nothing, or holds NaN or infinity.
+        ValueError: the file cannot be decoded, is empty, truncated to nothing, too long, or holds NaN or infinity.
     """
     import soundfile
 
@@ -44,13 +49,18 @@ def read_audio(source: str | os.PathLike | bytes, sampling_rate: int | None = No
     if not isinstance(source, bytes) and not Path(source).is_file():
         raise FileNotFoundError(f"No audio file at {name}.")
     try:
-        data, rate = soundfile.read(
-            io.BytesIO(source) if isinstance(source, bytes) else str(source), dtype="float32", always_2d=True
-        )
+        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
+            rate, limit = file.samplerate, -1 if max_seconds is None else int(max_seconds * file.samplerate) + 1
+            claimed = file.frames
+            data = file.read(limit, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise ValueError(
             f"{name} could not be decoded ({error}). Supported: WAV, FLAC, OGG and MP3 that are complete."
         ) from error
+    if max_seconds is not None and data.shape[0] > max_seconds * rate:
+        raise ValueError(
+            f"{name} lasts {max(claimed, data.shape[0]) / rate:.0f} s; at most {max_seconds:g} s are accepted."
+        )
     waveform = data.mean(axis=1)
     if waveform.size == 0:
         raise ValueError(f"{name} holds no samples.")
@@ -72,9 +82,14 @@ def write_wav(path: str | os.PathLike, waveform: torch.Tensor, sampling_rate: in
         sampling_rate: samples per second.
 
     Raises:
+        FileNotFoundError: the folder does not exist.
         ValueError: NaN or infinite samples, or another shape.
     """
     import soundfile
+
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"No folder {path.parent} for {path.name}; create it first.")
 
     data = waveform.detach().cpu().float()
     if data.ndim not in (1, 2):
@@ -84,7 +99,6 @@ def write_wav(path: str | os.PathLike, waveform: torch.Tensor, sampling_rate: in
     peak = data.abs().max().item() if data.numel() else 0.0
     if peak > 1.0:
         data = data / peak
-    path = Path(path)
     temporary = path.with_name(f".{path.name}.partial")
     soundfile.write(str(temporary), data.numpy().T, sampling_rate, format="WAV", subtype="PCM_16")
     os.replace(temporary, path)

@@ -23,6 +23,8 @@ def render(
     """Render a folder of MIDI files with FluidSynth, about a hundred times faster than real time.
 
     Files that are there already are kept: run it again to go on after an interruption.
+
+    Example: melreformer data render midi --soundfont FluidR3_GM.sf2 --output wav
     """
     from melreformer_hf.data.rendering import render_folder
 
@@ -51,6 +53,8 @@ def build(
 
     Everything is decoded and resampled once, here, so that the first epoch of a training is as fast as the later ones.
     Files that cannot be used are skipped and listed in report.json. Splits are by recording.
+
+    Example: melreformer data build ~/music --output data/mine --license CC0-1.0
     """
     from melreformer_hf.data.building import BuildConfig, build_dataset
 

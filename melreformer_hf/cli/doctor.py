@@ -20,7 +20,10 @@ PACKAGES = {
 
 
 def doctor() -> None:
-    """Report versions, device, audio back-ends, and what the package will use."""
+    """Report versions, device, audio back-ends, and what the package will use.
+
+    Example: melreformer doctor
+    """
     typer.echo(
         f"melreformer_hf {_version('melreformer_hf')}, Python {platform.python_version()}, {platform.platform()}"
     )

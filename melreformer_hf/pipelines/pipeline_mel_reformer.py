@@ -75,8 +75,12 @@ class MelReformerPipeline(MelPipeline):
         """Samples per second of the audio."""
         return self.mel_config.sampling_rate
 
-    def frames_of(self, audio_length_in_s: float) -> int:
+    def frames_of(self, audio_length_in_s: float, name: str = "audio_length_in_s") -> int:
         """Frames of a duration in seconds, at least one.
+
+        Args:
+            audio_length_in_s: the duration.
+            name: of the argument, for the error.
 
         Raises:
             ValueError: the duration is not a positive number of at most six hours.
@@ -84,7 +88,7 @@ class MelReformerPipeline(MelPipeline):
         seconds = audio_length_in_s
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= MAX_SECONDS:
             raise ValueError(
-                f"audio_length_in_s must be a number of seconds above 0 and at most {MAX_SECONDS:.0f}, got {seconds!r}."
+                f"{name} must be a number of seconds above 0 and at most {MAX_SECONDS:.0f}, got {seconds!r}."
             )
         return max(1, round(seconds * self.mel_config.frame_rate))
 
@@ -113,7 +117,11 @@ class MelReformerPipeline(MelPipeline):
         Returns:
             ideas (batch, mel, column) as log-mels, and lengths (batch,) in frames. Each row's noise and duration come
             from a generator of its own: rows do not change when others join the batch.
+
+        Raises:
+            ValueError: an argument breaks its rule.
         """
+        self.check_inputs(num_inference_steps, num_waveforms_per_prompt, "idea")
         unet, device = self.unet, self._execution_device
         generators = row_generators(generator, num_waveforms_per_prompt)
         shape = (1, 1, unet.mel_config.num_mel_bins, unet.config.num_columns)
@@ -191,15 +199,43 @@ class MelReformerPipeline(MelPipeline):
         return MusicPipelineOutput(audios, mels.float(), ideas.float(), num_frames, samples, self.sampling_rate)
 
     def _mel_stream(self, ideas: torch.Tensor, num_frames: torch.Tensor, chunk_frames: int) -> Iterator[torch.Tensor]:
+        if not ideas.isfinite().all():
+            raise ValueError("ideas must be finite log-mels, got NaN or infinite values.")
         chunks = self.expansion.stream(ideas.to(self.expansion.dtype), num_frames, chunk_frames)
         return (chunk.to(self.vocoder.dtype) for chunk in chunks)
 
     @torch.no_grad()
-    def _audio_stream(
-        self, ideas: torch.Tensor, num_frames: torch.Tensor, chunk_frames: int
+    def stream_idea(
+        self,
+        ideas: torch.Tensor,
+        num_frames: torch.Tensor,
+        chunk_length_in_s: float = 0.75,
+        callback_on_mel: Callable[[torch.Tensor], None] | None = None,
     ) -> Iterator[torch.Tensor]:
+        """Expand ideas and make them audible, chunk by chunk at constant memory.
+
+        Args:
+            ideas: (batch, mel, column) log-mels, of `sample_idea`, `idea_of` or your own.
+            num_frames: (batch,) lengths in frames.
+            chunk_length_in_s: about how much audio a chunk holds.
+            callback_on_mel: told every (batch, mel, frame) piece of the mel before it becomes audible.
+
+        Yields:
+            (batch, samples) float32 tensors; rows shorter than the longest end in silence.
+
+        Raises:
+            ValueError: an argument breaks its rule (when the first chunk is asked for).
+        """
+        chunk_frames = self.frames_of(chunk_length_in_s, "chunk_length_in_s")
+
+        def told(pieces: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+            for piece in pieces:
+                if callback_on_mel is not None:
+                    callback_on_mel(piece.float())
+                yield piece
+
         samples, position = num_frames * self.mel_config.hop_length, 0
-        for chunk in self.vocoder.stream(self._mel_stream(ideas, num_frames, chunk_frames)):
+        for chunk in self.vocoder.stream(told(self._mel_stream(ideas, num_frames, chunk_frames))):
             inside = torch.arange(position, position + chunk.shape[-1], device=chunk.device) < samples[:, None]
             position += chunk.shape[-1]
             yield chunk.float() * inside
@@ -211,6 +247,7 @@ class MelReformerPipeline(MelPipeline):
         num_waveforms_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         chunk_length_in_s: float = 0.75,
+        callback_on_step_end: Callable | None = None,
     ) -> Iterator[torch.Tensor]:
         """Generate music and yield it while it is made, at constant memory whatever its length.
 
@@ -223,12 +260,11 @@ class MelReformerPipeline(MelPipeline):
         Raises:
             ValueError: an argument breaks its rule (when the first chunk is asked for).
         """
-        self.check_inputs(num_inference_steps, num_waveforms_per_prompt, "pt")
-        chunk_frames = self.frames_of(chunk_length_in_s)
+        self.frames_of(chunk_length_in_s, "chunk_length_in_s")
         ideas, num_frames = self.sample_idea(
-            num_inference_steps, audio_length_in_s, num_waveforms_per_prompt, generator
+            num_inference_steps, audio_length_in_s, num_waveforms_per_prompt, generator, callback_on_step_end
         )
-        yield from self._audio_stream(ideas, num_frames, chunk_frames)
+        yield from self.stream_idea(ideas, num_frames, chunk_length_in_s)
 
     @torch.no_grad()
     def idea_of(self, waveform: np.ndarray | torch.Tensor, sampling_rate: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -286,7 +322,7 @@ class MelReformerPipeline(MelPipeline):
         idea, num_frames = self.idea_of(waveform, sampling_rate)
         if audio_length_in_s is not None:
             num_frames = torch.full_like(num_frames, self.frames_of(audio_length_in_s))
-        yield from self._audio_stream(idea, num_frames, self.frames_of(chunk_length_in_s))
+        yield from self.stream_idea(idea, num_frames, chunk_length_in_s)
 
 
 __all__ = ["MelReformerPipeline"]

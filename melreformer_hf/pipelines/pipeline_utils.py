@@ -10,6 +10,8 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from huggingface_hub import snapshot_download
+from safetensors import safe_open
+from torch import nn
 
 from melreformer_hf.audio.io import write_wav
 from melreformer_hf.hub.mixin import HubMixin
@@ -68,13 +70,31 @@ class MelPipeline(HubMixin, DiffusionPipeline):
         """Load from a folder, a Hub id, or the name of a checkpoint that comes with the package (`piano-tiny`).
 
         Weights are loaded in float32 unless `dtype` says otherwise, whatever precision they were stored in.
+
+        Raises:
+            ValueError: a folder without a pipeline, a name that is neither bundled nor a Hub id, or a component whose
+                configuration or some of whose weights are missing (they would be random).
         """
         name = str(pretrained_model_name_or_path)
         if not Path(name).exists() and (BUNDLED / name / "model_index.json").is_file():
             name = str(BUNDLED / name)
+        if Path(name).exists() and not (Path(name) / "model_index.json").is_file():
+            raise ValueError(f"{name} is no saved pipeline: it has no model_index.json.")
+        if not Path(name).exists() and (name.count("/") != 1 or name.startswith((".", "/"))):
+            bundled = sorted(path.parent.name for path in BUNDLED.glob("*/model_index.json"))
+            raise ValueError(
+                f"No pipeline {name!r}: it is neither a folder, nor a bundled checkpoint ({', '.join(bundled)}), nor a "
+                "Hub id like user/name."
+            )
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", torch.float32)
-        return super().from_pretrained(name, **kwargs)
+        folder = Path(name if Path(name).exists() else cls.download(name, **kwargs))
+        check_configurations(folder)
+        pipe = super().from_pretrained(str(folder), **kwargs)
+        for part, module in pipe.components.items():
+            if isinstance(module, nn.Module) and part not in kwargs:
+                check_weights(folder / part, module)
+        return pipe
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs) -> str:
@@ -85,6 +105,45 @@ class MelPipeline(HubMixin, DiffusionPipeline):
             allow_patterns=["*.json", "*.safetensors", "*.md"],
             **{name: kwargs[name] for name in names if kwargs.get(name) is not None},
         )
+
+
+def check_configurations(folder: Path) -> None:
+    """Refuse a saved pipeline whose models have weights but no configuration: they would be built with default sizes.
+
+    Raises:
+        ValueError: names the file that is missing.
+    """
+    for weights in sorted(folder.glob("*/*.safetensors")):
+        if not (weights.parent / "config.json").is_file():
+            raise ValueError(f"{folder} is incomplete: {weights.parent.name}/config.json is missing.")
+
+
+def check_weights(folder: Path, module: nn.Module) -> None:
+    """Refuse a component whose files do not hold all of its weights in its shapes; the libraries would only warn.
+
+    Args:
+        folder: of the component, with safetensors files.
+        module: the component as it was loaded.
+
+    Raises:
+        ValueError: no weights, or names the first that is missing or misshapen.
+    """
+    shapes: dict[str, list[int]] = {}
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            shapes |= {key: file.get_slice(key).get_shape() for key in file.keys()}
+    if not shapes:
+        raise ValueError(f"{folder} holds no weights (*.safetensors).")
+    expected = module.state_dict()
+    present = {expected[key].data_ptr() for key in shapes if key in expected}
+    for key, tensor in expected.items():
+        if key not in shapes and (tensor.data_ptr() not in present or tensor.numel() == 0):
+            raise ValueError(f"The weights in {folder} do not fit its configuration: {key!r} is missing.")
+        if key in shapes and list(tensor.shape) != shapes[key]:
+            raise ValueError(
+                f"The weights in {folder} do not fit its configuration: {key!r} has shape {shapes[key]}, the "
+                f"configuration asks for {list(tensor.shape)}."
+            )
 
 
 def row_generators(
@@ -102,9 +161,12 @@ def row_generators(
     if isinstance(generator, torch.Generator):
         seeds = torch.randint(2**62, (batch,), generator=generator, device=generator.device).tolist()
         return [torch.Generator(generator.device).manual_seed(seed) for seed in seeds]
-    if len(generator) != batch:
-        raise ValueError(f"generator must be one or a list of {batch}, one per waveform, got {len(generator)}.")
-    return [torch.Generator(g.device).manual_seed(int(row_seed(g))) for g in generator]
+    rows = generator if isinstance(generator, (list, tuple)) else [generator]
+    if len(rows) != batch or not all(isinstance(row, torch.Generator) for row in rows):
+        raise ValueError(
+            f"generator must be one torch.Generator or a list of {batch}, one per waveform, got {generator!r}."
+        )
+    return [torch.Generator(g.device).manual_seed(int(row_seed(g))) for g in rows]
 
 
 def row_seed(generator: torch.Generator) -> int:

@@ -13,7 +13,7 @@ from audio_files import RATE, tone, write_music
 from pipeline_utils_for_tests import tiny_pipeline
 from typer.testing import CliRunner
 
-from melreformer_hf.cli.main import app, main
+from melreformer_hf.cli.main import app
 
 
 @pytest.fixture(scope="module")
@@ -74,25 +74,6 @@ def test_convert_writes_what_from_pretrained_loads(tmp_path):
 def test_doctor_reports(monkeypatch):
     text = run("doctor")
     assert "torch 2" in text and "soundfile" in text and "will be used" in text
-
-
-@pytest.mark.parametrize(
-    ("words", "fragment"),
-    [
-        (("generate", "--seconds", "-3"), "audio_length_in_s"),
-        (("expand", "nowhere.wav"), "nowhere.wav"),
-        (("data", "build", "nowhere", "--output", "x"), "found none"),
-        (("convert", "--family", "rnn", "--checkpoint", "a", "--arguments", "b", "--output", "c"), "rnn"),
-    ],
-)
-def test_mistakes_end_with_one_line(monkeypatch, capsys, checkpoint, words, fragment):
-    extra = ("--checkpoint", checkpoint) if words[0] in ("generate", "expand") else ()
-    monkeypatch.setattr(sys, "argv", ["melreformer", *words, *extra])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: ") and fragment in message and message.count("\n") <= 2
 
 
 def test_help_is_quick_and_imports_nothing_heavy():

@@ -237,6 +237,8 @@ class HifiVocoderModel(HifiVocoderPreTrainedModel):
         for chunk in mel_chunks:
             if chunk.ndim != 3 or chunk.shape[1] != bins:
                 raise ValueError(f"every mel chunk must be (batch, {bins}, frames), got {tuple(chunk.shape)}.")
+            if not chunk.isfinite().all():
+                raise ValueError("every mel chunk must be finite, got NaN or infinite log-mels.")
             yield chunk
 
     @torch.no_grad()
@@ -253,7 +255,7 @@ class HifiVocoderModel(HifiVocoderPreTrainedModel):
             (batch, sample); the samples of all frames that are settled.
 
         Raises:
-            ValueError: a chunk is not (batch, num_mel_bins, frames).
+            ValueError: a chunk is not (batch, num_mel_bins, frames), or not finite.
         """
         yield from stream_with_overlap(
             self.generator, self._checked(mel_chunks), self.receptive_field_frames, self.config.hop_length

@@ -1,0 +1,180 @@
+"""`melreformer evaluate`: the numbers of a pipeline on held-out recordings."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from melreformer_hf.cli.errors import check_output_file
+
+PARTS = ("vocoder", "expansion", "idea", "generation")
+
+
+def evaluate(
+    checkpoint: Annotated[str, typer.Option(help="Pipeline: bundled name, folder, or Hub id.")],
+    dataset: Annotated[
+        str, typer.Option(help="Folder made by `melreformer data build`, or the id of one on the Hub.")
+    ],
+    split: Annotated[str, typer.Option(help="Split of the dataset that was held out.")] = "test",
+    parts: Annotated[str, typer.Option(help=f"Any of {','.join(PARTS)}, with commas.")] = ",".join(PARTS),
+    crops: Annotated[int | None, typer.Option(min=1, help="Held-out crops per part. Default: the recipes'.")] = None,
+    crop_seconds: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Length of the crops of vocoder and expansion. Default: the recipes'."),
+    ] = None,
+    pieces: Annotated[int | None, typer.Option(min=1, help="Whole pieces to expand. Default: the recipe's.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of the generation that is timed.")] = 20.0,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps of ideas.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Drives everything random.")] = 0,
+    output: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("evaluation.json"),
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's choice.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:NUMBER.")] = "auto",
+) -> None:
+    """Measure vocoder, expansion, idea model and generation as the trainings' own validations do; print a table.
+
+    The vocoder stands beside Griffin-Lim, the expansion beside the re-interpolated idea, ideas beside held-out ones.
+    Needs the extra `train`.
+
+    Example: melreformer evaluate --checkpoint piano-tiny --dataset data/mine --output numbers.json
+    """
+    chosen = _chosen_parts(parts)
+    check_output_file(output, ".json")
+    from melreformer_hf.cli.generate import load_pipeline
+    from melreformer_hf.data.streams import RecordingStore
+
+    store = RecordingStore(dataset, split)
+    pipe = load_pipeline(checkpoint, device, threads)
+    if store.sampling_rate != pipe.sampling_rate:
+        raise ValueError(
+            f"The dataset has {store.sampling_rate} samples per second, the pipeline {pipe.sampling_rate}; build it "
+            f"with --sampling-rate {pipe.sampling_rate}."
+        )
+    pipe.set_progress_bar_config(disable=True)
+    frames = None if crop_seconds is None else pipe.frames_of(crop_seconds, "--crop-seconds")
+    wanted = {"dataset": dataset, "split": split, "crops": crops, "frames": frames, "pieces": pieces, "steps": steps}
+    measures: dict[str, Callable[[], dict[str, float]]] = {
+        "vocoder": lambda: _measure_vocoder(pipe, wanted, seed),
+        "expansion": lambda: _measure_expansion(pipe, wanted, seed),
+        "idea": lambda: _measure_idea(pipe, wanted, seed),
+        "generation": lambda: _measure_generation(pipe, seconds, steps, seed),
+    }
+    results = {}
+    for part in chosen:
+        typer.echo(f"measuring {part} ...", err=True)
+        results[part] = {name: float(value) for name, value in measures[part]().items()}
+    settings = {**wanted, "checkpoint": str(checkpoint), "seconds": seconds, "seed": seed, "device": str(pipe.device)}
+    _write(output, {"settings": settings, "metrics": results})
+    typer.echo(markdown_table(results))
+    typer.echo(f"wrote {output}")
+
+
+def _chosen_parts(parts: str) -> list[str]:
+    names = [name.strip() for name in parts.split(",") if name.strip()]
+    unknown = [name for name in names if name not in PARTS]
+    if unknown or not names:
+        raise ValueError(f"--parts must be some of {', '.join(PARTS)} with commas between them, got {parts!r}.")
+    return [name for name in PARTS if name in names]
+
+
+def _validate(recipe_class: type, model, wanted: dict, model_fields: dict, options: dict, seed: int) -> dict:
+    from melreformer_hf.training.config import TrainingConfig
+    from melreformer_hf.training.validation import run_validation
+
+    given = {name: value for name, value in options.items() if value is not None}
+    config = TrainingConfig(
+        dataset=wanted["dataset"],
+        output_dir=os.devnull,  # validation alone writes nothing
+        max_steps=1,
+        model=model_fields,
+        options={"validation_split": wanted["split"], **given},
+    )
+    return run_validation(recipe_class(config), model, seed).metrics
+
+
+def _measure_vocoder(pipe, wanted: dict, seed: int) -> dict[str, float]:
+    from melreformer_hf.training.recipes.vocoder import VocoderRecipe
+
+    options = {"validation_crops": wanted["crops"], "validation_frames": wanted["frames"]}
+    fields = {"mel": pipe.mel_config.to_dict()}
+    return _validate(VocoderRecipe, pipe.vocoder, wanted, fields, options, seed)
+
+
+def _measure_expansion(pipe, wanted: dict, seed: int) -> dict[str, float]:
+    from melreformer_hf.training.recipes.expansion import ExpansionRecipe
+
+    options = {
+        "validation_crops": wanted["crops"],
+        "validation_crop_frames": wanted["frames"],
+        "validation_pieces": wanted["pieces"],
+    }
+    fields = {"mel": pipe.mel_config.to_dict(), "idea_columns": pipe.expansion.config.idea_columns}
+    return _validate(ExpansionRecipe, pipe.expansion, wanted, fields, options, seed)
+
+
+def _measure_idea(pipe, wanted: dict, seed: int) -> dict[str, float]:
+    from melreformer_hf.training.recipes.idea_diffusion import IdeaDiffusionRecipe
+
+    unet = pipe.unet.config
+    options = {
+        "prediction_type": pipe.scheduler.config.prediction_type,
+        "validation_ideas": wanted["crops"],
+        "validation_samples": wanted["crops"],
+        "sampling_steps": wanted["steps"],
+        "min_frames": max(1, round(2**unet.log2_frames_min)),
+        "max_frames": max(1, round(2**unet.log2_frames_max)),
+        "fit_crops": 0,
+    }
+    fields = {"mel": pipe.mel_config.to_dict(), "num_columns": unet.num_columns}
+    return _validate(IdeaDiffusionRecipe, pipe.unet, wanted, fields, options, seed)
+
+
+def _measure_generation(pipe, seconds: float, steps: int, seed: int) -> dict[str, float]:
+    """Stream one piece after a short one that warms up."""
+    import torch
+
+    for _ in pipe.stream(num_inference_steps=1, audio_length_in_s=min(1.0, seconds)):
+        pass
+    started, first, chunks = time.perf_counter(), math.nan, []
+    generator = torch.Generator().manual_seed(seed)
+    for chunk in pipe.stream(num_inference_steps=steps, audio_length_in_s=seconds, generator=generator):
+        chunks.append(chunk.cpu())
+        first = time.perf_counter() - started if len(chunks) == 1 else first
+    total = time.perf_counter() - started
+    audio = torch.cat(chunks, dim=-1)
+    return {
+        "seconds_of_audio": audio.shape[-1] / pipe.sampling_rate,
+        "seconds_to_first_audio": first,
+        "seconds_in_all": total,
+        "times_real_time": audio.shape[-1] / pipe.sampling_rate / total,
+        "peak": audio.abs().max().item(),
+        "loudness_rms": audio.square().mean().sqrt().item(),
+    }
+
+
+def markdown_table(results: dict[str, dict[str, float]]) -> str:
+    """Rows of part, metric, value."""
+    lines = ["| part | metric | value |", "|---|---|---|"]
+    for part, metrics in results.items():
+        lines += [f"| {part} | {name.replace('_', ' ')} | {value:.4g} |" for name, value in metrics.items()]
+    return "\n".join(lines)
+
+
+def _write(path: Path, values: dict) -> None:
+    # NaN is no JSON; a metric that could not be computed is null.
+    clean = {
+        part: {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        for part, metrics in values["metrics"].items()
+    }
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(json.dumps({**values, "metrics": clean}, indent=1, allow_nan=False), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+__all__ = ["evaluate", "markdown_table"]

@@ -9,6 +9,15 @@ from melreformer_hf.nn.configuration import StrictConfig
 ACTIVATIONS = ("leaky_relu", "elu")
 PADDINGS = ("causal", "original")
 ENERGY_STAGES = ("none", "before_quantizer", "after_quantizer")
+_CHOICES = {
+    "activation": ACTIVATIONS,
+    "padding": PADDINGS,
+    "energy_stage": ENERGY_STAGES,
+    "codebook_update": ("ema", "gradient"),
+    "level_reduction": ("mean", "sum"),
+    "gradient_path": ("once", "undetached", "every_level"),
+    "som_kernel": ("hard", "gaussian"),
+}
 _PRESETS: dict[str, dict] = {
     "soundstream": {},
     "lumenpallidium": {
@@ -53,7 +62,7 @@ class SoundStreamConfig(StrictConfig):
             streams equal the whole. "original": zeros before every strided convolution, no streams.
         hidden_size: width of what is quantised.
         num_quantizers: levels of the quantizer.
-        codebook_size: codewords per level.
+        codebook_size: codewords per level, one number or one per level.
         codebook_dim: width of factorised codewords; `None`: `hidden_size`.
         codebook_update: "ema" or "gradient".
         codebook_decay: of the codebooks' running statistics.
@@ -63,6 +72,10 @@ class SoundStreamConfig(StrictConfig):
         codebook_weight: of the distance of gradient codewords from their latents.
         level_reduction: losses of levels are averaged ("mean") or added ("sum").
         gradient_path: "once", "undetached" or "every_level", see `ResidualVectorQuantizer`.
+        som_radius: makes the codebooks self-organising maps, in which codewords within so many grid units learn together;
+            0: plain codebooks.
+        som_kernel: "hard" or "gaussian" neighbourhood.
+        som_shrink: speed at which it fades with the training steps.
         quantizer_dropout: probability that an example of a training batch keeps only its first n levels.
         energy_stage: an energy transformer over all frames, "before_quantizer" or "after_quantizer"; "none". With one,
             that half of the codec is no longer causal.
@@ -94,7 +107,7 @@ class SoundStreamConfig(StrictConfig):
     padding: str = "causal"
     hidden_size: int = 512
     num_quantizers: int = 8
-    codebook_size: int = 1024
+    codebook_size: int | list | tuple = 1024
     codebook_dim: int | None = None
     codebook_update: str = "ema"
     codebook_decay: float = 0.99
@@ -104,6 +117,9 @@ class SoundStreamConfig(StrictConfig):
     codebook_weight: float = 1.0
     level_reduction: str = "mean"
     gradient_path: str = "once"
+    som_radius: float = 0.0
+    som_kernel: str = "hard"
+    som_shrink: float = 0.1
     quantizer_dropout: float = 0.0
     energy_stage: str = "none"
     num_energy_steps: int = 12
@@ -111,8 +127,9 @@ class SoundStreamConfig(StrictConfig):
     reconstruction_weight: float = 1.0
 
     def __post_init__(self, **kwargs):
-        for name in ("strides", "wavelet_blocks"):
-            setattr(self, name, tuple(getattr(self, name)))
+        for name in ("strides", "wavelet_blocks", "codebook_size"):
+            value = getattr(self, name)
+            setattr(self, name, tuple(value) if isinstance(value, list) else value)
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -137,10 +154,15 @@ class SoundStreamConfig(StrictConfig):
         """Widths of the encoder, from the sampling rate down."""
         return tuple(self.base_channels * self.channel_multiplier**level for level in range(len(self.strides) + 1))
 
+    @property
+    def codebook_sizes(self) -> tuple:
+        """Codewords of each level."""
+        size = self.codebook_size
+        return (size,) * self.num_quantizers if isinstance(size, int) else size
+
     def bandwidth(self, num_quantizers: int | None = None) -> float:
         """Kilobits per second of so many levels (all by default), one code of each per frame."""
-        levels = self.num_quantizers if num_quantizers is None else num_quantizers
-        return levels * math.log2(self.codebook_size) * self.frame_rate / 1000
+        return sum(math.log2(size) for size in self.codebook_sizes[:num_quantizers]) * self.frame_rate / 1000
 
     def quantizers_within(self, bandwidth: float) -> int:
         """The most levels that fit into a bandwidth.
@@ -151,10 +173,10 @@ class SoundStreamConfig(StrictConfig):
         Raises:
             ValueError: not even one level fits.
         """
-        levels = int(bandwidth / self.bandwidth(1) + 1e-6)
-        if levels < 1:
+        fitting = [n for n in range(1, self.num_quantizers + 1) if self.bandwidth(n) <= bandwidth * (1 + 1e-6)]
+        if not fitting:
             raise ValueError(f"bandwidth must be at least {self.bandwidth(1):g} kbps, one level, got {bandwidth}.")
-        return min(levels, self.num_quantizers)
+        return fitting[-1]
 
     def validate_architecture(self):
         """Rules between fields."""
@@ -163,7 +185,9 @@ class SoundStreamConfig(StrictConfig):
         for name in positive:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
-        for name in ("num_residual_units", "multires_depth", "kmeans_iterations", "reconstruction_weight"):
+        not_negative = ("num_residual_units", "multires_depth", "kmeans_iterations", "reconstruction_weight")
+        not_negative += ("commitment_weight", "codebook_weight", "som_radius", "som_shrink")
+        for name in not_negative:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if not self.strides or any(not isinstance(stride, int) or stride < 1 for stride in self.strides):
@@ -172,18 +196,31 @@ class SoundStreamConfig(StrictConfig):
             raise ValueError(f"wavelet_blocks must be in 0..{len(self.strides) - 1}, got {self.wavelet_blocks}.")
         if self.multires_depth and self.multires_kernel_size < 2:
             raise ValueError(f"multires_kernel_size must be at least 2, got {self.multires_kernel_size}.")
-        if self.codebook_size < 2:
-            raise ValueError(f"codebook_size must be at least 2, got {self.codebook_size}.")
         if self.energy_stage != "none" and self.hidden_size % (2 * self.num_energy_heads):
             raise ValueError(
                 f"hidden_size must be a multiple of 2 * num_energy_heads (rotary pairs), got {self.hidden_size} and "
                 f"{self.num_energy_heads}."
             )
 
+    def validate_quantizer(self):
+        """Rules of the codebooks."""
+        sizes = self.codebook_sizes
+        if len(sizes) != self.num_quantizers or any(not isinstance(size, int) or size < 2 for size in sizes):
+            raise ValueError(
+                f"codebook_size must be an integer of at least 2, or one per level ({self.num_quantizers}), got "
+                f"{self.codebook_size}."
+            )
+        for name in ("codebook_decay", "restart_threshold"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
+        if not 0.0 <= self.quantizer_dropout <= 1.0:
+            raise ValueError(f"quantizer_dropout must be in [0, 1], got {self.quantizer_dropout}.")
+        if self.codebook_dim is not None and self.codebook_dim < 1:
+            raise ValueError(f"codebook_dim must be positive or None, got {self.codebook_dim}.")
+
     def validate_choices(self):
         """Fields that name one of several ways."""
-        choices = {"activation": ACTIVATIONS, "padding": PADDINGS, "energy_stage": ENERGY_STAGES}
-        for name, allowed in choices.items():
+        for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {list(allowed)}, got {getattr(self, name)!r}.")
 

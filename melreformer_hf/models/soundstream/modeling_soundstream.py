@@ -43,7 +43,7 @@ from melreformer_hf.nn.conv import (
 )
 from melreformer_hf.nn.energy import EnergyTransformer, init_energy_weights
 from melreformer_hf.nn.multires import MultiresConv1d, WaveletSynthesis
-from melreformer_hf.nn.quantization import Codebook, QuantizerOutput, ResidualVectorQuantizer
+from melreformer_hf.nn.quantization import Codebook, Neighbourhood, QuantizerOutput, ResidualVectorQuantizer
 from melreformer_hf.nn.weight_norm import plain_state_dict
 
 
@@ -164,6 +164,7 @@ class SoundStreamModel(SoundStreamPreTrainedModel):
     def __init__(self, config: SoundStreamConfig) -> None:
         super().__init__(config)
         self.encoder = SoundStreamEncoder(config)
+        maps = Neighbourhood(kernel=config.som_kernel, radius=config.som_radius, shrink=config.som_shrink)
         self.quantizer = ResidualVectorQuantizer(
             config.hidden_size,
             config.codebook_size,
@@ -178,6 +179,7 @@ class SoundStreamModel(SoundStreamPreTrainedModel):
             level_reduction=config.level_reduction,
             gradient_path=config.gradient_path,
             quantizer_dropout=config.quantizer_dropout,
+            neighbourhood=maps if config.som_radius else None,
         )
         self.energy = None
         if config.energy_stage != "none":
@@ -213,7 +215,7 @@ class SoundStreamModel(SoundStreamPreTrainedModel):
             ValueError: the codec has parts that the original does not have.
         """
         config = self.config
-        for name in ("wavelet_blocks", "multires_depth", "codebook_dim"):
+        for name in ("wavelet_blocks", "multires_depth", "codebook_dim", "som_radius"):
             if getattr(config, name):
                 raise ValueError(f"The original has no {name}, this codec has {getattr(config, name)}.")
         if config.energy_stage != "none":

@@ -51,11 +51,8 @@ def configuration_from_original(arguments: Mapping) -> SoundStreamConfig:
     if len(fields["strides"]) != blocks:
         raise ValueError(f"strides must be one per block, n_blocks {blocks}, got {strides}.")
     fields["num_residual_units"] = fields.get("num_residual_units", 4) - 1
-    sizes = fields.get("codebook_size", 1024)
-    if not isinstance(sizes, int):
-        if len(set(sizes)) != 1:
-            raise ValueError(f"codebook_size must be the same at every level, got {sizes}.")
-        fields["codebook_size"] = sizes[0]
+    if not isinstance(fields.get("codebook_size", 1024), int):
+        fields["codebook_size"] = tuple(fields["codebook_size"])
     update = fields.get("codebook_update", "base")
     if update not in _UPDATES:
         raise ValueError(f"vq_type must be one of {sorted(_UPDATES)}, got {update!r}.")

@@ -121,6 +121,22 @@ def test_spread_of_the_batch():
     torch.testing.assert_close(batch_spread(values, 4), batch_spread(values, 3))
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision_stays_close_and_has_penalties(autocast):
+    _, judge = tiny_pair()
+    pictures, durations = numbers(4, 1, 8, 16), numbers(4, seed=2)
+    expected = judge(pictures, durations)
+    if not autocast:
+        judge, pictures = judge.bfloat16(), pictures.bfloat16()
+    pictures.requires_grad_()
+    durations.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        logits = judge(pictures, durations)
+    assert (logits.float() - expected).abs().max() < 0.05 * expected.abs().max().clamp(min=1.0)
+    r1_penalty(logits.float(), [pictures, durations]).backward()
+    assert all(parameter.grad.isfinite().all() for name, parameter in judge.named_parameters() if "output" not in name)
+
+
 def test_discriminator_sees_whether_the_duration_belongs_to_the_picture():
     """Loud pictures are long: pairs that are exchanged within the batch can be told only by looking at both."""
     _, judge = tiny_pair()

@@ -189,7 +189,7 @@ class MelGanVocoderModel(MelGanVocoderPreTrainedModel):
         Args:
             state_dict_or_path: the state dict of the original's `Generator`, with weight norm or without; or a path.
             original_arguments: `input_size`, `ngf`, `n_residual_layers`; what is absent has the published value.
-            mel: mel contract, where it is not the original's; SpecVQGAN's MelGAN reads `MelConfig.preset("specvqgan")`.
+            mel: mel contract, where it is not the original's; that of SpecVQGAN's is `MelConfig.preset("specvqgan")`.
 
         Raises:
             ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.

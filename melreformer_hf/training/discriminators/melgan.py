@@ -55,8 +55,8 @@ class MelGanScaleDiscriminator(ScaleDiscriminator):
             if groups[-1] < 1 or channels[-2] % groups[-1] or channels[-1] % groups[-1]:
                 raise ValueError(
                     f"base_channels={base_channels} and max_channels={max_channels} give a layer from {channels[-2]} "
-                    f"to {channels[-1]} channels, which {groups[-1]} groups of {_CHANNELS_PER_GROUP} do not divide. Use "
-                    f"multiples of {_CHANNELS_PER_GROUP}."
+                    f"to {channels[-1]} channels, which cannot be split into {groups[-1]} groups. Use multiples of "
+                    f"{_CHANNELS_PER_GROUP}."
                 )
         super().__init__(
             [*channels, min(2 * channels[-1], max_channels)],

@@ -65,7 +65,8 @@ def batch_spread(values: torch.Tensor, group_size: int) -> torch.Tensor:
     """
     batch = values.shape[0]
     group = max(size for size in range(1, min(group_size, batch) + 1) if batch % size == 0)
-    groups = values.reshape(group, batch // group, -1)
+    wide = values.to(torch.promote_types(values.dtype, torch.float32))  # a variance loses too much in half precision
+    groups = wide.reshape(group, batch // group, -1)
     spread = (groups.var(0, unbiased=False) + _EPSILON).sqrt().mean(1)
     return spread.repeat(group)
 
@@ -146,7 +147,6 @@ class StyleGan2Discriminator(nn.Module):
         self._check_durations(durations, pictures.shape[0])
         hidden = pictures
         if durations is not None:
-            durations = durations.to(pictures.dtype)
             hidden = torch.cat([pictures, self._planes(durations, pictures)], dim=1)
         hidden = scaled_leaky_relu(self.input_conv(hidden))
         for block in self.blocks:
@@ -166,7 +166,7 @@ class StyleGan2Discriminator(nn.Module):
 
     @staticmethod
     def _planes(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        return values[:, None, None, None].expand(-1, 1, *like.shape[-2:])
+        return values.to(like.dtype)[:, None, None, None].expand(-1, 1, *like.shape[-2:])
 
     def _table(self) -> list[tuple[str, str]]:
         rows = [("convs.0.0.weight", "input_conv.weight"), ("convs.0.1.bias", "input_conv.bias")]

@@ -4,7 +4,7 @@ It keeps repositories, branches, commits and large files in memory, answers larg
 as the Hub does, honours ranges, tokens and private repositories, logs every request, and can break off a download.
 
     with HubServer() as hub:
-        subprocess.run([...], env={**os.environ, **hub.environment(tmp_path)})
+        python(hub, tmp_path, "-c", "...", token=hub.token)
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import base64
 import dataclasses
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -433,4 +436,15 @@ class Handler(BaseHTTPRequestHandler):
         return answer | ({"pullRequestUrl": f"{place}/discussions/1"} if request else {})
 
 
-__all__ = ["HubServer", "Repository", "StoredFile"]
+def python(hub: HubServer, home: Path, *words: str, token: str | None = None, fails: bool = False) -> str:
+    """Run Python with some words against a Hub, its cache in `home`; what it printed, or if it `fails` its complaints."""
+    tests = Path(__file__).parent
+    path = os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, **hub.environment(home, token), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *map(str, words)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert bool(result.returncode) == fails, result.stderr[-3000:]
+    return result.stderr if fails else result.stdout
+
+
+__all__ = ["HubServer", "Repository", "StoredFile", "python"]

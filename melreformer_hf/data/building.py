@@ -197,6 +197,7 @@ def _check_splits(tasks: list[tuple[str, dict, int]]) -> None:
 def _write_shards(tasks: list, building: Path, config: BuildConfig, progress: bool) -> dict:
     writers: dict[str, _ShardWriter] = {}
     recordings: dict[str, int] = {}
+    licenses: dict[str, int] = {}
     skipped: list[dict] = []
     with ThreadPoolExecutor(config.workers) as pool:  # decoding and encoding release the lock
         results = pool.map(_decode_recording, tasks)
@@ -208,6 +209,7 @@ def _write_shards(tasks: list, building: Path, config: BuildConfig, progress: bo
             split = row.pop("split")
             writer = writers.setdefault(split, _ShardWriter(building / "data", split, config))
             recordings[split] = recordings.get(split, 0) + 1
+            licenses[row["license"]] = licenses.get(row["license"], 0) + 1
             rows = [
                 {
                     **row,
@@ -229,17 +231,32 @@ def _write_shards(tasks: list, building: Path, config: BuildConfig, progress: bo
         }
         for name, writer in sorted(writers.items())
     }
-    return {"splits": splits, "skipped": skipped}
+    return {"splits": splits, "licenses": dict(sorted(licenses.items())), "skipped": skipped}
 
 
 def _card(report: dict, config: BuildConfig) -> str:
-    lines = ["---", "configs:", "- config_name: default", "  data_files:"]
+    lines = [
+        "---",
+        "tags:",
+        "- audio",
+        "- music",
+        "- melreformer_hf",
+        "configs:",
+        "- config_name: default",
+        "  data_files:",
+    ]
     for name in report["splits"]:
-        lines += [f"  - split: {name}", f"    path: data/{name}-*.parquet"]
+        lines += [f"  - split: {name}", f"    path: data/{name}-[0-9]*.parquet"]
     lines += ["---", "", "# Recordings", "", "| split | recordings | hours |", "|---|---|---|"]
     lines += [f"| {name} | {info['recordings']} | {info['hours']} |" for name, info in report["splits"].items()]
+    lines += ["", "| licence | recordings |", "|---|---|"]
+    lines += [f"| {name} | {count} |" for name, count in report["licenses"].items()]
     lines += ["", f"Mono, {config.sampling_rate} samples per second, FLAC segments of at most {SEGMENT_SECONDS} s."]
-    return "\n".join([*lines, "Each row names licence and attribution of its recording.", ""])
+    lines += ["Each row names licence and attribution of its recording.", "", "Made by `melreformer data build` of"]
+    lines += [
+        "[melreformer_hf](https://pypi.org/project/melreformer_hf); its trainings take this dataset's id as `--dataset`."
+    ]
+    return "\n".join([*lines, ""])
 
 
 __all__ = ["DATASET_FILE", "SEGMENT_SECONDS", "BuildConfig", "build_dataset", "split_of"]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import bisect
-import dataclasses
 import io
-import json
 import math
+import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,17 +14,8 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from melreformer_hf.data.building import DATASET_FILE, SEGMENT_SECONDS
-
-
-@dataclasses.dataclass(frozen=True)
-class Recording:
-    """One recording of a split: name, length in samples, and where its segments lie (shard, first row)."""
-
-    name: str
-    num_samples: int
-    shard: int
-    first_row: int
+from melreformer_hf.data.building import SEGMENT_SECONDS
+from melreformer_hf.data.shards import Recording, open_shards, recordings_of, resolve_dataset
 
 
 class RecordingStore:
@@ -34,7 +24,8 @@ class RecordingStore:
     Decoded segments (16 bit) are kept in a bounded cache, so that crops of the same neighbourhood decode once.
 
     Args:
-        dataset: folder made by `melreformer data build`, or the id of one on the Hub (downloaded once, resumable).
+        dataset: folder made by `melreformer data build`; the id `user/name` of one on the Hub, which is downloaded
+            once; or `hf://datasets/user/name`, which is read from the Hub as training goes on.
         split: `train`, `test` or another split of the dataset.
         cache_minutes: decoded audio kept in memory, in minutes.
 
@@ -43,25 +34,26 @@ class RecordingStore:
     """
 
     def __init__(self, dataset: str | Path, split: str = "train", cache_minutes: float = 120.0) -> None:
-        import pyarrow.parquet as pq
-
-        folder = resolve_dataset(dataset)
-        info = json.loads((folder / DATASET_FILE).read_text())
+        self._shards = open_shards(dataset)
+        info = self._shards.info()
         if split not in info["splits"]:
             raise ValueError(f"split must be one of {sorted(info['splits'])} of {dataset}, got {split!r}.")
         self.sampling_rate: int = info["sampling_rate"]
-        self._paths = sorted((folder / "data").glob(f"{split}-*.parquet"))
+        self._names = self._shards.names(split)
         self._segment_samples = SEGMENT_SECONDS * self.sampling_rate
         self._cache: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._cache_size = max(4, int(cache_minutes * 60 / SEGMENT_SECONDS))
-        self._files: dict[int, object] = {}
+        self._files: dict[tuple[int, int], object] = {}
         self.recordings: list[Recording] = []
-        for shard, path in enumerate(self._paths):
-            columns = pq.read_table(path, columns=["recording", "segment", "total_samples"]).to_pydict()
-            rows = zip(columns["recording"], columns["segment"], columns["total_samples"], strict=True)
-            for row, (name, segment, total) in enumerate(rows):
-                if segment == 0:
-                    self.recordings.append(Recording(name, total, shard, row))
+        for shard, name in enumerate(self._names):
+            self.recordings += recordings_of(self._file(shard), shard, name)
+
+    def _file(self, shard: int):
+        key = (os.getpid(), shard)  # a forked worker must not share a file position with its parent
+        if key not in self._files:
+            self._files = {other: file for other, file in self._files.items() if other[0] == key[0]}
+            self._files[key] = self._shards.open(self._names[shard])
+        return self._files[key]
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_files": {}, "_cache": OrderedDict()}  # open files do not travel to workers
@@ -72,16 +64,13 @@ class RecordingStore:
         return sum(recording.num_samples for recording in self.recordings) / self.sampling_rate / 3600
 
     def _segment(self, shard: int, row: int) -> np.ndarray:
-        import pyarrow.parquet as pq
         import soundfile
 
         key = (shard, row)
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
-        if shard not in self._files:
-            self._files[shard] = pq.ParquetFile(self._paths[shard], memory_map=True)
-        cell = self._files[shard].read_row_group(row, columns=["audio"])["audio"][0].as_py()
+        cell = self._file(shard).read_row_group(row, columns=["audio"])["audio"][0].as_py()
         data, _ = soundfile.read(io.BytesIO(cell["bytes"]), dtype="int16")
         self._cache[key] = data
         if len(self._cache) > self._cache_size:
@@ -106,24 +95,6 @@ class RecordingStore:
             data = self._segment(recording.shard, recording.first_row + index)
             parts.append(data[max(0, start - index * step) : start + length - index * step])
         return torch.from_numpy(np.concatenate(parts).astype(np.float32) / 32768.0)
-
-
-def resolve_dataset(dataset: str | Path) -> Path:
-    """Folder of a dataset given as a folder or as a Hub id."""
-    folder = Path(dataset)
-    if folder.is_dir():
-        if not (folder / DATASET_FILE).is_file():
-            raise ValueError(
-                f"dataset must be a folder made by `melreformer data build` (with {DATASET_FILE}), got {folder}."
-            )
-        return folder
-    if str(dataset).count("/") != 1 or str(dataset).startswith((".", "/")):
-        raise ValueError(
-            f"dataset must be a built folder or a Hub id like user/name, got {dataset}, which is neither."
-        )
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(str(dataset), repo_type="dataset"))
 
 
 class AudioCropStream(IterableDataset):

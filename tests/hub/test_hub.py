@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from hub_server import HubServer, Repository, StoredFile
+from hub_server import HubServer, Repository, StoredFile, python
 from huggingface_hub import ModelCard
 from pipeline_utils_for_tests import tiny_parts, tiny_pipeline
 from safetensors.torch import load, load_file
@@ -17,7 +14,6 @@ from safetensors.torch import load, load_file
 from melreformer_hf import HifiVocoderConfig, HifiVocoderModel
 from melreformer_hf.hub.push import push_folder
 
-TESTS = Path(__file__).parents[1]
 GENERATE = """
 def music(pipe):
     pipe.set_progress_bar_config(disable=True)
@@ -49,16 +45,6 @@ assert config.model_type == vocoder.config.model_type == "melreformer_hifi_vocod
 IdeaUNetModel.from_pretrained("user/unet", revision="tiny")
 print(type(vocoder).__name__)
 """
-
-
-def python(hub: HubServer, home: Path, *words: str, token: str | None = None, fails: bool = False) -> str:
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, **hub.environment(home, token), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, *words], env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert bool(result.returncode) == fails, result.stderr[-3000:]
-    return result.stderr if fails else result.stdout
 
 
 @pytest.fixture(scope="module")

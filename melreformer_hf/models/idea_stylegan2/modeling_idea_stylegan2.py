@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.idea_stylegan2.configuration_idea_stylegan2 import IdeaStyleGan2Config
 from melreformer_hf.models.idea_stylegan2.weights_idea_stylegan2 import (
     ORIGIN,
@@ -254,7 +255,7 @@ class SynthesisNetwork(nn.Module):
         return picture
 
 
-class IdeaStyleGan2PreTrainedModel(PreTrainedModel):
+class IdeaStyleGan2PreTrainedModel(HubMixin, PreTrainedModel):
     """Initial values and loading."""
 
     config_class = IdeaStyleGan2Config

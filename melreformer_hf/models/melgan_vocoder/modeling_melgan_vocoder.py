@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.melgan_vocoder.configuration_melgan_vocoder import MelGanVocoderConfig
 from melreformer_hf.models.melgan_vocoder.weights_melgan_vocoder import (
     ORIGIN,
@@ -112,12 +113,14 @@ class MelGanStage(nn.Module):
         return hidden
 
 
-class MelGanVocoderPreTrainedModel(PreTrainedModel):
+class MelGanVocoderPreTrainedModel(HubMixin, PreTrainedModel):
     """Initial values and loading."""
 
     config_class = MelGanVocoderConfig
     base_model_prefix = "melgan_vocoder"
     main_input_name = "input_features"
+    card_pipeline_tag = "audio-to-audio"
+    card_tags = ("music", "mel-spectrogram", "vocoder")
     supports_gradient_checkpointing = True
     _no_split_modules = ["MelGanResidualBlock"]
 

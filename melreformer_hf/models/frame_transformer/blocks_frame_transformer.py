@@ -122,7 +122,7 @@ class FrameNorm(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(batch, channel, feature, frame) -> the same shape."""
         normed = layer_norm(hidden.transpose(2, 3), self.weight.shape[-1:])
-        return (normed * self.weight + self.bias).transpose(2, 3)
+        return torch.addcmul(self.bias, normed, self.weight).transpose(2, 3)
 
 
 class JointFrameNorm(nn.Module):

@@ -19,7 +19,7 @@ _PRESETS: dict[str, dict] = {
         "output_bias": True,
     },
     "frame_transformer": {
-        "base_channels": 8,
+        "base_channels": 4,
         "channel_multipliers": (1, 2, 4, 8, 16, 32),
         "num_attention_maps": None,
         "num_attention_heads": 4,
@@ -57,7 +57,8 @@ class FrameTransformerConfig(StrictConfig):
     The network is a U-Net over frequency: every level but the first halves the features, and no level changes the
     number of frames. The presets are the generations of the original: `"v4"`, `"frame_primer"` (ordinary linear layers
     shared by the maps), `"frame_transformer"` (position-wise layers instead of convolutions, attention on every
-    channel) and `"conv_frame_primer"` (as before, with convolutions over frequency); and `"tiny"`.
+    channel) and `"conv_frame_primer"` (as before, with convolutions over frequency); and `"tiny"`. The first two have the
+    published numbers of parameters; of the other two no published size could be rebuilt.
 
     Args:
         sampling_rate: samples per second of the recordings.

@@ -278,8 +278,7 @@ class FrameTransformerModel(FrameTransformerPreTrainedModel):
         """Split a recording into vocals and instrumental, which add up to it.
 
         The recording is scaled by its largest magnitude for the network alone. Windows of `chunk_frames` are computed with
-        `context_frames` more on each side, which are dropped; memory does not grow with the recording's length except by
-        the recording itself.
+        `context_frames` more on each side, which are dropped; only the recording and its spectrum are held as a whole.
 
         Args:
             waveform: (channel, sample) or (batch, channel, sample) floating point audio of any length.

@@ -15,6 +15,8 @@ from melreformer_hf.models.frame_transformer.blocks_frame_transformer import (
     MultichannelLinear,
     rotate_pairs,
 )
+from melreformer_hf.models.frame_transformer.configuration_frame_transformer import FrameTransformerConfig
+from melreformer_hf.models.frame_transformer.modeling_frame_transformer import FrameTransformerModel
 
 FRAMES = 2048
 
@@ -68,6 +70,17 @@ def test_attention_needs_a_quarter_of_the_naive_memory_at_most():
     assert max(sizes["naive"]) >= FRAMES * FRAMES > 16 * max(sizes["fused"])
     for ours, formula in zip(found["fused"], found["naive"], strict=True):
         torch.testing.assert_close(ours, formula, rtol=1e-3, atol=1e-4)
+
+
+def test_memory_of_the_model_grows_with_the_frames_and_not_with_their_square():
+    config = FrameTransformerConfig.preset("tiny", base_channels=2, num_attention_maps=(1, 1, 1))
+    model = FrameTransformerModel(config).eval()
+    peaks = []
+    for frames in (FRAMES // 2, FRAMES):
+        mixture = torch.rand(1, 2, config.num_bins, frames)
+        with torch.no_grad():
+            peaks.append(peak_bytes(lambda mixture=mixture: model(mixture)))
+    assert peaks[1] < 2.2 * peaks[0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

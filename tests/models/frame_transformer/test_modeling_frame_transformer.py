@@ -194,14 +194,15 @@ def test_wrong_configurations_are_refused(field, value):
         tiny(**{field: value})
 
 
-def test_original_checkpoints_round_trip():
+def test_original_checkpoints_round_trip(tmp_path):
     config = {**TINY, "channel_multipliers": (1, 2, 4, 6, 8, 10), "num_attention_maps": (1, 1, 1, 2, 2, 2)}
     torch.manual_seed(0)
     model = FrameTransformerModel(
         FrameTransformerConfig(**config, num_attention_heads=1, feedforward_expansion=2, nyquist="replicate")
     ).eval()
     weights = model.to_original_state_dict()
-    again = FrameTransformerModel.from_original(weights, ORIGINAL, nyquist="replicate")
+    torch.save(weights, tmp_path / "original.pth")
+    again = FrameTransformerModel.from_original(tmp_path / "original.pth", ORIGINAL, nyquist="replicate")
     for key, value in model.state_dict().items():
         torch.testing.assert_close(again.state_dict()[key], value, rtol=0, atol=0, msg=key)
     with torch.no_grad():

@@ -99,6 +99,16 @@ def test_loudness_scales_the_stems(model):
     assert not silent.vocals.any() and not silent.instrumental.any()
 
 
+def test_half_precision_networks_separate_in_full_precision(model):
+    mixture = noise(2, 3000)
+    expected = model.separate(mixture)
+    half = build().to(torch.bfloat16)
+    stems = half.separate(mixture)
+    assert stems.vocals.dtype == torch.float32
+    torch.testing.assert_close(stems.vocals + stems.instrumental, mixture, atol=1e-6, rtol=0)
+    torch.testing.assert_close(stems.vocals, expected.vocals, atol=0.01, rtol=0)
+
+
 def test_a_dropped_nyquist_bin_falls_to_the_vocals():
     """As in the original; by default it is separated like its neighbour."""
     tone = torch.tensor([0.5, -0.5]).repeat(2, 1000)

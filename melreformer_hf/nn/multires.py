@@ -197,7 +197,8 @@ class MultiresConv1d(nn.Module):
             memory: what the step before returned; `None` begins a stream.
 
         Returns:
-            The same shape, and the memory for the next step (as many samples per channel as the tree sees).
+            The same shape, and the memory for the next step: as many samples per channel as the tree sees, copied by
+            every step, so that chunks should not be much shorter than that.
         """
         memory = self._begin(hidden) if memory is None else memory
         if hidden.shape[-1] == 0:

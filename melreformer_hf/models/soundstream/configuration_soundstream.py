@@ -19,7 +19,7 @@ _CHOICES = {
     "som_kernel": ("hard", "gaussian"),
 }
 _PRESETS: dict[str, dict] = {
-    "soundstream": {},
+    "soundstream": {"activation": "elu", "quantizer_dropout": 1.0},
     "lumenpallidium": {
         "sampling_rate": 48000,
         "padding": "original",
@@ -134,7 +134,7 @@ class SoundStreamConfig(StrictConfig):
 
     @classmethod
     def preset(cls, name: str, **overrides: object) -> "SoundStreamConfig":
-        """`"soundstream"` (the defaults), `"lumenpallidium"` (the original's) or `"tiny"`, with `overrides`."""
+        """`"soundstream"` (the paper's), `"lumenpallidium"` (the original's) or `"tiny"`, with `overrides`."""
         if name not in _PRESETS:
             raise ValueError(f"SoundStreamConfig.preset: name must be one of {sorted(_PRESETS)}, got {name!r}.")
         return cls(**{**_PRESETS[name], **overrides})

@@ -7,7 +7,7 @@ import doctest
 import pytest
 import torch
 from testing_utils import ModelContractMixin, assert_error
-from transformers import AutoModel, AutoModelForAudioTokenization
+from transformers import AutoModel, AutoModelForAudioTokenization, EncodecFeatureExtractor
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
 from melreformer_hf.models.soundstream import modeling_soundstream
@@ -202,6 +202,21 @@ def test_auto_classes_know_the_audio_tokenizer(tmp_path):
         loaded = auto.from_pretrained(tmp_path)
         assert type(loaded) is SoundStreamModel
         assert torch.equal(loaded.encode(noise(1, 90)).audio_codes, model.encode(noise(1, 90)).audio_codes)
+
+
+@torch.no_grad()
+def test_a_feature_extractor_of_transformers_prepares_its_inputs():
+    model = build()
+    sounds = [noise(1, samples)[0, 0].numpy() for samples in (90, 130)]
+    extractor = EncodecFeatureExtractor(feature_size=1, sampling_rate=model.config.sampling_rate)
+    features = extractor(sounds, sampling_rate=8000, padding=True, return_tensors="pt")
+    output = model(**features)
+    for row, sound in enumerate(sounds):
+        alone = model(torch.from_numpy(sound)[None, None])
+        frames = alone.audio_codes.shape[-1]
+        assert torch.equal(output.audio_codes[row, :, :frames], alone.audio_codes[0])
+        expected = alone.audio_values[0, 0]
+        torch.testing.assert_close(output.audio_values[row, 0, : len(sound)], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_sizes_of_the_presets():

@@ -1,4 +1,4 @@
-"""Convolutional encoder, decoder and patch discriminator of the VQGAN family.
+"""Convolutional encoder and decoder of the VQGAN family.
 
 Esser, Rombach, Ommer, Taming Transformers (arXiv 2012.09841), in the sizes of SpecVQGAN (arXiv 2110.08791).
 Deviation: attention runs through torch's fused kernel, so that no position x position tensor is kept.
@@ -206,34 +206,4 @@ class VqganDecoder(nn.Module):
         return self.conv_out(silu(self.norm_out(hidden)))
 
 
-class PatchDiscriminator(nn.Module):
-    """One logit per overlapping patch (Isola et al., arXiv 1611.07004), with batch normalisation.
-
-    Args:
-        in_channels: channels of the picture.
-        base_channels: width of the first layer; doubled per layer up to eight times.
-        num_layers: convolutions with stride 2.
-    """
-
-    def __init__(self, in_channels: int = 1, base_channels: int = 64, num_layers: int = 3) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(in_channels, base_channels, 4, 2, 1), nn.LeakyReLU(0.2)]
-        width = base_channels
-        for index in range(1, num_layers + 1):
-            before, width = width, base_channels * min(2**index, 8)
-            stride = 2 if index < num_layers else 1
-            layers += [nn.Conv2d(before, width, 4, stride, 1, bias=False), nn.BatchNorm2d(width), nn.LeakyReLU(0.2)]
-        layers.append(nn.Conv2d(width, 1, 4, 1, 1))
-        self.main = nn.Sequential(*layers)
-        for module in self.main:
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, 0.0, 0.02)
-            elif isinstance(module, nn.BatchNorm2d):
-                nn.init.normal_(module.weight, 1.0, 0.02)
-
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """(batch, in_channels, height, width) -> logits (batch, 1, patch rows, patch columns)."""
-        return self.main(pictures)
-
-
-__all__ = ["AttentionBlock2d", "PatchDiscriminator", "ResidualBlock2d", "VqganDecoder", "VqganEncoder"]
+__all__ = ["AttentionBlock2d", "ResidualBlock2d", "VqganDecoder", "VqganEncoder"]

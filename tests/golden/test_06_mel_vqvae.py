@@ -8,8 +8,8 @@ from golden_utils import fixture, recipe_tensor
 
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.models.mel_vqvae.modeling_mel_vqvae import MelVqvaeModel
-from melreformer_hf.models.mel_vqvae.weights_mel_vqvae import discriminator_state_dict
-from melreformer_hf.nn.vqgan import AttentionBlock2d, PatchDiscriminator
+from melreformer_hf.nn.vqgan import AttentionBlock2d
+from melreformer_hf.training.discriminators.patch import PatchDiscriminator
 from melreformer_hf.training.losses.hinge import hinge_discriminator_loss
 
 
@@ -80,14 +80,16 @@ def test_middle_attention(golden, model):
 
 
 def test_discriminator(golden):
-    arguments = golden.config["vq_args"]
-    network = PatchDiscriminator(arguments["disc_in_channels"], arguments["disc_ndf"]).eval()
-    network.load_state_dict(discriminator_state_dict(golden.weights("vq.")))
+    arguments = {key: value for key, value in golden.config["vq_args"].items() if key.startswith("disc_")}
+    weights = golden.weights("vq.")
+    network = PatchDiscriminator.from_original(weights, arguments).eval()
     with torch.no_grad():
-        logits = network(golden.io["vq.disc.in"])
-    golden.assert_close("vq.disc.logits", logits)
+        logits, maps = network(golden.io["vq.disc.in"])
+    golden.assert_close("vq.disc.logits", maps[0][-1])
     # The stored loss has half the logits minus 0.3 in place of the fake's; the original halves the hinge.
-    golden.assert_close("vq.hinge_d", 0.5 * hinge_discriminator_loss([logits], [0.5 * logits - 0.3]))
+    golden.assert_close("vq.hinge_d", 0.5 * hinge_discriminator_loss(logits, [0.5 * logits[0] - 0.3]))
+    for key, value in network.to_original_state_dict().items():
+        torch.testing.assert_close(value, weights[key], rtol=0, atol=0, msg=key)
 
 
 def test_recipe_weights(golden):

@@ -1,7 +1,7 @@
 """Mel VQ-VAE: a mel spectrogram as a small grid of codewords, and back.
 
 Taming-transformers' VQGAN (arXiv 2012.09841) as SpecVQGAN (arXiv 2110.08791) uses it on mels, in the size of the
-original repository karchkha/MelSpec_VQVAE. Its discriminator is `melreformer_hf.nn.vqgan.PatchDiscriminator`.
+original repository karchkha/MelSpec_VQVAE. Its discriminator is among `melreformer_hf.training.discriminators`.
 
 Deviations: any number of frames that is a multiple of the stride, not 848 alone; mels in the units of their contract,
 scaled to -1..1 inside; the two experimental noises of the original (on code numbers, and replacing unused codewords by

@@ -78,15 +78,9 @@ def to_ours(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return rename_keys(kept, TABLE, ORIGIN)
 
 
-def discriminator_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The part of an original checkpoint that `melreformer_hf.nn.vqgan.PatchDiscriminator` loads."""
-    prefix = "discriminator."
-    return {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
-
-
 def to_original(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Our tensors under the original's names."""
     return {key: value.clone() for key, value in rename_keys(state_dict, TABLE, ORIGIN, reverse=True).items()}
 
 
-__all__ = ["configuration_from_original", "discriminator_state_dict", "to_original", "to_ours"]
+__all__ = ["configuration_from_original", "to_original", "to_ours"]

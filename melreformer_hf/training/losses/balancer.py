@@ -131,4 +131,33 @@ class LossBalancer(nn.Module):
         return carrier + (value - carrier).detach()
 
 
-__all__ = ["LossBalancer"]
+def adaptive_weight(
+    reconstruction: torch.Tensor,
+    adversarial: torch.Tensor,
+    last_weight: torch.Tensor,
+    factor: float = 0.8,
+    least: float = 0.0,
+    most: float = 1.0,
+) -> torch.Tensor:
+    """Weight of an adversarial loss that makes its gradient as large as the reconstruction's at a decoder's last layer.
+
+    Source: Esser, Rombach, Ommer, Taming Transformers (arXiv 2012.09841); the bounds are those of
+    karchkha/MelSpec_VQVAE.
+
+    Args:
+        reconstruction: scalar.
+        adversarial: scalar.
+        last_weight: weight of the decoder's last layer, in the graph of both losses.
+        factor: of the result.
+        least: lower bound of the quotient.
+        most: upper bound of the quotient.
+
+    Returns:
+        scalar without a gradient.
+    """
+    (wanted,) = torch.autograd.grad(reconstruction, last_weight, retain_graph=True)
+    (given,) = torch.autograd.grad(adversarial, last_weight, retain_graph=True)
+    return factor * (wanted.norm() / (given.norm() + 1e-4)).clamp(least, most).detach()
+
+
+__all__ = ["LossBalancer", "adaptive_weight"]

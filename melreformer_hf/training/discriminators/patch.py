@@ -1,0 +1,112 @@
+"""Patch discriminator of pictures such as mels, with batch normalisation.
+
+Source: Isola et al., Image-to-Image Translation with Conditional Adversarial Networks (arXiv 1611.07004), in the form of
+taming-transformers (arXiv 2012.09841) and karchkha/MelSpec_VQVAE, whose checkpoints `from_original` reads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.renaming import take_arguments
+from melreformer_hf.training.discriminators.waveform import DiscriminatorOutput
+
+ORIGIN = "original patch discriminator"
+_SLOPE = 0.2
+_PREFIX = "discriminator."
+_NAMES = {"disc_in_channels": "in_channels", "disc_ndf": "base_channels", "disc_num_layers": "num_layers"}
+
+
+class PatchDiscriminator(nn.Module):
+    """One logit per overlapping patch; 2,763,585 parameters at the published size.
+
+    Args:
+        in_channels: channels of the picture.
+        base_channels: width of the first layer; doubled per layer up to eight times.
+        num_layers: convolutions with stride 2.
+
+    Raises:
+        ValueError: a size is not positive.
+    """
+
+    def __init__(self, in_channels: int = 1, base_channels: int = 64, num_layers: int = 3) -> None:
+        super().__init__()
+        if min(in_channels, base_channels, num_layers) < 1:
+            raise ValueError(
+                "in_channels, base_channels and num_layers must be positive, got "
+                f"{in_channels}, {base_channels} and {num_layers}."
+            )
+        self.in_channels, self.num_layers = in_channels, num_layers
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, base_channels, 4, 2, 1), nn.LeakyReLU(_SLOPE)]
+        width = base_channels
+        for index in range(1, num_layers + 1):
+            before, width = width, base_channels * min(2**index, 8)
+            stride = 2 if index < num_layers else 1
+            layers += [nn.Conv2d(before, width, 4, stride, 1, bias=False), nn.BatchNorm2d(width), nn.LeakyReLU(_SLOPE)]
+        layers.append(nn.Conv2d(width, 1, 4, 1, 1))
+        self.main = nn.Sequential(*layers)
+        for module in self.main:
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, 0.0, 0.02)
+            elif isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.weight, 1.0, 0.02)
+
+    def forward(self, pictures: torch.Tensor) -> DiscriminatorOutput:
+        """Judge.
+
+        Args:
+            pictures: (batch, mel, frame), or (batch, in_channels, height, width).
+
+        Returns:
+            (logits, feature maps), lists of one entry: (batch, position), and the layers' outputs, the logit map
+            (batch, 1, patch rows, patch columns) last.
+
+        Raises:
+            ValueError: another shape, or too small for one patch.
+        """
+        pictures = pictures.unsqueeze(1) if pictures.ndim == 3 else pictures
+        smallest = 3 * 2**self.num_layers
+        if pictures.ndim != 4 or pictures.shape[1] != self.in_channels or min(pictures.shape[2:]) < smallest:
+            raise ValueError(
+                f"pictures must be (batch, mel, frame) or (batch, {self.in_channels}, height, width) with at least "
+                f"{smallest} rows and columns, got {tuple(pictures.shape)}."
+            )
+        hidden, maps = pictures, []
+        for layer in self.main:
+            hidden = layer(hidden)
+            if isinstance(layer, nn.LeakyReLU):
+                maps.append(hidden)
+        maps.append(hidden)
+        return [hidden.flatten(1)], [maps]
+
+    @classmethod
+    def from_original(
+        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
+    ) -> PatchDiscriminator:
+        """Discriminator with the weights of MelSpec_VQVAE's.
+
+        Args:
+            state_dict_or_path: the state dict of `LitVQVAE`, also inside Lightning's `{"state_dict": ...}`, or a path; what
+                does not begin with `discriminator.` is the VQ-VAE and not read.
+            original_arguments: `disc_in_channels`, `disc_ndf`, `disc_num_layers`.
+
+        Raises:
+            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
+        """
+        model = cls(**take_arguments(original_arguments, _NAMES, (), ORIGIN))
+        state_dict = load_original_state_dict(state_dict_or_path, container="state_dict")
+        own = {key[len(_PREFIX) :]: value for key, value in state_dict.items() if key.startswith(_PREFIX)}
+        load_strictly(model, own, ORIGIN)
+        return model
+
+    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
+        """The weights under the original's names."""
+        return {f"{_PREFIX}{key}": value.clone() for key, value in self.state_dict().items()}
+
+
+__all__ = ["PatchDiscriminator"]

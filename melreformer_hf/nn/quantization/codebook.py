@@ -89,6 +89,7 @@ class Codebook(nn.Module):
         if len(vectors):
             means, counts = kmeans(vectors.float(), self.size, self.options.kmeans_iterations, generator)
         share_from_first_process(means, counts)
+        counts = counts.clamp(min=1)  # a mean without vectors counts as its own, or its running mean would be zero
         self.codewords.copy_(means)
         self._keep("cluster_size", counts)
         if self.options.update == "ema":

@@ -88,6 +88,8 @@ def _rq_vae(arguments: Mapping) -> ResidualVectorQuantizer:
 
 
 def _rq_vae_to_ours(state_dict: dict, quantizer: ResidualVectorQuantizer) -> dict[str, torch.Tensor]:
+    if quantizer.shared_codebook:
+        state_dict = _one_of_equals(state_dict, quantizer.num_quantizers)
     tensors = rename_keys(state_dict, _RQ_VAE_TABLE, "original RQ-VAE quantizer")
     for key in [key for key in tensors if key.endswith(".codewords")]:
         if tensors[key][-1].any():
@@ -96,16 +98,24 @@ def _rq_vae_to_ours(state_dict: dict, quantizer: ResidualVectorQuantizer) -> dic
                 f"{key.replace('codewords', 'weight')!r} is padding and must be zero."
             )
         tensors[key] = tensors[key][:-1]
-    if quantizer.shared_codebook:
-        for key in [key for key in tensors if not key.startswith("codebooks.0.")]:
-            first = f"codebooks.0.{key.split('.')[2]}"
-            if first in tensors and not torch.equal(tensors[key], tensors[first]):
-                raise ValueError(
-                    "The original RQ-VAE quantizer does not fit: shared_codebook is set, but the codebook of level "
-                    f"{key.split('.')[1]} differs from that of level 0."
-                )
-            del tensors[key]
     return tensors | _learnt(quantizer)
+
+
+def _one_of_equals(state_dict: dict[str, torch.Tensor], num_quantizers: int) -> dict[str, torch.Tensor]:
+    """A shared codebook is stored under every level's name: level 0 is enough, if all are there and agree."""
+    fields = [original.rsplit(".", 1)[1] for original, _ in _RQ_VAE_TABLE]
+    levels = range(num_quantizers)
+    sources = {f"codebooks.{level}.{field}": f"codebooks.0.{field}" for level in levels for field in fields}
+    problems = [f"missing key {key!r}" for key in sources if key not in state_dict]
+    problems += [f"unexpected key {key!r}" for key in state_dict if key not in sources]
+    problems += [
+        f"shared_codebook is set, but {key!r} differs from {source!r}"
+        for key, source in sources.items()
+        if key in state_dict and source in state_dict and not torch.equal(state_dict[key], state_dict[source])
+    ]
+    if problems:
+        raise ValueError("The original RQ-VAE quantizer does not fit: " + "; ".join(problems[:5]) + ".")
+    return {source: state_dict[source] for source in sources.values()}
 
 
 def _rq_vae_to_original(tensors: dict, quantizer: ResidualVectorQuantizer) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ from melreformer_hf.nn.positions import rotary_angles
 
 # Fused attention kernels of accelerators want head sizes that are multiples of this.
 _HEAD_MULTIPLE = 8
+_ROTARY_BASE = 10000.0
 
 
 def squared_relu(hidden: torch.Tensor) -> torch.Tensor:
@@ -27,13 +28,18 @@ def rotate_pairs(values: torch.Tensor, positions: torch.Tensor, num_turned: int 
     Args:
         values: (..., frame, head_dim).
         positions: (frame,) real numbers.
-        num_turned: the first features that are turned, an even number; `None` is all of them.
+        num_turned: the first features that are turned, without the last of an odd number; `None` is all of them.
     """
     num_turned = values.shape[-1] if num_turned is None else num_turned
-    cosine, sine = (part.to(values.dtype) for part in rotary_angles(positions, num_turned))
-    even, odd = values[..., 0:num_turned:2], values[..., 1:num_turned:2]
+    paired = num_turned // 2 * 2
+    if not paired:
+        return values
+    # Frequencies are base ** (-2 i / num_turned) also where num_turned is odd.
+    cosine, sine = rotary_angles(positions, paired, _ROTARY_BASE ** (paired / num_turned))
+    cosine, sine = cosine.to(values.dtype), sine.to(values.dtype)
+    even, odd = values[..., 0:paired:2], values[..., 1:paired:2]
     turned = torch.stack((even * cosine - odd * sine, odd * cosine + even * sine), dim=-1).flatten(-2)
-    return turned if num_turned == values.shape[-1] else torch.cat((turned, values[..., num_turned:]), dim=-1)
+    return turned if paired == values.shape[-1] else torch.cat((turned, values[..., paired:]), dim=-1)
 
 
 def fused_attention(
@@ -179,7 +185,7 @@ class MultichannelAttention(nn.Module):
     Args:
         channels: maps.
         features: features of a map.
-        num_heads: heads, each with an even number of features.
+        num_heads: heads; they share the features out.
         kernel_size: frames of the projections' convolution, odd; 1 leaves it out.
         shared: one set of weights for all maps.
         rotary_factor: share of a head's features that rotary positions turn.

@@ -210,13 +210,8 @@ class FrameTransformerConfig(StrictConfig):
             if values is not None and (len(values) != self.num_levels or min(values) < 1):
                 raise ValueError(f"{name} must be {self.num_levels} positive numbers, one per level, got {values}.")
         for features, heads in zip(self.features, self.heads, strict=True):
-            turned = features / heads * self.partial_rotary_factor
-            if features % heads or turned % 2 or turned < 2:
-                raise ValueError(
-                    f"num_attention_heads must divide the {features} features of a level so that rotary positions turn "
-                    f"an even number of each head's, got {heads} heads and partial_rotary_factor="
-                    f"{self.partial_rotary_factor}, which is {turned:g}."
-                )
+            if features % heads:
+                raise ValueError(f"num_attention_heads must divide the {features} features of a level, got {heads}.")
 
 
 __all__ = ["FrameTransformerConfig"]

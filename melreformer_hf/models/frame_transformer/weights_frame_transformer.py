@@ -79,8 +79,8 @@ def configuration_from_original(arguments: Mapping, nyquist: str) -> FrameTransf
 
 
 def rotary_frequencies(head_dim: int) -> torch.Tensor:
-    """The buffer of rotary frequencies that the original stores with every attention: (head_dim / 2,)."""
-    return 10000.0 ** (-torch.arange(0, head_dim, 2).float() / head_dim)
+    """The buffer of rotary frequencies that the original stores with every attention: (head_dim // 2,)."""
+    return 10000.0 ** (-torch.arange(0, head_dim, 2)[: head_dim // 2].float() / head_dim)
 
 
 def _frequency_keys(config: FrameTransformerConfig) -> dict[str, int]:

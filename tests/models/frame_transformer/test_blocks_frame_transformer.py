@@ -116,8 +116,18 @@ def test_rotary_scores_depend_on_the_distance_alone():
         for a, b in ((3, 1), (103, 101), (1003, 1001))
     ]
     assert scores == pytest.approx([scores[0]] * 3, abs=1e-4)
-    half = rotate_pairs(torch.ones(5, 8), torch.arange(5), 4)
-    assert torch.equal(half[:, 4:], torch.ones(5, 4)) and not torch.equal(half[1:, :4], torch.ones(4, 4))
+    assert scores[0] != pytest.approx((query * key).sum().item(), abs=1e-3)
+
+
+def test_rotary_positions_of_some_features():
+    values, positions = torch.ones(5, 7), torch.arange(5)
+    for turned in (4, 5):
+        rotated = rotate_pairs(values, positions, turned)
+        assert torch.equal(rotated[:, 4:], torch.ones(5, 3))
+        angle = positions * 10000.0 ** (-2 / turned)  # of the second pair
+        torch.testing.assert_close(rotated[:, 2], angle.cos() - angle.sin())
+        torch.testing.assert_close(rotated[:, 3], angle.cos() + angle.sin())
+    assert torch.equal(rotate_pairs(values, positions, 1), values)
 
 
 def test_multichannel_linear_is_one_linear_layer_per_channel_and_a_mixing():

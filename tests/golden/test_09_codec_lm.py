@@ -1,4 +1,4 @@
-"""The codec language model and the range coder equal EnCodec's (fixture 09, tensors `lm.`, `ac*`)."""
+"""Codec language model, range coder and files equal EnCodec's (fixture 09: `lm.`, `ac*`, `pack*`, containers)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import pytest
 import torch
 from golden_utils import fixture
 
+from melreformer_hf.audio.ecdc import EcdcHeader, pack_bits, unpack_bits
 from melreformer_hf.audio.range_coder import RangeDecoder, RangeEncoder, quantized_cdf
+from melreformer_hf.models.codec_lm.ecdc_codec_lm import EcdcSegment, read_ecdc, write_ecdc
 from melreformer_hf.models.codec_lm.modeling_codec_lm import CodecLMModel, frame_positions
 
 
@@ -99,3 +101,78 @@ def test_round_trip(golden, model):
     assert made.keys() == weights.keys()
     for key, value in weights.items():
         torch.testing.assert_close(made[key], value, rtol=0, atol=0, msg=key)
+
+
+# Packed codes and whole files
+
+
+def stored_bytes(golden, key: str) -> bytes:
+    return bytes(golden.io[key].tolist())
+
+
+def test_packed_bits(golden):
+    names = [key.removesuffix(".values") for key in golden.io if key.startswith("pack") and key.endswith(".values")]
+    assert names
+    for name in names:
+        values, bits = golden.io[f"{name}.values"], int(name.removeprefix("pack"))
+        packed = stored_bytes(golden, f"{name}.bytes")
+        assert pack_bits(values, bits) == packed
+        golden.assert_close(f"{name}.values", unpack_bits(packed, len(values), bits))
+
+
+def segments(golden, name: str) -> list[EcdcSegment]:
+    """What the original encoder made of the first signal."""
+    found = []
+    while f"{name}.codes{len(found)}" in golden.io:
+        index = len(found)
+        scale = golden.io.get(f"{name}.scale{index}")
+        found.append(EcdcSegment(golden.io[f"{name}.codes{index}"][0], None if scale is None else scale[0].item()))
+    return found
+
+
+def codecs() -> list[str]:
+    """The fixture's codecs with files."""
+    try:
+        info = fixture("09_encodec").config["info"]
+    except pytest.skip.Exception:
+        return ["a"]
+    return [name for name, values in info.items() if "container_model_name" in values]
+
+
+def check_read(golden, name: str, data: bytes, language_model: CodecLMModel | None = None) -> None:
+    expected = segments(golden, name)
+    frames = [segment.audio_codes.shape[1] for segment in expected]
+    scaled = expected[0].scale is not None
+    header, found = read_ecdc(data, frames, golden.config[name]["q"]["bins"], scaled, language_model)
+    assert header.model_name == golden.config["info"][name]["container_model_name"]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.audio_codes, other.audio_codes) and one.scale == other.scale
+
+
+@pytest.mark.parametrize("name", codecs())
+def test_packed_files(golden, name):
+    stored = stored_bytes(golden, f"{name}.container_lm0.bytes")
+    header, _ = EcdcHeader.read(stored)
+    assert not header.uses_language_model
+    assert write_ecdc(header, segments(golden, name), golden.config[name]["q"]["bins"]) == stored
+    check_read(golden, name, stored)
+
+
+@pytest.mark.parametrize("name", codecs())
+def test_files_of_the_language_model(golden, name):
+    """Their bytes depend on the threads and the linear algebra that made them; ours are read back in any case."""
+    stored = stored_bytes(golden, f"{name}.container_lm1.bytes")
+    header, _ = EcdcHeader.read(stored)
+    model = CodecLMModel.from_original(golden.weights(f"{name}_lm."), golden.config["info"][name]["lm"])
+    threads, equal = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 4):
+            torch.set_num_threads(count)
+            written = write_ecdc(header, segments(golden, name), golden.config[name]["q"]["bins"], model)
+            assert written.startswith(header.to_bytes()) and abs(len(written) - len(stored)) <= len(stored) // 20
+            check_read(golden, name, written, model)
+            equal.append(written == stored)
+    finally:
+        torch.set_num_threads(threads)
+    if not any(equal):
+        pytest.skip("no number of threads gives the fixture's float32 probabilities on this machine (see its remarks)")

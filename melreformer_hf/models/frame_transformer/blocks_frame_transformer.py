@@ -105,7 +105,11 @@ class MultichannelLinear(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(batch, in_channels, in_features, frame) -> (batch, out_channels, out_features, frame)."""
         if self.weight_pw is not None:
-            hidden = torch.matmul(self.weight_pw, hidden)
+            # A broadcast matmul would copy the weights for every row of the batch.
+            if self.weight_pw.shape[0] == 1:
+                hidden = torch.einsum("gf,bcft->bcgt", self.weight_pw[0], hidden)
+            else:
+                hidden = torch.einsum("cgf,bcft->bcgt", self.weight_pw, hidden)
         if self.weight_dw is not None:
             hidden = conv2d(hidden, self.weight_dw[:, :, None, None])
         return hidden

@@ -147,6 +147,17 @@ def test_multichannel_linear_is_one_linear_layer_per_channel_and_a_mixing():
     assert MultichannelLinear(3, 3, 8, 8, positionwise=False)(hidden) is hidden
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_multichannel_linear_keeps_one_copy_of_its_weights(shared):
+    linear = MultichannelLinear(3, 3, 64, 128, shared=shared)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda saved: kept.append(saved.numel()) or saved, lambda saved: saved
+    ):
+        linear(torch.randn(4, 3, 64, 5, requires_grad=True))
+    assert max(kept) == linear.weight_pw.numel()
+
+
 def test_norms():
     hidden = torch.randn(2, 3, 8, 5) * 4 + 1
     own = FrameNorm(3, 8)(hidden)

@@ -15,6 +15,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from melreformer_hf.audio.mel import MelConfig
+from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.mel_reformer.timing_mel_reformer import column_of, interpolate_columns, interpolate_idea
 from melreformer_hf.nn.configuration import StrictConfig, mel_config_of
 from melreformer_hf.nn.convnext import ConvNeXtBlock, init_convnext_block
@@ -73,7 +74,7 @@ class ConvUpsamplerConfig(StrictConfig):
         return mel_config_of(self.mel)
 
 
-class ConvUpsamplerModel(PreTrainedModel):
+class ConvUpsamplerModel(HubMixin, PreTrainedModel):
     """Expands an idea to any window of its piece.
 
     Args:

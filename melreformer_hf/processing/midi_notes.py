@@ -76,32 +76,55 @@ def import_mido():
     return mido
 
 
-def _open(source: MidiSource) -> tuple[MidiFile, str]:
-    mido = import_mido()
+def read_content(source: MidiSource) -> tuple[bytes, str]:
+    """Bytes of a MIDI source, and what to call it in messages.
+
+    Raises:
+        FileNotFoundError: the path does not exist.
+        TypeError: the source is neither path, bytes nor binary file.
+    """
     if isinstance(source, (str, os.PathLike)):
-        name, content = str(source), Path(source).read_bytes()
-    elif isinstance(source, (bytes, bytearray)):
-        name, content = "the MIDI bytes", bytes(source)
-    elif hasattr(source, "read"):
-        name, content = "the MIDI stream", source.read()
-    else:
-        raise TypeError(f"A MIDI source must be a path, bytes or a binary file, got {type(source).__name__}.")
+        return Path(source).read_bytes(), str(source)
+    if isinstance(source, (bytes, bytearray)):
+        return bytes(source), "the MIDI bytes"
+    if hasattr(source, "read"):
+        return source.read(), "the MIDI stream"
+    raise TypeError(f"A MIDI source must be a path, bytes or a binary file, got {type(source).__name__}.")
+
+
+def check_header(kind: int, division: int, name: str) -> None:
+    """Refuse files without one timeline in ticks per quarter note.
+
+    Args:
+        kind: the header's type.
+        division: the header's division, signed.
+        name: of the file, for messages.
+
+    Raises:
+        ValueError: type 2, SMPTE frames, or a division of zero.
+    """
+    if kind == 2:
+        raise ValueError(
+            f"{name} is a MIDI file of type 2 (independent patterns); only types 0 and 1 have one timeline."
+        )
+    if division <= 0:
+        raise ValueError(f"{name} counts time in SMPTE frames or not at all; only ticks per quarter note are read.")
+
+
+def _open(source: MidiSource) -> MidiFile:
+    mido = import_mido()
+    content, name = read_content(source)
     try:
         midi = mido.MidiFile(file=io.BytesIO(content))
     except Exception as error:  # mido raises end-of-file, value, key and index errors alike on damaged files
         raise ValueError(f"{name} is not a readable MIDI file: {error or type(error).__name__}.") from error
-    if midi.type == 2:
-        raise ValueError(
-            f"{name} is a MIDI file of type 2 (independent patterns); only types 0 and 1 have one timeline."
-        )
-    if midi.ticks_per_beat <= 0:
-        raise ValueError(f"{name} counts time in SMPTE frames or not at all; only ticks per quarter note are read.")
-    return midi, name
+    check_header(midi.type, midi.ticks_per_beat, name)
+    return midi
 
 
 def _timed_messages(source: MidiSource) -> Iterator[tuple[float, Message]]:
     """Messages of all tracks in the order of time, each with the seconds since the one before."""
-    midi, _ = _open(source)
+    midi = _open(source)
     placed: list[tuple[int, Message]] = []
     for track in midi.tracks:
         tick = 0
@@ -289,10 +312,13 @@ __all__ = [
     "MidiChange",
     "MidiNote",
     "changes_to_midi",
+    "check_header",
     "check_notes",
+    "import_mido",
     "midi_bytes",
     "note_changes",
     "notes_to_midi",
+    "read_content",
     "read_notes",
     "seconds_to_ticks",
     "timed_changes",

@@ -24,6 +24,7 @@ from melreformer_hf.processing.midi_events import (
     pad_events,
     split_instruments,
 )
+from melreformer_hf.processing.midi_fast import read_notes_fast
 from melreformer_hf.processing.midi_notes import (
     TICKS_PER_SECOND,
     MidiNote,
@@ -44,6 +45,7 @@ _EVENT_KINDS = (
     ("control_time", "control_duration", "control_note"),
     ("separator",) * EVENT_SIZE,
 )
+_READERS = {"exact": read_notes, "fast": read_notes_fast}
 _TUPLE_KINDS = ("time", "duration", "pitch", "instrument", "velocity")
 
 
@@ -57,11 +59,13 @@ class MidiTokenizer(PythonBackend):
         scheme: `arrival` (onset, duration and instrument with pitch, three tokens per note, 55,028 tokens),
             `interarrival` (waits, starts and ends, 34,025 tokens) or `note_tuple` (onset, duration, pitch, instrument
             and velocity, five tokens per note).
+        reader: `exact` reads files message by message with mido, to the original's last token; `fast` reads them with
+            symusic, about fifteen times as fast, with the differences that `read_notes_fast` tells.
         kwargs: of transformers' tokenizers. `pad_token` is `<pad>`, numbered after the vocabulary; a checkpoint whose
             embedding has no row for it takes `pad_token="separator"`.
 
     Raises:
-        ValueError: the scheme is unknown.
+        ValueError: the scheme or the reader is unknown.
 
     Example:
         >>> from melreformer_hf import MidiTokenizer
@@ -78,13 +82,15 @@ class MidiTokenizer(PythonBackend):
     vocab_files_names: dict[str, str] = {}
     model_input_names = ["input_ids", "attention_mask"]
 
-    def __init__(self, scheme: str = "arrival", **kwargs: Any) -> None:
+    def __init__(self, scheme: str = "arrival", reader: str = "exact", **kwargs: Any) -> None:
         if scheme not in VOCABULARIES:
             raise ValueError(f"scheme must be one of {sorted(VOCABULARIES)}, got {scheme!r}.")
-        self.scheme = scheme
+        if reader not in _READERS:
+            raise ValueError(f"reader must be one of {sorted(_READERS)}, got {reader!r}.")
+        self.scheme, self.reader = scheme, reader
         kwargs.setdefault("pad_token", "<pad>")
         kwargs.setdefault("eos_token", "separator")
-        super().__init__(scheme=scheme, **kwargs)
+        super().__init__(scheme=scheme, reader=reader, **kwargs)
 
     @property
     def vocabulary(self) -> MidiVocabulary:
@@ -144,14 +150,15 @@ class MidiTokenizer(PythonBackend):
         Raises:
             ValueError: no notes, a piece of 100 s or more (pass `start` and `end`), a damaged file, a note out of range.
             FileNotFoundError: the path does not exist.
-            ImportError: a file is given and mido is not installed.
+            ImportError: a file is given and the reader's package is not installed.
         """
         is_file = isinstance(midi, (str, os.PathLike, bytes, bytearray)) or hasattr(midi, "read")
         if known_instruments and self.scheme != "arrival":
             raise ValueError(f"known_instruments are for the scheme 'arrival', this tokenizer's is {self.scheme!r}.")
-        if is_file and self.scheme == "interarrival" and start is None and end is None:
+        whole = start is None and end is None
+        if is_file and whole and self.scheme == "interarrival" and self.reader == "exact":
             return read_changes(midi)[0]
-        notes = _window(read_notes(midi) if is_file else check_notes(midi), start, end)
+        notes = _window(_READERS[self.reader](midi) if is_file else check_notes(midi), start, end)
         if any(late.onset < early.onset for early, late in zip(notes, notes[1:], strict=False)):
             raise ValueError("notes must be in the order of their onsets. Sort them first, for example with sorted().")
         if self.scheme == "interarrival":

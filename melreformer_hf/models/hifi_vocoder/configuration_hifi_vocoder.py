@@ -67,7 +67,7 @@ class HifiVocoderConfig(StrictConfig):
     architecture: str = "istft"
     mel: dict | None = None
     hidden_size: int = 256
-    intermediate_size: int = 768
+    intermediate_size: int = 640
     num_hidden_layers: int = 6
     kernel_size: int = 7
     refine_steps: int = 1

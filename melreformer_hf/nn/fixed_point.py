@@ -130,7 +130,7 @@ def attend(
     query: torch.Tensor,
     key: tuple[torch.Tensor, torch.Tensor],
     value: tuple[torch.Tensor, torch.Tensor],
-    visible: torch.Tensor,
+    visible: torch.Tensor | None,
     most_visible: int,
 ) -> torch.Tensor:
     """Softmax attention; keys that no query of the call sees change nothing.
@@ -139,7 +139,7 @@ def attend(
         query: (..., query, head_dim).
         key: `to_integers` of (..., key, head_dim) with `attention_bits(head_dim)`.
         value: `to_integers` of (..., key, head_dim) with `attention_bits(most_visible)`.
-        visible: (query, key) bool.
+        visible: (query, key) bool; `None` where every query sees every key.
         most_visible: keys that a query sees at most, in any call.
 
     Returns:
@@ -148,8 +148,11 @@ def attend(
     head_dim = query.shape[-1]
     integers, step = to_integers(query, attention_bits(head_dim))
     scores = (integers @ key[0].mT) * (step * key[1].mT) / math.sqrt(head_dim)
-    highest = scores.masked_fill(~visible, -math.inf).amax(dim=-1, keepdim=True)
-    weights = exp((scores - highest).clamp(max=0.0)).masked_fill(~visible, 0.0)
+    if visible is not None:
+        scores = scores.masked_fill(~visible, -math.inf)
+    weights = exp(scores - scores.amax(dim=-1, keepdim=True))
+    if visible is not None:
+        weights = weights.masked_fill(~visible, 0.0)
     bits = attention_bits(most_visible)
     total = (weights * 2.0**bits).round().sum(dim=-1, keepdim=True) * 2.0**-bits
     shares, step = to_integers(weights * value[1].mT, bits)

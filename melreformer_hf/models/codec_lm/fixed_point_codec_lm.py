@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -135,10 +135,12 @@ class _Layer:
     def _attend(self, hidden: torch.Tensor, past: tuple) -> tuple[torch.Tensor, tuple]:
         query, key, value = (split_heads(x, self.num_heads) for x in self.qkv(hidden).chunk(3, dim=-1))
         stored = tuple(torch.cat([old, new], dim=2) for old, new in zip(past, self._stored(key, value), strict=True))
-        places = torch.arange(stored[0].shape[2], device=hidden.device)
-        visible = band_mask(places[-hidden.shape[1] :], places, self.context, 0)
+        length, visible = stored[0].shape[2], None
+        if hidden.shape[1] > 1:  # a single frame sees everything that is kept
+            places = torch.arange(length, device=hidden.device)
+            visible = band_mask(places[-hidden.shape[1] :], places, self.context, 0)
         attended = attend(query, stored[:2], stored[2:], visible, self.context + 1)
-        kept = max(0, len(places) - self.context)
+        kept = max(0, length - self.context)
         return self.out_proj(merge_heads(attended)), tuple(part[:, :, kept:] for part in stored)
 
     def _mlp(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -255,20 +257,32 @@ class FixedPointCodecLM:
 
     def compress(self, audio_codes: torch.Tensor) -> list[bytes]:
         """(batch, quantizer, frame) int64 -> a stream for each row; see `CodecLMModel.compress`."""
-        self._check_codes(audio_codes)
-        audio_codes = audio_codes.cpu()
-        batch, depth, frames = audio_codes.shape
-        previous = torch.nn.functional.pad(audio_codes, (1, 0), value=-1)
-        encoders = [RangeEncoder(TOTAL_RANGE_BITS) for _ in range(batch)]
-        state = None
-        for begin in range(0, frames, _CHUNK_FRAMES):
-            end = min(frames, begin + _CHUNK_FRAMES)
-            cdfs, state = self.cdfs(previous[:, :, begin:end], state)
-            rows = cdfs.cpu().transpose(1, 2).flatten(1, 2)
-            symbols = audio_codes[:, :, begin:end].transpose(1, 2).flatten(1, 2)
-            for index, encoder in enumerate(encoders):
-                encoder.encode(symbols[index], rows[index])
-        header = StreamHeader(depth, self.config.codebook_size, frames, self.fingerprint)
+        return self.stream_compress([audio_codes])
+
+    def stream_compress(self, chunks: Iterable[torch.Tensor]) -> list[bytes]:
+        """(batch, quantizer, some frames) each -> a stream for each row; see `CodecLMModel.stream_compress`."""
+        encoders: list[RangeEncoder] = []
+        last, state, num_frames = None, None, 0
+        for chunk in chunks:
+            self._check_codes(chunk)
+            chunk = chunk.cpu()
+            if last is None:
+                encoders = [RangeEncoder(TOTAL_RANGE_BITS) for _ in chunk]
+                last = chunk.new_full((*chunk.shape[:2], 1), -1)
+            if chunk.shape[:2] != last.shape[:2]:
+                raise ValueError(
+                    f"Every chunk must be ({last.shape[0]}, {last.shape[1]}, frame), got {tuple(chunk.shape)}."
+                )
+            for part in chunk.split(_CHUNK_FRAMES, dim=2) if chunk.shape[2] else ():
+                cdfs, state = self.cdfs(torch.cat([last, part[:, :, :-1]], dim=2), state)
+                rows = cdfs.cpu().transpose(1, 2).flatten(1, 2)
+                for encoder, symbols, row in zip(encoders, part.transpose(1, 2).flatten(1, 2), rows, strict=True):
+                    encoder.encode(symbols, row)
+                last = part[:, :, -1:]
+            num_frames += chunk.shape[2]
+        if last is None:
+            raise ValueError("chunks must hold at least one (batch, quantizer, frame), got none.")
+        header = StreamHeader(last.shape[1], self.config.codebook_size, num_frames, self.fingerprint)
         return [pack_stream(header, encoder.finish()) for encoder in encoders]
 
     def _open(self, stream: bytes) -> tuple[StreamHeader, RangeDecoder]:

@@ -11,7 +11,7 @@ batching, streaming, threads or the machine, which the original's do.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -294,6 +294,18 @@ class CodecLMModel(CodecLMPreTrainedModel):
             ValueError: codes are out of range or of a wrong shape.
         """
         return self.fixed_point().compress(audio_codes)
+
+    @torch.no_grad()
+    def stream_compress(self, chunks: Iterable[torch.Tensor]) -> list[bytes]:
+        """The streams of `compress` from codes that come piece by piece, at constant memory beside the streams.
+
+        Args:
+            chunks: (batch, quantizer, any number of frames) int64 each, one after the other.
+
+        Raises:
+            ValueError: there is no chunk, or codes are out of range or of a wrong shape.
+        """
+        return self.fixed_point().stream_compress(chunks)
 
     @torch.no_grad()
     def decompress(self, streams: Sequence[bytes]) -> list[torch.Tensor]:

@@ -185,6 +185,25 @@ def test_streams_are_the_same_alone_and_in_a_batch_and_decode_in_any_company():
     assert torch.equal(torch.stack(list(model.stream_decompress(streams[1])), dim=1), audio_codes[1])
 
 
+@pytest.mark.parametrize("pieces", [[1] * FRAMES, [0, 5, 34, 1]], ids=["steps", "pieces"])
+def test_streams_are_the_same_from_any_pieces(pieces):
+    model, audio_codes = build(), codes()
+    assert model.stream_compress(audio_codes.split(pieces, dim=2)) == model.compress(audio_codes)
+
+
+def test_long_streams_cross_the_pieces_they_are_computed_in():
+    model, audio_codes = build(), codes(1, 150)
+    assert torch.equal(model.decompress(model.compress(audio_codes))[0], audio_codes[0])
+
+
+@pytest.mark.gpu
+def test_streams_of_one_device_are_read_on_another():
+    model, audio_codes = build(), codes(3, 150)
+    streams = model.compress(audio_codes)
+    assert model.cuda().compress(audio_codes) == streams
+    assert torch.equal(torch.stack(model.decompress(streams)), audio_codes)
+
+
 def test_size_is_what_the_loss_tells():
     model, audio_codes = build(), codes(1, 200)
     bits = model(labels=audio_codes).loss.item() * audio_codes.numel() / torch.log(torch.tensor(2.0)).item()
@@ -244,6 +263,8 @@ def test_wrong_codes_are_refused():
         (lambda: model.compress(codes() + 1), "from 0 to 15"),
         (lambda: model.compress(codes(depth=4)), "1 to 3 quantizers"),
         (lambda: model.compress(codes().float()), "float32"),
+        (lambda: model.stream_compress([]), "at least one"),
+        (lambda: model.stream_compress([codes(), codes(depth=2)]), "Every chunk must be (3, 3, frame)"),
         (lambda: model(codes(depth=4)), "1 to 3 quantizers"),
         (lambda: model(), "labels"),
         (lambda: model(codes(), labels=codes(frames=3)), "labels must have the shape"),

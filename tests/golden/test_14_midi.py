@@ -81,6 +81,7 @@ def described(midi):
 
 
 def equal_or_refused(expected, make):
+    """The stored result, or a ValueError where the original raised."""
     if isinstance(expected, dict) and "error" in expected:
         with pytest.raises(ValueError):
             make()
@@ -117,8 +118,10 @@ def test_vocabulary(golden):
 def test_files_to_notes_and_tokens(golden, cases):
     for name, case in cases.items():
         path = golden.folder / "midi" / f"{name}.mid"
+        equal_or_refused(case["compound"], lambda path=path: numbers(read_notes(path)))
+        if isinstance(case["compound"], dict):
+            continue
         notes = read_notes(path)
-        assert numbers(notes) == case["compound"], name
         assert read_changes(path) == (case["interarrival"], case["interarrival_truncations"]), name
         assert STATUS[why_unsuitable(notes)] == case["maybe_tokenize_status"], name
         equal_or_refused(case["events"], lambda notes=notes: notes_to_events(notes)[0])

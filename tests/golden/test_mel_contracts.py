@@ -105,3 +105,17 @@ def test_specvqgan_linear_mel_and_the_inverse_of_its_log():
     golden.assert_close("mel_linear_first_40_frames", mel_spectrogram(waveform, config)[:, :frames])
     frames = golden.io["inverse_mel_linear_first_100_frames"].shape[-1]
     golden.assert_close("inverse_mel_linear_first_100_frames", undo_log(golden.io["mel_long"][:, :frames], config))
+
+
+def test_specvqgan_mel_with_zeros_around_the_clip():
+    """What librosa 0.10 and later compute: they pad with zeros, not by reflection."""
+    golden = fixture("07_specvqgan_mel")
+    arguments = golden.config["args"]
+    config = specvqgan_config(arguments)
+    waveform = golden.io["wave_long_int16"].float()[: arguments["length"]] / 32768
+    margin = -(-config.n_fft // config.hop_length)
+    padded = torch.nn.functional.pad(waveform, (margin * config.hop_length,) * 2)
+    mel = log_mel_spectrogram(padded, config)[:, margin : margin + golden.io["mel_long"].shape[-1]]
+    first, last = "mel_long_constantpad_first4_frames", "mel_long_constantpad_last6_frames"
+    golden.assert_close(first, mel[:, : golden.io[first].shape[-1]], FLOOR_TOLERANCE)
+    golden.assert_close(last, mel[:, -golden.io[last].shape[-1] :], FLOOR_TOLERANCE)

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from melreformer_hf.audio.io import AUDIO_SUFFIXES, read_audio
-from melreformer_hf.data.rendering import find_row, read_metadata
+from melreformer_hf.data.rendering import check_metadata, find_row, read_metadata
 
 SEGMENT_SECONDS = 30
 DATASET_FILE = "dataset.json"
@@ -140,7 +140,7 @@ def build_dataset(folder: Path, output: Path, config: BuildConfig, progress: boo
         the report also written to `report.json`: hours and recordings per split, skipped files with reasons.
 
     Raises:
-        ValueError: no audio file found, none usable, or `output` holds something else.
+        ValueError: no audio file found, none usable, metadata for none of them, or `output` holds something else.
     """
     folder, output = Path(folder), Path(output)
     files = sorted(
@@ -150,14 +150,15 @@ def build_dataset(folder: Path, output: Path, config: BuildConfig, progress: boo
         raise ValueError(f"DIR must hold audio files ({', '.join(AUDIO_SUFFIXES)}), found none in {folder}.")
     if output.exists() and any(output.iterdir()) and not (output / DATASET_FILE).is_file():
         raise ValueError(f"--output must be a new folder or a dataset built before, got {output} with other content.")
+    metadata_path = config.metadata or (folder / "metadata.csv" if (folder / "metadata.csv").is_file() else None)
+    metadata = read_metadata(metadata_path) if metadata_path else {}
+    check_metadata(metadata, files, folder)
+    tasks = [(str(path), _row_of(path, folder, metadata, config), config.sampling_rate) for path in files]
+    _check_splits(tasks)
     building = output.with_name(f".{output.name}.partial")
     shutil.rmtree(building, ignore_errors=True)
     (building / "data").mkdir(parents=True)
-    metadata_path = config.metadata or (folder / "metadata.csv" if (folder / "metadata.csv").is_file() else None)
-    metadata = read_metadata(metadata_path) if metadata_path else {}
-    tasks = [(str(path), _row_of(path, folder, metadata, config), config.sampling_rate) for path in files]
-    _check_splits(tasks)
-    report = _write_shards(tasks, building, config, progress)
+    report = _write_shards(tasks, folder, building, config, progress)
     if not report["splits"]:
         shutil.rmtree(building)
         raise ValueError(f"No file in {folder} is usable; the first: {report['skipped'][:3]}.")
@@ -194,7 +195,7 @@ def _check_splits(tasks: list[tuple[str, dict, int]]) -> None:
         seen[row["recording"]] = path
 
 
-def _write_shards(tasks: list, building: Path, config: BuildConfig, progress: bool) -> dict:
+def _write_shards(tasks: list, folder: Path, building: Path, config: BuildConfig, progress: bool) -> dict:
     writers: dict[str, _ShardWriter] = {}
     recordings: dict[str, int] = {}
     licenses: dict[str, int] = {}
@@ -203,7 +204,9 @@ def _write_shards(tasks: list, building: Path, config: BuildConfig, progress: bo
         results = pool.map(_decode_recording, tasks)
         for result in tqdm(results, total=len(tasks), desc="building", disable=not progress):
             if len(result) == 2:
-                skipped.append({"file": result[0], "reason": result[1]})
+                # The report may be published: it names files inside the folder, not where the folder is.
+                file, reason = (text.replace(f"{folder}{os.sep}", "") for text in result)
+                skipped.append({"file": file, "reason": reason})
                 continue
             row, segments, samples = result
             split = row.pop("split")

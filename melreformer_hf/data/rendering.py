@@ -82,6 +82,19 @@ def find_row(metadata: dict[str, dict[str, str]], file: Path, root: Path) -> dic
     return {}
 
 
+def check_metadata(metadata: dict[str, dict[str, str]], files: list[Path], root: Path) -> None:
+    """Refuse metadata that names none of the files: licences and splits would be lost without a word.
+
+    Raises:
+        ValueError: there are rows, and no file has one.
+    """
+    if metadata and not any(find_row(metadata, file, root) for file in files):
+        raise ValueError(
+            f"metadata names none of the files in {root}: it has {next(iter(metadata))!r}, the folder "
+            f"{files[0].relative_to(root).as_posix()!r}. Name files by their path inside the folder."
+        )
+
+
 def render_folder(
     midi_dir: Path,
     output: Path,
@@ -110,13 +123,14 @@ def render_folder(
 
     Raises:
         FileNotFoundError: program, sound font or folder missing.
-        ValueError: the folder has no MIDI file.
+        ValueError: the folder has no MIDI file, or `metadata` names none of its files.
     """
     require_fluidsynth(soundfont)
     files = sorted(path for path in Path(midi_dir).rglob("*") if path.suffix.lower() in MIDI_SUFFIXES)
     if not files:
         raise ValueError(f"midi_dir must hold .mid or .midi files, found none in {midi_dir}.")
     rows = read_metadata(metadata) if metadata is not None else {}
+    check_metadata(rows, files, Path(midi_dir))
     report = RenderReport([], [], [])
 
     def render(midi: Path) -> tuple[str, str, str]:
@@ -167,4 +181,12 @@ def _write_metadata(midi_dir: Path, output: Path, files: list[Path], rows: dict,
     os.replace(temporary, output / "metadata.csv")
 
 
-__all__ = ["RenderReport", "find_row", "read_metadata", "render_file", "render_folder", "require_fluidsynth"]
+__all__ = [
+    "RenderReport",
+    "check_metadata",
+    "find_row",
+    "read_metadata",
+    "render_file",
+    "render_folder",
+    "require_fluidsynth",
+]

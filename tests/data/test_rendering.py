@@ -1,0 +1,169 @@
+"""MIDI to audio: with a synthesizer that is missing, one made for the test, and the real one."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import stat
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from melreformer_hf.cli.main import app
+from melreformer_hf.data.building import BuildConfig, build_dataset
+from melreformer_hf.data.rendering import find_row, read_metadata, render_file, render_folder, require_fluidsynth
+from melreformer_hf.data.streams import RecordingStore
+
+FLUID_R3 = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
+# Takes FluidSynth's arguments; a file's content says what to play: a pitch, nothing, or a failure.
+SYNTHESIZER = """#!{python}
+import math, struct, sys, wave
+words = sys.argv[1:]
+option = dict(zip(words, words[1:]))
+text = open(words[-1]).read()
+assert words[-2].endswith(".sf2") and words[0] == "-ni"
+if text == "broken":
+    sys.exit("fluidsynth: error: not a MIDI file")
+rate, gain = int(option["-r"]), float(option["-g"])
+pitch = float(text or 0)
+with wave.open(option["-F"], "wb") as file:
+    file.setparams((2, 2, rate, 0, "NONE", ""))
+    for i in range(rate):
+        value = int(32767 * gain * math.sin(2 * math.pi * pitch * i / rate))
+        file.writeframesraw(struct.pack("<hh", value, value))
+"""
+
+
+@pytest.fixture
+def synthesizer(tmp_path, monkeypatch):
+    """A program called fluidsynth on the PATH, and a sound font."""
+    program = tmp_path / "bin" / "fluidsynth"
+    program.parent.mkdir()
+    program.write_text(SYNTHESIZER.format(python=sys.executable))
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "piano.sf2").write_bytes(b"sound font")
+    return tmp_path / "piano.sf2"
+
+
+@pytest.fixture
+def midi_dir(tmp_path):
+    folder = tmp_path / "midi"
+    (folder / "bach").mkdir(parents=True)
+    for name, text in {"bach/one.mid": "440", "bach/two.midi": "220", "rest.mid": "", "bad.MID": "broken"}.items():
+        (folder / name).write_text(text)
+    rows = ["path,split,licence,attribution,source_repo", "midi/bach/one.mid,test,CC0-1.0,Bach,a/b"]
+    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    return folder
+
+
+def test_a_missing_synthesizer_says_how_to_get_it(monkeypatch, tmp_path, midi_dir):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="apt-get install fluidsynth"):
+        render_folder(midi_dir, tmp_path / "out", tmp_path / "piano.sf2")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_sound_font_says_how_to_get_it(synthesizer, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.sf2.*fluid-soundfont-gm"):
+        require_fluidsynth(tmp_path / "nowhere.sf2")
+
+
+def test_a_folder_is_rendered_with_its_metadata_and_failures_are_listed(synthesizer, midi_dir, tmp_path):
+    output = tmp_path / "wav"
+    report = render_folder(
+        midi_dir, output, synthesizer, metadata=tmp_path / "manifest.csv", sampling_rate=16000, progress=False
+    )
+    assert sorted(report.rendered) == ["bach/one.wav", "bach/two.wav"] and report.kept == []
+    failed = {Path(name).name: reason for name, reason in report.failed}
+    assert "not a MIDI file" in failed["bad.MID"] and "silence" in failed["rest.mid"]
+    data, rate = soundfile.read(output / "bach/one.wav")
+    assert rate == 16000 and data.ndim == 1 and abs(np.abs(np.fft.rfft(data)).argmax() - 440) <= 1
+    assert 0.45 < np.abs(data).max() < 0.55  # the gain leaves head room
+    assert not [path for path in output.rglob("*") if "partial" in path.name]
+    with open(output / "metadata.csv", newline="") as file:
+        rows = {row["file_name"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"bach/one.wav", "bach/two.wav"}
+    assert rows["bach/one.wav"] == {
+        "file_name": "bach/one.wav",
+        "recording": "bach/one",
+        "split": "test",
+        "license": "CC0-1.0",
+        "attribution": "Bach",
+        "source": "a/b",
+    }
+    assert rows["bach/two.wav"]["split"] == ""
+
+
+def test_a_second_call_renders_what_is_missing(synthesizer, midi_dir, tmp_path):
+    output = tmp_path / "wav"
+    render_folder(midi_dir, output, synthesizer, progress=False)
+    before = (output / "bach/one.wav").stat().st_mtime_ns
+    (output / "bach/two.wav").unlink()
+    report = render_folder(midi_dir, output, synthesizer, progress=False)
+    assert report.rendered == ["bach/two.wav"] and report.kept == ["bach/one.wav"]
+    assert (output / "bach/one.wav").stat().st_mtime_ns == before
+
+
+def test_renderings_become_a_dataset_by_commands(synthesizer, midi_dir, tmp_path):
+    words = ["data", "render", str(midi_dir), "--soundfont", str(synthesizer), "--output", str(tmp_path / "wav")]
+    words += ["--metadata", str(tmp_path / "manifest.csv"), "--workers", "1"]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 0 and "rendered 2, kept 0, failed 2" in result.output and "bad.MID" in result.output
+    config = BuildConfig(test_fraction=0.0, workers=1, license="CC-BY-4.0")
+    report = build_dataset(tmp_path / "wav", tmp_path / "data", config, progress=False)
+    assert report["licenses"] == {"CC-BY-4.0": 1, "CC0-1.0": 1}
+    for split, name in (("train", "bach/two"), ("test", "bach/one")):
+        assert [item.name for item in RecordingStore(tmp_path / "data", split).recordings] == [name]
+
+
+def test_bad_folders_and_metadata_are_refused(synthesizer, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="must hold .mid or .midi"):
+        render_folder(tmp_path / "empty", tmp_path / "out", synthesizer)
+    (tmp_path / "table.csv").write_text("title,year\nfugue,1722")
+    with pytest.raises(ValueError, match="file_name or path.*title"):
+        read_metadata(tmp_path / "table.csv")
+    (tmp_path / "midi").mkdir()
+    (tmp_path / "midi" / "fugue.mid").write_text("440")
+    (tmp_path / "table.csv").write_text("file_name,split\nother.mid,test")
+    with pytest.raises(ValueError, match="names none of the files.*other.mid"):
+        render_folder(tmp_path / "midi", tmp_path / "out", synthesizer, metadata=tmp_path / "table.csv")
+
+
+def test_rows_are_found_by_path_inside_the_folder_or_by_the_end_of_the_path(tmp_path):
+    file = tmp_path / "set" / "a" / "x.mid"
+    assert find_row({"a/x.mid": {"split": "one"}}, file, tmp_path / "set") == {"split": "one"}
+    assert find_row({"set/a/x.mid": {"split": "two"}}, file, tmp_path / "set") == {"split": "two"}
+    assert find_row({"b/x.mid": {"split": "three"}}, file, tmp_path / "set") == {}
+
+
+def write_midi(path: Path, note: int) -> None:
+    """One bar of one note, one second long at the default tempo of 120."""
+    events = bytes([0x00, 0xC0, 0x00, 0x00, 0x90, note, 100, 0x83, 0x60, 0x80, note, 0, 0x83, 0x60, 0xFF, 0x2F, 0x00])
+    header = b"MThd" + (6).to_bytes(4, "big") + bytes([0, 0, 0, 1, 0x00, 0xF0])
+    path.write_bytes(header + b"MTrk" + len(events).to_bytes(4, "big") + events)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("fluidsynth") is None or not FLUID_R3.is_file(), reason="needs FluidSynth and FluidR3"
+)
+@pytest.mark.parametrize(("note", "frequency"), [(69, 440.0), (57, 220.0)])
+def test_the_real_synthesizer_plays_the_note(tmp_path, note, frequency):
+    write_midi(tmp_path / "note.mid", note)
+    render_file(tmp_path / "note.mid", tmp_path / "note.wav", FLUID_R3, 22050, 0.5)
+    data, rate = soundfile.read(tmp_path / "note.wav")
+    assert rate == 22050 and data.ndim == 1 and data.size > rate
+    spectrum = np.abs(np.fft.rfft(data[:rate] * np.hanning(rate)))
+    peak = spectrum[int(frequency * 0.8) : int(frequency * 1.2)].argmax() + int(frequency * 0.8)
+    assert abs(peak - frequency) < 4 and spectrum[peak] > 0.3 * spectrum.max()
+    (tmp_path / "bad.mid").write_bytes(b"no music")
+    with pytest.raises(ValueError, match="bad.mid"):
+        render_file(tmp_path / "bad.mid", tmp_path / "bad.wav", FLUID_R3, 22050, 0.5)
+    assert not (tmp_path / "bad.wav").exists() and not list(tmp_path.glob(".*"))

@@ -27,7 +27,7 @@ WINDOWS = """--options.min_frames 128 --options.max_frames 512 --options.window_
 --options.validation_crops 1 --options.validation_crop_frames 128 --options.validation_pieces 1""".split()
 EXPANSION = """--model.idea_columns 32 --model.hidden_size 16 --model.intermediate_size 24 --model.num_encoder_layers 1
 --model.num_decoder_layers 1 --model.num_attention_heads 2 --model.postnet_size 8 --model.postnet_layers 1
---options.own_history_start 0.4""".split()
+--options.own_history_start 0.4 --optimizer muon""".split()
 UPSAMPLER = """--model.idea_columns 32 --model.hidden_size 16 --model.intermediate_size 24 --model.num_column_layers 1
 --model.num_frame_layers 1""".split()
 IDEA = """--model.num_columns 32 --model.patch_size [8,4] --model.block_out_channels [32,32]

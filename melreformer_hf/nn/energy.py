@@ -11,6 +11,7 @@ masked; a step that would raise the energy is halved until it does not (`monoton
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ from melreformer_hf.nn.positions import rotary_angles, rotate
 
 _NEAREST_TO_MINUS_INFINITY = -1e30
 _MAX_HALVINGS = 12
+_QUERIES_PER_BLOCK = 512  # bounds the memory of inference on long inputs
 MEMORIES = ("relu", "softmax")
 NORMS = ("scalar", "layer")
 POSITIONS = ("none", "rotary", "table")
@@ -104,37 +106,46 @@ class EnergyAttention(nn.Module):
         cosine, sine = rotary_angles(torch.arange(values.shape[-2], device=values.device), self.head_dim)
         return rotate(values, cosine, -sine if back else sine)
 
-    def _scores(self, normed: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
-        """Queries, keys (batch, head, step, head_dim), beta times their products with masked keys out of reach, beta."""
+    def _blocks(self, normed: torch.Tensor, mask: torch.Tensor | None) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Blocks of queries: their slice, queries, all keys, beta times their products with masked keys out of reach."""
         query = self._turned(torch.einsum("bnd,hyd->bhny", normed, self.query))
         key = self._turned(torch.einsum("bnd,hyd->bhny", normed, self.key))
-        beta = self.head_dim**-0.5 if self.beta is None else self.beta[:, None, None]
-        scores = beta * (query @ key.transpose(-1, -2))
-        if mask is not None:
-            scores = scores.masked_fill(~mask[:, None, None, :], _NEAREST_TO_MINUS_INFINITY)
-        return query, key, scores, beta
+        beta = self._beta()
+        for begin in range(0, normed.shape[1], _QUERIES_PER_BLOCK):
+            part = slice(begin, begin + _QUERIES_PER_BLOCK)
+            scores = beta * (query[:, :, part] @ key.transpose(-1, -2))
+            if mask is not None:
+                scores = scores.masked_fill(~mask[:, None, None, :], _NEAREST_TO_MINUS_INFINITY)
+            yield part, query[:, :, part], key, scores
+
+    def _beta(self) -> torch.Tensor | float:
+        return self.head_dim**-0.5 if self.beta is None else self.beta[:, None, None]
 
     def energy(self, normed: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """(batch, step, hidden), (batch, step) true where not padding -> (batch,)."""
-        _, _, scores, beta = self._scores(normed, mask)
-        depths = scores.logsumexp(dim=-1, keepdim=True) / beta
-        if mask is not None:
-            depths = depths * mask[:, None, :, None]
-        return -depths.sum(dim=(1, 2, 3))
+        energy = normed.new_zeros(len(normed))
+        for part, _, _, scores in self._blocks(normed, mask):
+            depths = scores.logsumexp(dim=-1, keepdim=True) / self._beta()
+            if mask is not None:
+                depths = depths * mask[:, None, part, None]
+            energy = energy - depths.sum(dim=(1, 2, 3))
+        return energy
 
     def gradient(self, normed: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Derivative of the energy: what a step is pulled to as a query, and as a key.
 
         (batch, step, hidden), (batch, step) true where not padding -> (batch, step, hidden).
         """
-        query, key, scores, _ = self._scores(normed, mask)
-        weights = scores.softmax(dim=-1)
-        if mask is not None:
-            weights = weights * mask[:, None, :, None]
-        as_query = self._turned(weights @ key, back=True)
-        as_key = self._turned(weights.transpose(-1, -2) @ query, back=True)
+        as_query, as_key = [], 0.0
+        for part, query, key, scores in self._blocks(normed, mask):
+            weights = scores.softmax(dim=-1)
+            if mask is not None:
+                weights = weights * mask[:, None, part, None]
+            as_query.append(weights @ key)
+            as_key = as_key + weights.transpose(-1, -2) @ query
+        as_query = self._turned(torch.cat(as_query, dim=2), back=True)
         pulled = torch.einsum("bhny,hyd->bnd", as_query, self.query)
-        return -(pulled + torch.einsum("bhny,hyd->bnd", as_key, self.key))
+        return -(pulled + torch.einsum("bhny,hyd->bnd", self._turned(as_key, back=True), self.key))
 
 
 class AssociativeMemory(nn.Module):

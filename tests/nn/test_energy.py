@@ -6,6 +6,7 @@ import pytest
 import torch
 from testing_utils import assert_error
 
+from melreformer_hf.nn import energy
 from melreformer_hf.nn.energy import EnergyNorm, EnergyTransformer
 
 VARIANTS = {
@@ -37,6 +38,15 @@ def test_closed_form_gradient_is_that_of_autograd(name, mask):
     model, normed = build(name), inputs(9).requires_grad_()
     (expected,) = torch.autograd.grad(model.energy(normed, mask).sum(), normed)
     torch.testing.assert_close(model.gradient(normed, mask), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_blocks_of_queries_change_nothing(monkeypatch):
+    model, normed = build("relu, rotary"), inputs(9)
+    whole = model.energy(normed, MASK), model.gradient(normed, MASK)
+    monkeypatch.setattr(energy, "_QUERIES_PER_BLOCK", 4)
+    torch.testing.assert_close(
+        (model.energy(normed, MASK), model.gradient(normed, MASK)), whole, rtol=1e-12, atol=1e-12
+    )
 
 
 def test_training_gradients_are_those_of_double_backward():

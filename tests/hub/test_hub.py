@@ -138,6 +138,23 @@ def test_a_download_whose_connection_breaks_goes_on_where_it_stopped(hub, tmp_pa
     assert ranges == [None, f"bytes={20 * 2**20}-"]  # the library keeps what it has in pieces of 10 MiB
 
 
+def test_spaces_branches_and_pull_requests(hub, tmp_path):
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "app.py").write_text("demo = None")
+    code = (
+        "import sys; from melreformer_hf.hub.push import push_folder as push; folder = sys.argv[1]\n"
+        "print(push(folder, 'user/demo', 'space', private=True))\n"
+        "print(push(folder, 'user/demo', 'space', revision='next'))\n"
+        "print(push(folder, 'user/asked', create_pr=True))"
+    )
+    space, branch, request = python(hub, tmp_path, "-c", code, tmp_path / "demo", token=hub.token).splitlines()
+    assert space.startswith(f"{hub.url}/spaces/user/demo/commit/") and hub.repository("spaces", "user/demo").private
+    assert branch.endswith(hub.repository("spaces", "user/demo").branches["next"])
+    assert request == f"{hub.url}/user/asked/discussions/1"
+    asked = hub.repository("models", "user/asked")
+    assert "app.py" not in asked.files() and "app.py" in asked.files("refs/pr/1")
+
+
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [

@@ -61,10 +61,34 @@ def test_broken_files_are_refused_by_name(tmp_path):
         read_audio(tmp_path / "missing.wav")
 
 
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_truncated_files_give_what_is_there_or_an_error(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, tone(4.0), RATE)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    if suffix in ("flac", "ogg"):
+        with pytest.raises(ValueError, match=f"a.{suffix} (could not be decoded|holds no samples)"):
+            read_audio(path)
+        return
+    waveform, rate = read_audio(path)
+    assert 1.5 < waveform.numel() / rate < 2.1 and waveform.isfinite().all() and waveform[-RATE:].any()
+
+
+def test_files_that_are_too_long_are_refused_before_they_are_decoded(tmp_path):
+    soundfile.write(tmp_path / "long.flac", tone(3.0), RATE)
+    assert read_audio(tmp_path / "long.flac", max_seconds=3.0)[0].numel() == 3 * RATE
+    for source in (tmp_path / "long.flac", (tmp_path / "long.flac").read_bytes()):
+        with pytest.raises(ValueError, match="lasts 3 s; at most 2.5 s"):
+            read_audio(source, max_seconds=2.5)
+
+
 def test_writing_is_whole_or_not_at_all(tmp_path):
     path = write_wav(tmp_path / "a.wav", torch.from_numpy(tone(0.2)) * 4, RATE)
     data, rate = soundfile.read(path)
     assert rate == RATE and 0.99 < np.abs(data).max() <= 1.0  # scaled, not clipped
     with pytest.raises(ValueError, match="NaN"):
         write_wav(tmp_path / "b.wav", torch.tensor([0.0, float("nan")]), RATE)
+    with pytest.raises(FileNotFoundError, match="missing"):
+        write_wav(tmp_path / "missing" / "c.wav", torch.zeros(9), RATE)
     assert [file.name for file in tmp_path.iterdir()] == ["a.wav"]

@@ -72,6 +72,20 @@ def test_stream_equals_the_whole(pipe, chunk):
     assert len(pieces) > 1 or chunk > 1
 
 
+def test_streaming_an_idea_tells_the_mel_before_it_sounds(pipe):
+    whole = generate(pipe)
+    order: list[torch.Tensor] = []
+    chunks = []
+    for chunk in pipe.stream_idea(whole.ideas, whole.num_frames, 0.2, callback_on_mel=order.append):
+        assert sum(mel.shape[-1] for mel in order) * HOP >= sum(done.shape[-1] for done in [*chunks, chunk])
+        chunks.append(chunk)
+    torch.testing.assert_close(torch.cat(order, dim=-1), whole.mels, **CLOSE)
+    torch.testing.assert_close(torch.cat(chunks, dim=-1), whole.audios, **CLOSE)
+    steps = []
+    next(pipe.stream(num_inference_steps=3, callback_on_step_end=lambda p, i, t, x: steps.append(i) or x))
+    assert steps == [0, 1, 2]
+
+
 def test_expand_keeps_length_streams_and_stretches(pipe):
     waveform = torch.sin(torch.arange(RATE) * 0.1) * 0.3
     output = pipe.expand(waveform, RATE)
@@ -141,6 +155,7 @@ def test_absurd_durations_are_refused(pipe, seconds):
         ({"num_waveforms_per_prompt": -1}, "num_waveforms_per_prompt.*got -1"),
         ({"output_type": "wav"}, "output_type.*wav"),
         ({"num_waveforms_per_prompt": 2, "generator": [torch.Generator()]}, "list of 2"),
+        ({"generator": 7}, "torch.Generator.*got 7"),
     ],
 )
 def test_wrong_arguments_are_refused(pipe, arguments, match):
@@ -162,6 +177,67 @@ def test_wrong_arguments_are_refused(pipe, arguments, match):
 def test_bad_recordings_are_refused(pipe, waveform, rate, match):
     with pytest.raises(ValueError, match=match):
         pipe.expand(waveform, rate)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_ideas_and_mels_that_are_not_finite_are_refused(pipe, value):
+    idea, mel = torch.zeros(1, 16, 32), torch.zeros(1, 16, 64)
+    idea[0, 3, 5] = mel[0, 2, 40] = value
+    with pytest.raises(ValueError, match="ideas must be finite"):
+        next(pipe.stream_idea(idea, torch.tensor([64])))
+    with pytest.raises(ValueError, match="finite"):
+        list(pipe.vocoder.stream(mel.split(16, dim=-1)))
+    broken = tiny_pipeline()
+    with torch.no_grad():
+        next(broken.unet.parameters()).fill_(value)
+    with pytest.raises(ValueError, match="finite"):
+        generate(broken)
+
+
+@pytest.mark.parametrize("seconds", [0, -0.5, float("nan"), "long"])
+def test_absurd_chunks_are_refused_by_name(pipe, seconds):
+    with pytest.raises(ValueError, match="chunk_length_in_s"):
+        next(pipe.stream(num_inference_steps=1, audio_length_in_s=1.0, chunk_length_in_s=seconds))
+    with pytest.raises(ValueError, match="chunk_length_in_s"):
+        next(pipe.expand_stream(torch.zeros(RATE), RATE, chunk_length_in_s=seconds))
+
+
+@pytest.mark.parametrize("frames", [0, -5])
+def test_ideas_of_no_length_are_refused(pipe, frames):
+    with pytest.raises(ValueError, match="num_frames must be at least 1"):
+        next(pipe.stream_idea(torch.zeros(1, 16, 32), torch.tensor([frames])))
+
+
+def _change(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_folders_that_would_load_as_random_weights_are_refused(pipe, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    pipe.save_pretrained(tmp_path / "whole")
+    with pytest.raises(ValueError, match="No pipeline 'no_pipeline'"):
+        MelReformerPipeline.from_pretrained("no_pipeline")
+    with pytest.raises(ValueError, match="model_index.json"):
+        MelReformerPipeline.from_pretrained(tmp_path / "whole" / "vocoder")
+    weights = tmp_path / "whole" / "vocoder" / "model.safetensors"
+    tensors = load_file(weights)
+    name = sorted(tensors)[0]
+    save_file({key: value for key, value in tensors.items() if key != name}, weights, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"{name}' is missing"):
+        MelReformerPipeline.from_pretrained(tmp_path / "whole")
+    wrong = {**tensors, name: tensors[name].new_zeros(3)}
+    save_file(wrong, weights, metadata={"format": "pt"})
+    with pytest.raises((ValueError, RuntimeError), match="shape|size"):
+        MelReformerPipeline.from_pretrained(tmp_path / "whole")
+    save_file(tensors, weights, metadata={"format": "pt"})
+    assert MelReformerPipeline.from_pretrained(tmp_path / "whole").sampling_rate == RATE
+    _change(tmp_path / "whole" / "unet" / "config.json", mel_mean_of_all=0.0)
+    with pytest.raises(ValueError, match="mel_mean_of_all"):
+        MelReformerPipeline.from_pretrained(tmp_path / "whole")
+    (tmp_path / "whole" / "vocoder" / "config.json").unlink()
+    with pytest.raises(ValueError, match="vocoder/config.json is missing"):
+        MelReformerPipeline.from_pretrained(tmp_path / "whole")
 
 
 def test_silence_expands_to_something_finite(pipe):

@@ -15,7 +15,7 @@ PACKAGES = {
     "train": ("accelerate", "datasets", "tensorboard", "pyarrow"),
     "demo": ("gradio",),
     "eval": ("evaluate", "librosa", "scipy"),
-    "midi": ("symusic",),
+    "midi": ("mido", "symusic"),
 }
 
 

@@ -272,7 +272,9 @@ class MidiTokenizer(PythonBackend):
 
     def _complaint(self, event: list[int], position: int, wanted: str) -> str:
         names = " ".join(self.vocabulary.strings[number] for number in event)
-        return f"ids[{position}:{position + len(event)}] (flags left out) must be {wanted}, got {names!r}."
+        complaint = f"ids[{position}:{position + len(event)}] (flags left out) must be {wanted}, got {names!r}."
+        whole = len(_TUPLE_KINDS) if self.scheme == "note_tuple" else EVENT_SIZE
+        return complaint if len(event) == whole else f"{complaint} Cut ids after the last whole event, at {position}."
 
     def decode_midi(self, ids: Sequence[int], path: str | os.PathLike | None = None) -> bytes:
         """MIDI file of token numbers: 120 beats a minute, one track per instrument.

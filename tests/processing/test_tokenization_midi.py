@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 from testing_utils import assert_error
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, DataCollatorForLanguageModeling, GPT2Config, GPT2LMHeadModel
 
 from melreformer_hf import MidiNote, MidiTokenizer
 from melreformer_hf.processing import midi_notes, tokenization_midi
@@ -100,7 +100,7 @@ def test_auto_tokenizer_in_a_fresh_process(first, tmp_path):
 import sys
 {first}
 assert "melreformer_hf.processing.tokenization_midi" not in sys.modules
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, DataCollatorForLanguageModeling, GPT2Config, GPT2LMHeadModel
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 print(type(tokenizer).__name__, tokenizer.scheme, "mido" in sys.modules)
 """
@@ -119,6 +119,25 @@ def test_batches():
         assert without_velocity(tokenizer.decode_notes(ids)) == without_velocity(notes)
     longer = tokenizer.batch_encode_midi([NOTES], padding="max_length", max_length=20, pad_to_multiple_of=8)
     assert len(longer.input_ids[0]) == 24
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_language_model_takes_the_batches(scheme):
+    """Padding, labels and generation as for any tokenizer of transformers."""
+    tokenizer = MidiTokenizer(scheme)
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+    batch = collator([{"input_ids": tokenizer.encode_midi(notes)} for notes in (NOTES[:2], NOTES)])
+    padded = batch["attention_mask"] == 0
+    assert padded.any() and torch.equal(batch["labels"] == -100, padded)
+    torch.manual_seed(0)
+    sizes = {"n_positions": 64, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    ids = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **sizes, **ids)).eval()
+    assert model(**batch).loss.isfinite()
+    prompt = batch["input_ids"][1:]
+    out = model.generate(prompt, max_new_tokens=5, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+    assert torch.equal(out[:, : prompt.shape[1]], prompt)
+    assert without_velocity(tokenizer.decode_notes(out[0, : prompt.shape[1]])) == without_velocity(NOTES)
 
 
 def test_windows():
@@ -257,6 +276,8 @@ def test_bad_tokens():
     for broken in (ids[:-1], ids[1:], [*ids[:3], ids[4], ids[3], ids[5]]):
         with pytest.raises(ValueError, match=r"ids\[\d+:\d+\].*must be a time, a duration and a note"):
             arrival.decode_notes(broken)
+    with pytest.raises(ValueError, match=f"Cut ids after the last whole event, at {len(ids) - 3}"):
+        arrival.decode_notes(ids[:-1])
     with pytest.raises(ValueError, match="velocity"):
         tuples.decode_notes(tuples.encode_midi(NOTES)[:-1])
     with pytest.raises(ValueError, match="0..34024"):

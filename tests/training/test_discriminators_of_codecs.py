@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from testing_utils import assert_error
+from training_utils import ADVERSARIAL, VOCODER
 
+from melreformer_hf.audio.mel import log_mel_spectrogram
 from melreformer_hf.nn.conv import apply_weight_norm
 from melreformer_hf.training import discriminators
+from melreformer_hf.training.config import TrainingConfig
 from melreformer_hf.training.discriminators import (
     DiscriminatorDraw,
     MultiScaleStftDiscriminator,
@@ -22,6 +25,7 @@ from melreformer_hf.training.losses import (
     mean_feature_matching_loss,
     separation_term,
 )
+from melreformer_hf.training.recipes.vocoder import VocoderRecipe
 
 ARGUMENTS = {
     "stft": {"filters": 4, "in_channels": 1, "n_ffts": [64, 32], "hop_lengths": [16, 8], "win_lengths": [64, 24]},
@@ -105,6 +109,24 @@ def test_the_generators_loss_leaves_nothing_in_the_discriminator(name):
     for key, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, alone[key], rtol=0, atol=0, msg=key)
         assert parameter.requires_grad
+
+
+def test_the_vocoder_recipe_trains_each_side_by_its_own_loss():
+    """After both phases of a step the discriminator holds the gradient of its own loss, and that alone."""
+    words = [*VOCODER, *ADVERSARIAL, "--dataset", "unused", "--output_dir", "unused", "--max_steps", "1"]
+    recipe = VocoderRecipe(TrainingConfig.from_command_line(VocoderRecipe, words))
+    torch.manual_seed(0)
+    modules, mel = recipe.modules(), recipe.mel
+    waveform = 0.1 * torch.randn(2, 16 * mel.hop_length, generator=torch.Generator().manual_seed(0))
+    batch, after = {"waveform": waveform, "mel": log_mel_spectrogram(waveform, mel)}, {}
+    for phase in recipe.phases(modules, batch, progress=1.0):
+        phase.loss.backward()
+        after[phase.module] = {key: value.grad.clone() for key, value in modules["discriminator"].named_parameters()}
+    assert list(after) == ["discriminator", "model"]
+    for key, gradient in after["discriminator"].items():
+        torch.testing.assert_close(after["model"][key], gradient, rtol=0, atol=0, msg=key)
+        assert gradient.any(), key
+    assert all(parameter.requires_grad for parameter in modules["discriminator"].parameters())
 
 
 def test_freezing_keeps_what_was_frozen():

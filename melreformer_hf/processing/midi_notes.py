@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -301,10 +300,13 @@ def midi_bytes(midi: MidiFile) -> bytes:
 
 def write_midi(midi: MidiFile, path: str | os.PathLike) -> None:
     """Save a MIDI file; an existing one is replaced at once or not at all."""
-    path = Path(path)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-        file.write(midi_bytes(midi))
-    os.replace(file.name, path)
+    path, content = Path(path), midi_bytes(midi)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 __all__ = [

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 from transformers import BatchEncoding, PythonBackend
@@ -225,10 +226,13 @@ class MidiTokenizer(PythonBackend):
         )
 
     def _ids(self, ids: Any) -> list[int]:
-        numbers = [int(number) for number in (ids.tolist() if hasattr(ids, "tolist") else ids)]
+        numbers = list(ids.tolist() if hasattr(ids, "tolist") else ids)
+        if not all(isinstance(number, Integral) for number in numbers):
+            raise ValueError("ids must be the whole numbers of one piece, (token,). Decode a batch row by row.")
+        numbers = [int(number) for number in numbers]
         while numbers and numbers[-1] == self.pad_token_id:
             numbers.pop()
-        added = set(self._added_tokens_decoder) - set(range(self.vocab_size))
+        added = {number for number in self._added_tokens_decoder if number >= self.vocab_size}
         return [number for number in numbers if number not in added]
 
     def decode_notes(self, ids: Sequence[int]) -> list[MidiNote]:

@@ -91,6 +91,12 @@ def test_saving_and_loading(scheme, tmp_path):
         assert loaded.encode_midi(NOTES) == tokenizer.encode_midi(NOTES)
 
 
+def test_auto_tokenizer_beside_a_language_model(tmp_path):
+    GPT2Config(vocab_size=9).save_pretrained(tmp_path)
+    MidiTokenizer("note_tuple").save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).encode_midi(NOTES) == MidiTokenizer("note_tuple").encode_midi(NOTES)
+
+
 @pytest.mark.parametrize(
     "first", ["import melreformer_hf", "from transformers import AutoTokenizer; import melreformer_hf"]
 )
@@ -288,6 +294,9 @@ def test_bad_tokens():
     with pytest.raises(ValueError) as error:
         MidiTokenizer(reader="quick")
     assert_error(error, "reader", "exact", "fast", "'quick'")
+    for batch in ([ids], torch.tensor([ids]), [0.5]):
+        with pytest.raises(ValueError, match="row by row"):
+            arrival.decode_notes(batch)
     with pytest.raises(FileNotFoundError):
         arrival.encode_midi("no such file.mid")
     with pytest.raises(TypeError, match="'int'|int"):

@@ -149,12 +149,14 @@ def _weights(module: nn.Module) -> dict[str, torch.Tensor]:
     return weights
 
 
-def save_model(model: nn.Module, folder: Path, extra: Mapping[str, dict] | None = None) -> None:
-    """`save_pretrained` plus JSON files, each written beside its place and moved there."""
+def save_model(
+    model: nn.Module, folder: Path, extra: Mapping[str, dict] | None = None, card: Mapping[str, str] | None = None
+) -> None:
+    """`save_pretrained` plus JSON files, each written beside its place and moved there; `card` fills the model's card."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    model.save_pretrained(partial)
+    model.save_pretrained(partial, card=card)
     for name, values in (extra or {}).items():
         (partial / name).write_text(json.dumps(values, indent=1))
     folder.mkdir(parents=True, exist_ok=True)

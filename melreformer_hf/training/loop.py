@@ -19,33 +19,16 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from melreformer_hf.training import checkpointing
+from melreformer_hf.training.cards import training_card
 from melreformer_hf.training.config import TrainingConfig
 from melreformer_hf.training.ema import WeightAverage
 from melreformer_hf.training.logging import TrainingLog
 from melreformer_hf.training.optimizers import build_optimizer, learning_rate_factor, set_learning_rate
+from melreformer_hf.training.progress import Progress, is_timed
 from melreformer_hf.training.recipes.base import BatchStream, Recipe
 from melreformer_hf.training.validation import run_validation
 
 Batch = dict[str, torch.Tensor]
-
-
-@dataclasses.dataclass
-class Progress:
-    """Counters of a training; saved with it.
-
-    Args:
-        step: optimizer steps done.
-        minutes: time used, resumed parts included.
-        best: lowest value of the recipe's metric so far.
-        bad_updates: updates in a row that were skipped because gradients were not finite.
-        sums: running sums of the losses since the last line of the log.
-    """
-
-    step: int = 0
-    minutes: float = 0.0
-    best: float | None = None
-    bad_updates: int = 0
-    sums: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
@@ -111,10 +94,7 @@ class Trainer:
     @property
     def share(self) -> float:
         """Share of the training that is done, 0..1, in steps or minutes, whichever ends it first."""
-        config, progress = self.config, self.progress
-        by_steps = progress.step / config.max_steps if config.max_steps else 0.0
-        by_minutes = progress.minutes / config.max_minutes if config.max_minutes else 0.0
-        return min(1.0, max(by_steps, by_minutes))
+        return self.progress.share(self.config)
 
     def _saved_modules(self) -> dict[str, nn.Module]:
         return {**self.plain, "average": self.average.model}
@@ -170,9 +150,9 @@ class Trainer:
             self.progress.minutes = self._agreed(before + (time.monotonic() - started) / 60)
             step = self.progress.step
             self._record(scalars, bar)
-            if self._due("validate", marks):
+            if self.progress.due("validate", self.config, marks):
                 metrics, measured_at = self._validate(), step
-            if self._due("save", marks):
+            if self.progress.due("save", self.config, marks):
                 self._save()
                 saved_at = step
         if measured_at != self.progress.step:
@@ -181,31 +161,16 @@ class Trainer:
             self._save()
         bar.close()
         if self.log is not None:
-            checkpointing.save_model(self.average.model, self.output_dir, {"training.json": self._summary(metrics)})
+            self._publish(self.output_dir, metrics)
             self.log.close()
         self.accelerator.wait_for_everyone()
         return metrics
 
     def _agreed(self, minutes: float) -> float:
         # The clocks of processes differ; all follow the first one's.
-        if self.accelerator.num_processes == 1 or self.config.max_steps and not self._timed():
+        if self.accelerator.num_processes == 1 or self.config.max_steps and not is_timed(self.config):
             return minutes
         return float(broadcast(torch.tensor([minutes], dtype=torch.float64, device=self.accelerator.device)).item())
-
-    def _timed(self) -> bool:
-        config = self.config
-        return any(
-            v is not None for v in (config.max_minutes, config.validate_every_minutes, config.save_every_minutes)
-        )
-
-    def _due(self, what: str, marks: dict[str, float]) -> bool:
-        every_steps = getattr(self.config, f"{what}_every_steps")
-        every_minutes = getattr(self.config, f"{what}_every_minutes")
-        by_steps = every_steps is not None and self.progress.step % every_steps == 0
-        by_minutes = every_minutes is not None and self.progress.minutes - marks[what] >= every_minutes
-        if by_steps or by_minutes:
-            marks[what] = self.progress.minutes
-        return by_steps or by_minutes
 
     def _step(self, batches: Iterator[Batch]) -> dict[str, torch.Tensor]:
         accumulation = self.config.gradient_accumulation_steps
@@ -250,16 +215,10 @@ class Trainer:
         progress, every = self.progress, self.config.log_every_steps
         bar.update()
         mean = self.accelerator.reduce({name: value.clone() for name, value in scalars.items()}, reduction="mean")
-        for name, value in mean.items():
-            progress.sums[name] = progress.sums.get(name, 0.0) + value.item()
-            progress.sums[f"count of {name}"] = progress.sums.get(f"count of {name}", 0) + 1
+        progress.add({name: value.item() for name, value in mean.items()})
         if progress.step % every:
             return
-        counts = {
-            name: progress.sums[f"count of {name}"] for name in progress.sums if not name.startswith("count of ")
-        }
-        means = {name: progress.sums[name] / count for name, count in counts.items()}
-        progress.sums = {}
+        means = progress.take_means()
         if self.log is not None:
             rate = self.optimizers["model"].param_groups[0]["lr"]
             self.log.scalars({**means, "learning_rate": rate}, progress.step, progress.minutes)
@@ -275,16 +234,14 @@ class Trainer:
             self.log.validation(result, self.progress.step, self.progress.minutes)
             line = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             tqdm.write(f"step {self.progress.step}, {self.progress.minutes:.1f} min: {line}", file=sys.stderr)
-            value = metrics[self.recipe.best_metric]
-            if math.isfinite(value) and (self.progress.best is None or value < self.progress.best):
-                self.progress.best = value
-                summary = {"training.json": self._summary(metrics)}
-                checkpointing.save_model(self.average.model, self.output_dir / "best", summary)
+            if self.progress.improve(metrics[self.recipe.best_metric]):
+                self._publish(self.output_dir / "best", metrics)
         self.accelerator.wait_for_everyone()
         return metrics
 
-    def _summary(self, metrics: dict[str, float]) -> dict:
-        return {
+    def _publish(self, folder: Path, metrics: dict[str, float]) -> None:
+        """Save the averaged model with its card and `training.json`."""
+        summary = {
             "recipe": self.recipe.name,
             "step": self.progress.step,
             "minutes": round(self.progress.minutes, 2),
@@ -293,6 +250,8 @@ class Trainer:
             "best": self.progress.best,
             "config": self.config.to_dict(),
         }
+        card = training_card(summary, getattr(self.stream.store, "hours", None))
+        checkpointing.save_model(self.average.model, folder, {"training.json": summary}, card)
 
     def _save(self) -> None:
         world = self.accelerator.num_processes

@@ -62,7 +62,8 @@ def test_accelerate_launches_every_recipe(name, dataset, tmp_path):
     assert summary["recipe"] == name and summary["step"] == 2 and summary["processes"] == 1
     assert summary["config"]["dataset"] == dataset and summary["metrics"]
     assert next((tmp_path / "run").glob("*.safetensors")).stat().st_size > 1000
-    assert (tmp_path / "run" / "README.md").is_file()
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert f"Recipe `{name}`" in card and all(f"| {metric} |" in card for metric in summary["metrics"])
 
 
 @pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])

@@ -1,0 +1,40 @@
+"""What a training says in the card of its model: data, recipe, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+# Settings that say where and how often, not how a model was trained.
+_UNTOLD = ("dataset", "output_dir", "resume", "init_from", "progress_bar", "cpu", "num_workers", "prefetch_batches")
+_UNTOLD_ENDS = ("_every_steps", "_every_minutes", "keep_checkpoints", "cache_minutes", "max_nonfinite_steps")
+
+
+def training_card(summary: Mapping, hours: float | None) -> dict[str, str]:
+    """Texts of a model's card.
+
+    Args:
+        summary: what the loop writes into `training.json`.
+        hours: hours of audio that were trained on, where it is audio.
+
+    Returns:
+        `data`, `recipe` and `metrics`, see `hub.cards.write_card`.
+    """
+    config = summary["config"]
+    dataset = config["dataset"]
+    name = Path(dataset).name if Path(dataset).exists() else dataset  # where a folder lies is nobody's business
+    told = {key: value for key, value in config.items() if key not in _UNTOLD and not key.endswith(_UNTOLD_ENDS)}
+    rows = "\n".join(f"| {key} | {value} |" for key, value in told.items() if value not in (None, {}))
+    metrics = "\n".join(f"| {key} | {value:.4g} |" for key, value in summary["metrics"].items())
+    amount = f", {hours:.2f} hours" if hours is not None else ""
+    start = f", started from `{Path(config['init_from']).name}`" if config["init_from"] else ""
+    return {
+        "data": f"The split `train` of `{name}`{amount}; metrics are on recordings that are not in it.",
+        "recipe": f"Recipe `{summary['recipe']}` of melreformer_hf: {summary['step']} steps of "
+        f"{config['batch_size'] * config['gradient_accumulation_steps'] * summary['processes']} items in "
+        f"{summary['minutes']:g} minutes{start}, averaged weights.\n\n| setting | value |\n|---|---|\n{rows}",
+        "metrics": f"| metric | value |\n|---|---|\n{metrics}" if metrics else "Not measured.",
+    }
+
+
+__all__ = ["training_card"]

@@ -1,0 +1,75 @@
+"""What a training counts, and what it says of itself in its model's card."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from melreformer_hf.training.cards import training_card
+from melreformer_hf.training.config import TrainingConfig
+from melreformer_hf.training.progress import Progress, is_timed
+
+
+def settings(**values) -> TrainingConfig:
+    return TrainingConfig(**{"dataset": "d", "output_dir": "o", "max_steps": 10, **values})
+
+
+def test_the_larger_share_of_steps_and_minutes_counts():
+    progress = Progress(step=3, minutes=4.0)
+    assert progress.share(settings()) == pytest.approx(0.3)
+    assert progress.share(settings(max_minutes=5.0)) == pytest.approx(0.8)
+    assert progress.share(settings(max_minutes=1.0)) == 1.0
+
+
+def test_things_are_due_by_steps_or_by_minutes():
+    config, marks = settings(validate_every_steps=2, save_every_minutes=5.0), {"validate": 0.0, "save": 0.0}
+    due = []
+    for step in range(1, 7):
+        progress = Progress(step=step, minutes=2.0 * step)
+        due.append((progress.due("validate", config, marks), progress.due("save", config, marks)))
+    assert [validate for validate, _ in due] == [False, True, False, True, False, True]
+    assert [save for _, save in due] == [False, False, True, False, False, True]
+    assert marks == {"validate": 12.0, "save": 12.0}
+
+
+def test_means_are_over_the_steps_that_had_the_loss_and_survive_saving():
+    progress = Progress()
+    progress.add({"loss": 1.0, "discriminator_loss": 5.0})
+    progress.add({"loss": 4.0})
+    restored = Progress(**dataclasses.asdict(progress))
+    assert restored.take_means() == {"loss": 2.5, "discriminator_loss": 5.0} and restored.take_means() == {}
+
+
+def test_only_finite_improvements_count():
+    progress = Progress()
+    assert [progress.improve(value) for value in (math.nan, 2.0, 2.0, math.inf, 1.5)] == [
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert progress.best == 1.5
+
+
+def test_clocks_matter_only_when_something_is_timed():
+    assert is_timed(settings()) and is_timed(settings(save_every_minutes=None, max_minutes=3.0))
+    assert not is_timed(settings(save_every_minutes=None))
+
+
+def test_the_card_tells_data_recipe_and_metrics_but_no_folders(tmp_path):
+    dataset = tmp_path / "secret" / "pianos"
+    dataset.mkdir(parents=True)
+    config = settings(dataset=str(dataset), output_dir=str(tmp_path / "runs"), batch_size=3, model={"hidden_size": 8})
+    config = dataclasses.replace(config, init_from=str(tmp_path / "former"), gradient_accumulation_steps=2)
+    summary = {"recipe": "vocoder", "step": 7, "minutes": 1.25, "processes": 2, "metrics": {"mel_l1": 0.123456}}
+    card = training_card({**summary, "config": config.to_dict()}, 1.5)
+    assert "`pianos`, 1.50 hours" in card["data"]
+    assert "7 steps of 12 items in 1.25 minutes, started from `former`" in card["recipe"]
+    assert "| model | {'hidden_size': 8} |" in card["recipe"] and "| learning_rate | 0.001 |" in card["recipe"]
+    assert card["metrics"].endswith("| mel_l1 | 0.1235 |")
+    assert str(tmp_path) not in "".join(card.values())
+    remote = settings(dataset="hf://datasets/user/pianos").to_dict()
+    assert "`hf://datasets/user/pianos`" in training_card({**summary, "config": remote}, None)["data"]

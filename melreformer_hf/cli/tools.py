@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 from pathlib import Path
 from typing import Annotated
@@ -29,10 +30,21 @@ def convert(
     checkpoint: Annotated[
         Path, typer.Option(help="The original program's checkpoint; pickles with code are refused.")
     ],
-    arguments: Annotated[Path, typer.Option(help="JSON file with the original constructor's arguments.")],
+    arguments: Annotated[Path, typer.Option(help="JSON or YAML file with the original constructor's arguments.")],
     output: Annotated[Path, typer.Option(help="Folder for config.json and model.safetensors.")],
+    mel: Annotated[
+        str | None,
+        typer.Option(
+            help="Mel contract, where it is not the original's: a preset of MelConfig or a JSON file of one."
+        ),
+    ] = None,
+    codebooks: Annotated[
+        Path | None, typer.Option(help="rq_transformer: the RQ-VAE's checkpoint, where its codebooks are needed.")
+    ] = None,
 ) -> None:
     """Convert a checkpoint of an original program into one that `from_pretrained` loads.
+
+    What loads, family by family, is told in docs/weights.md.
 
     Example: melreformer convert --family hifi_vocoder --checkpoint generator_v1 --arguments config_v1.json --output v1
     """
@@ -40,16 +52,55 @@ def convert(
         raise ValueError(f"--family must be one of {sorted(FAMILIES)}, got {family!r}.")
     if not arguments.is_file():
         raise FileNotFoundError(f"No JSON file of arguments at {arguments}.")
+    values = _read_values(arguments, "--arguments")
     module, name = FAMILIES[family].rsplit(".", 1)
     model_class = getattr(importlib.import_module(f"melreformer_hf.{module}"), name)
-    try:
-        values = json.loads(arguments.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--arguments {arguments} is not valid JSON: {error}") from error
-    model = model_class.from_original(checkpoint, values)
+    accepted = inspect.signature(model_class.from_original).parameters
+    extra = {}
+    for option, value, read in (("mel", mel, _read_mel), ("codebooks", codebooks, _read_codebooks)):
+        if value is None:
+            continue
+        if option not in accepted:
+            raise ValueError(f"--{option} is not for the family {family}; leave it out (got {value}).")
+        extra[option] = read(value)
+    model = model_class.from_original(checkpoint, values, **extra)
     model.save_pretrained(output)
     count = sum(parameter.numel() for parameter in model.parameters())
     typer.echo(f"wrote {name} with {count:,} parameters to {output}")
+
+
+def _read_values(path: Path, option: str) -> dict:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix in (".yaml", ".yml"):
+        import yaml  # of the extra `train`
+
+        values = yaml.safe_load(text)
+    else:
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{option} {path} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{option} {path} must hold names and values, got {type(values).__name__}.")
+    return values
+
+
+def _read_mel(mel: str) -> dict:
+    from melreformer_hf.audio.mel import MelConfig
+
+    path = Path(mel)
+    if path.suffix in (".json", ".yaml", ".yml"):
+        return MelConfig.from_dict(_read_values(path, "--mel")).to_dict()
+    return MelConfig.preset(mel).to_dict()
+
+
+def _read_codebooks(path: Path):
+    from melreformer_hf.models.rq_transformer.weights_rq_transformer import codebooks_from_original
+    from melreformer_hf.nn.checkpoints import load_original_state_dict
+
+    state = load_original_state_dict(path, "state_dict")
+    # A whole RQ-VAE names its quantizer before them.
+    return codebooks_from_original({key.removeprefix("quantizer."): value for key, value in state.items()})
 
 
 def assemble(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import doctest
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from melreformer_hf.nn.quantization import (
     fold_grid,
     kmeans,
     nearest_codes,
+    residual,
+    som,
     unfold_grid,
 )
 
@@ -355,6 +358,7 @@ BROKEN = {
     "decays": ({"decay": [0.9, 0.8]}, ("decay", "one per level (4)", "[0.9, 0.8]")),
     "sizes": ({"codebook_size": [3, 4, 5, 6], "shared_codebook": True}, ("shared", "[3, 4, 5, 6]")),
     "empty": ({"codebook_size": 0}, ("at least one codeword", "0")),
+    "narrow": ({"codebook_dim": 0}, ("at least one codeword and one dimension", "0")),
     "path": ({"gradient_path": "twice"}, ("gradient_path", "once", "'twice'")),
     "dropout": ({"quantizer_dropout": 1.5}, ("quantizer_dropout", "[0, 1]", "1.5")),
     "restart": ({"restart_threshold": 2.0}, ("restart_threshold", "share", "2.0")),
@@ -402,3 +406,10 @@ def test_single_codebooks_keep_the_contract(kind):
     assert torch.equal(quantizer.encode(hidden), output.audio_codes)
     assert torch.equal(quantizer.decode(output.audio_codes), output.quantized)
     assert torch.equal(quantizer.encode(hidden, num_quantizers=1), output.audio_codes)
+
+
+@pytest.mark.parametrize("module", [residual, som])
+def test_examples_run(module):
+    torch.manual_seed(0)
+    results = doctest.testmod(module)
+    assert results.attempted > 3 and results.failed == 0

@@ -59,6 +59,24 @@ def test_neighbours_move_with_the_chosen_codeword():
     assert ((codebook.codewords - 2.0).norm(dim=1) < (before - 2.0).norm(dim=1))[near].all()
 
 
+def test_the_pull_on_neighbours_is_the_mean_of_weighted_squares():
+    torch.manual_seed(0)
+    around = Neighbourhood(kernel="gaussian", radius=2.0, weight=0.7)
+    som = SomQuantizer(3, 12, update="gradient", neighbourhood=around, commitment_weight=0.0, codebook_weight=0.0)
+    codebook = som.train().codebook(0)
+    torch.nn.init.normal_(codebook.codewords, mean=30.0)
+    influence, before = codebook.influence().double(), codebook.codewords.detach().double()
+    output = som(30.0 + plane())
+    codes = output.audio_codes.flatten()
+    moving = before.clone().requires_grad_()
+    apart = (moving[None] - before[:, None]).square().sum(-1)
+    expected = 0.7 * (influence * apart)[codes].sum(1).mean()
+    torch.testing.assert_close(output.loss.double(), expected, rtol=1e-5, atol=1e-6)
+    output.loss.backward()
+    expected.backward()
+    torch.testing.assert_close(codebook.codewords.grad.double(), moving.grad, rtol=1e-4, atol=1e-5)
+
+
 def test_the_neighbourhood_fades_and_its_centre_stays():
     distances = grid_distances((5, 4))
     for kernel in ("hard", "gaussian"):

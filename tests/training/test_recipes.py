@@ -116,6 +116,17 @@ def test_windows_longer_than_their_crop_are_filled_and_do_not_count(dataset):
         torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-4)
 
 
+def test_a_share_of_the_crops_is_shortened_to_the_usual_length(dataset):
+    words = "--options.focus_share 0.5 --options.focus_frames 160 --options.min_frames 400".split()
+    built = recipe("expansion", dataset, *words)
+    frames = torch.cat([BatchStream(built, built.stream(0, 1), 20).batch(i)["num_frames"] for i in range(2)])
+    short = frames <= 200
+    assert frames[short].min() >= 120 and frames[~short].min() >= 400
+    assert 10 <= short.sum() <= 30 and len(frames[short].unique()) > 5
+    with pytest.raises(ValueError, match="focus_share"):
+        recipe("expansion", dataset, "--options.focus_share", "1.5")
+
+
 def test_the_past_is_noised_and_partly_the_networks_own(dataset):
     words = "--options.own_history 0.5 --options.own_history_start 0.3 --options.windows_per_crop 2".split()
     built = recipe("expansion", dataset, *words)

@@ -54,6 +54,19 @@ class ResidualVectorQuantizer(nn.Module):
         **options: further fields of `CodebookOptions`.
 
     Codes of any prefix of the levels are a prefix of the codes. Searches run in float32.
+
+    Example:
+
+        >>> import torch
+        >>> from melreformer_hf.nn.quantization import ResidualVectorQuantizer
+        >>> quantizer = ResidualVectorQuantizer(dim=16, codebook_size=32, num_quantizers=4)
+        >>> hidden = torch.randn(2, 16, 50)
+        >>> learned = quantizer.train()(hidden)  # k-means, then one step of the running means
+        >>> codes = quantizer.eval().encode(hidden)
+        >>> tuple(codes.shape), tuple(quantizer.decode(codes[:, :2]).shape)
+        ((2, 4, 50), (2, 16, 50))
+        >>> torch.equal(quantizer.decode(codes), quantizer(hidden).quantized)
+        True
     """
 
     def __init__(
@@ -85,7 +98,8 @@ class ResidualVectorQuantizer(nn.Module):
         decays = _per_level(decay, num_quantizers, "decay")
         if shared_codebook and (len(set(sizes)) > 1 or len(set(decays)) > 1):
             raise ValueError(f"A shared codebook has one size and one decay, got {sizes} and {decays}.")
-        self.dim, self.num_quantizers, self.codebook_dim = dim, num_quantizers, codebook_dim or dim
+        self.dim, self.num_quantizers = dim, num_quantizers
+        self.codebook_dim = dim if codebook_dim is None else codebook_dim
         self.codebook_sizes, self.shared_codebook = sizes, shared_codebook
         self.commitment_weight, self.codebook_weight = commitment_weight, codebook_weight
         self.level_reduction, self.gradient_path = level_reduction, gradient_path
@@ -96,7 +110,7 @@ class ResidualVectorQuantizer(nn.Module):
         self.codebooks = nn.ModuleList(
             self._codebook(sizes[level], dataclasses.replace(base, decay=decays[level])) for level in range(tables)
         )
-        factorised = range(num_quantizers if codebook_dim else 0)
+        factorised = range(0 if codebook_dim is None else num_quantizers)
         self.in_projections = nn.ModuleList(nn.Linear(dim, self.codebook_dim) for _ in factorised)
         self.out_projections = nn.ModuleList(nn.Linear(self.codebook_dim, dim) for _ in factorised)
 

@@ -27,6 +27,19 @@ class SomQuantizer(VectorQuantizer):
         commitment_weight: as in `ResidualVectorQuantizer`.
         **options: further arguments of `ResidualVectorQuantizer`. Codewords start at random and are not restarted
             unless asked for: the neighbours bring unused ones along.
+
+    Example:
+
+        >>> import torch
+        >>> from melreformer_hf.nn.quantization import SomQuantizer
+        >>> quantizer = SomQuantizer(dim=2, codebook_size=16, decay=0.8).train()
+        >>> for _ in range(50):
+        ...     output = quantizer(torch.rand(1, 2, 64))
+        >>> quantizer.grid_shape
+        (4, 4)
+        >>> measures = quantizer.eval().topology(torch.rand(1, 2, 256))
+        >>> bool(measures.neighbourhood_correlation > 0)
+        True
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,8 +35,14 @@ def grid_coordinates(shape: Sequence[int]) -> torch.Tensor:
 
 
 def grid_distances(shape: Sequence[int]) -> torch.Tensor:
-    """Euclidean distances between the places of all codewords: (codeword, codeword) float32."""
-    places = grid_coordinates(shape).float()
+    """Euclidean distances between the places of all codewords: (codeword, codeword) float32 on the CPU."""
+    return _distances(tuple(shape)).clone()
+
+
+@functools.lru_cache(maxsize=8)
+def _distances(shape: tuple[int, ...]) -> torch.Tensor:
+    with torch.device("cpu"):
+        places = grid_coordinates(shape).float()
     return (places[:, None] - places[None]).square().sum(-1).sqrt()
 
 
@@ -114,7 +121,7 @@ class SomCodebook(Codebook):
 
     def influence(self) -> torch.Tensor:
         """(codeword, codeword) share of a vector that every codeword gets at this step."""
-        return self.neighbourhood.influence(grid_distances(self.grid_shape).to(self.cluster_size.device), self.step)
+        return self.neighbourhood.influence(_distances(self.grid_shape).to(self.cluster_size.device), self.step)
 
     def spread(self, counts: torch.Tensor, sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Statistics with the neighbours' share; one training step passes."""
@@ -129,15 +136,15 @@ class SomCodebook(Codebook):
         if self.options.update != "gradient" or not len(codes):
             return None
         counts = torch.bincount(codes, minlength=self.size)
-        used = counts.nonzero().flatten()
-        weights = self.influence()[used] * counts[used, None]
-        apart = _squared_distances(self.codewords.detach()[used].float(), self.codewords.float())
-        return self.neighbourhood.weight * (weights * apart).sum() / len(codes)
-
-
-def _squared_distances(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """(n, dim), (m, dim) -> (n, m), without the cancellation of the product form."""
-    return torch.stack([(second - row).square().sum(-1) for row in first])
+        # Expanded into products, so that memory is the grid's square and not that times the width; the common part of
+        # all codewords cancels, and is taken away first.
+        with torch.autocast(codes.device.type, enabled=False):
+            moving = self.codewords.float()
+            moving = moving - moving.detach().mean(0)
+            fixed = moving.detach()
+            weights = self.influence() * (counts / len(codes))[:, None]
+            apart = (weights.sum(0) * moving.square().sum(1)).sum() + (weights.sum(1) * fixed.square().sum(1)).sum()
+            return self.neighbourhood.weight * (apart - 2.0 * (moving * (weights.T @ fixed)).sum())
 
 
 __all__ = [

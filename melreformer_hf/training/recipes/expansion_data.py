@@ -26,6 +26,8 @@ class ExpansionDataOptions:
 
     min_frames: int = option(512, "shortest crop in mel frames; lengths are log-uniform")
     max_frames: int = option(16384, "longest crop in mel frames; shorter recordings are taken whole")
+    focus_frames: int = option(2048, "usual length: some crops are shortened to about this many frames")
+    focus_share: float = option(0.0, "share of the crops that are shortened to 0.75 to 1.25 of focus_frames")
     window_frames: int = option(2048, "frames that are trained in each window of a crop")
     windows_per_crop: int = option(1, "windows that are trained per crop")
     validation_crops: int = option(8, "held-out crops of crop_frames frames")
@@ -38,6 +40,11 @@ class ExpansionDataOptions:
         for name in ("windows_per_crop", "validation_crops", "validation_pieces", "validation_crop_frames"):
             if getattr(self, name) < 1:
                 raise ValueError(f"options.{name} must be at least 1, got {getattr(self, name)}.")
+        if self.focus_frames < 2 or not 0 <= self.focus_share <= 1:
+            raise ValueError(
+                "options must keep focus_frames >= 2 and 0 <= focus_share <= 1, got "
+                f"{self.focus_frames}, {self.focus_share}."
+            )
         if self.window_frames < 1 or not 1 <= self.min_frames <= self.max_frames:
             raise ValueError(
                 "options must keep window_frames >= 1 and 1 <= min_frames <= max_frames, got "
@@ -81,7 +88,7 @@ def idea_and_windows(
         dict of `idea` (mel, column), `num_frames` (), `start` (count,), `labels` (count, mel, lead + length); windows
         longer than the crop are filled with silence.
     """
-    mel = log_mel_spectrogram(waveform, mel_config)
+    mel = log_mel_spectrogram(_focused(waveform, mel_config.hop_length, options, generator), mel_config)
     frames, length = mel.shape[-1], options.window_frames
     start = torch.randint(max(frames - length, 0) + 1, (options.windows_per_crop,), generator=generator)
     padded = torch.nn.functional.pad(mel, (lead, max(length - frames, 0)), value=mel_config.floor_value)
@@ -92,6 +99,20 @@ def idea_and_windows(
         "start": start,
         "labels": labels,
     }
+
+
+def _focused(
+    waveform: torch.Tensor, hop_length: int, options: ExpansionDataOptions, generator: torch.Generator
+) -> torch.Tensor:
+    # What happens inside columns of many frames is hard to know; lengths at which much can be learned come more often.
+    if not options.focus_share:
+        return waveform
+    chosen, size, place = torch.rand(3, generator=generator).tolist()
+    samples = int((0.75 + 0.5 * size) * options.focus_frames) * hop_length
+    if chosen >= options.focus_share or samples >= len(waveform):
+        return waveform
+    start = int(place * ((len(waveform) - samples) // hop_length + 1)) * hop_length
+    return waveform[start : start + samples]
 
 
 def flatten_windows(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -5,7 +5,7 @@ A checkpoint is a folder `checkpoints/step-00001000` that appears complete or no
 | file | holds |
 |---|---|
 | `<name>.safetensors` | weights of one model (`model`, `average`, `discriminator`) |
-| `optimizers.pt` | optimizer states, read with `weights_only=True` |
+| `optimizers.pt` | states of the optimizers and of fp16's gradient scaler, read with `weights_only=True` |
 | `random-<rank>.pt` | random number generators of one process |
 | `state.json` | step, minutes, data position, running sums, best metric, settings |
 """
@@ -19,6 +19,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,6 +29,14 @@ from torch import nn
 FOLDER = "checkpoints"
 STATE_FILE = "state.json"
 _STEP = re.compile(r"step-(\d{8})")
+
+
+class Stateful(Protocol):
+    """An optimizer, or what else has a state of that kind."""
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state_dict: dict) -> None: ...
 
 
 def random_state() -> dict:
@@ -81,7 +90,7 @@ def save_checkpoint(
     output_dir: Path,
     step: int,
     modules: Mapping[str, nn.Module],
-    optimizers: Mapping[str, torch.optim.Optimizer],
+    optimizers: Mapping[str, Stateful],
     state: Mapping,
     *,
     rank: int,
@@ -114,7 +123,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer], *, rank: int
+    path: Path, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Stateful], *, rank: int
 ) -> dict:
     """Fill modules, optimizers and generators from a checkpoint and return its `state.json`.
 
@@ -132,7 +141,8 @@ def load_checkpoint(
             raise ValueError(f"The weights of {name!r} in {path} do not fit this configuration: {error}") from error
     stored = torch.load(path / "optimizers.pt", map_location="cpu", weights_only=True)
     for name, optimizer in optimizers.items():
-        optimizer.load_state_dict(stored[name])
+        if name in stored:  # a gradient scaler is new when the training goes on in fp16 but was not in it before
+            optimizer.load_state_dict(stored[name])
     generators = path / f"random-{rank}.pt"
     if generators.is_file():  # absent when the training goes on with more processes than it had
         set_random_state(torch.load(generators, weights_only=True))

@@ -13,14 +13,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from training_utils import arguments, same_tensors
 
 from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
-from melreformer_hf.training import loop
+from melreformer_hf.training import accelerator
+from melreformer_hf.training.accelerator import make_accelerator
 from melreformer_hf.training.config import TrainingConfig
 from melreformer_hf.training.ema import WeightAverage
 from melreformer_hf.training.logging import read_metrics
-from melreformer_hf.training.loop import Trainer, make_accelerator
+from melreformer_hf.training.loop import Trainer
 from melreformer_hf.training.main import main
 from melreformer_hf.training.optimizers import build_optimizer, learning_rate_factor
 from melreformer_hf.training.recipes.base import Phase
@@ -116,8 +118,8 @@ def test_training_can_start_from_a_pretrained_model(dataset, tmp_path):
     trainer = Trainer(VocoderRecipe(config := TrainingConfig.from_command_line(VocoderRecipe, words)), config)
     start = HifiVocoderModel.from_pretrained(tmp_path / "a")
     for name, value in start.state_dict().items():
-        assert torch.equal(trainer.plain["model"].state_dict()[name], value), name
-        assert torch.equal(trainer.average.model.state_dict()[name], value), name
+        assert torch.equal(trainer.state.plain["model"].state_dict()[name], value), name
+        assert torch.equal(trainer.state.average.model.state_dict()[name], value), name
     trainer.log.close()
 
 
@@ -138,8 +140,49 @@ def test_infinite_gradients_are_skipped_and_then_reported(dataset, tmp_path):
     trainer = Trainer(BrokenRecipe(config), config)
     with pytest.raises(FloatingPointError, match="3 updates in a row .* after step 3.*learning_rate"):
         trainer.run()
-    assert all(parameter.isfinite().all() for parameter in trainer.plain["model"].parameters())
+    assert all(parameter.isfinite().all() for parameter in trainer.state.plain["model"].parameters())
     trainer.log.close()
+
+
+class OverflowingRecipe(VocoderRecipe):
+    """Gradients that overflow in the first step, as fp16 begins with too large a scale."""
+
+    calls = 0
+
+    def phases(self, modules, batch, progress):
+        for phase in super().phases(modules, batch, progress):
+            self.calls += 1
+            yield phase if self.calls > 1 else Phase(phase.module, phase.loss * math.inf, phase.scalars)
+
+
+def _scaled_trainer(dataset: str, run: Path, *more: str) -> Trainer:
+    words = arguments(dataset, run, "--max_steps", 2, "--num_workers", 0, "--log_every_steps", 5, *more)
+    config = TrainingConfig.from_command_line(VocoderRecipe, words)
+    trainer = Trainer(OverflowingRecipe(config), config)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    trainer.accelerator.scaler = scaler
+    trainer.state.optimizers["model"] = AcceleratedOptimizer(
+        trainer.state.optimizers["model"].optimizer, scaler=scaler
+    )
+    return trainer
+
+
+def test_overflows_lower_the_scale_of_fp16_which_is_saved(dataset, tmp_path):
+    trainer = _scaled_trainer(dataset, tmp_path / "run")
+    before = {name: value.clone() for name, value in trainer.state.plain["model"].state_dict().items()}
+    batches = iter(trainer._loader())
+    trainer.updater.step(batches)
+    assert trainer.accelerator.scaler.get_scale() == 512.0 and trainer.state.progress.bad_updates == 1
+    assert all(value.equal(before[name]) for name, value in trainer.state.plain["model"].state_dict().items())
+    trainer.updater.step(batches)
+    assert trainer.state.progress.bad_updates == 0
+    assert any(not value.equal(before[name]) for name, value in trainer.state.plain["model"].state_dict().items())
+    trainer.state.save()
+    trainer.log.close()
+    again = _scaled_trainer(dataset, tmp_path / "run", "--resume", "latest")
+    again.state.resume()
+    assert again.accelerator.scaler.get_scale() == 512.0
+    again.log.close()
 
 
 def test_half_precision_on_cpus_is_refused():
@@ -149,7 +192,7 @@ def test_half_precision_on_cpus_is_refused():
 
 def test_processes_that_do_not_find_each_other_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(loop, "Accelerator", lambda **_: SimpleNamespace(num_processes=1))
+    monkeypatch.setattr(accelerator, "Accelerator", lambda **_: SimpleNamespace(num_processes=1))
     with pytest.raises(ValueError, match="WORLD_SIZE.*ACCELERATE_USE_CPU"):
         make_accelerator(settings(cpu=True))
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.renaming import rename_keys, take_arguments
 from melreformer_hf.nn.weight_norm import fold_weight_norms, plain_state_dict, split_weight_norms
 from melreformer_hf.training.discriminators.waveform import DiscriminatorOutput, ScaleDiscriminator
@@ -155,13 +155,21 @@ class MelGanDiscriminator(nn.Module):
             ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
         """
         model = cls.from_original_arguments(original_arguments)
-        state_dict = fold_weight_norms(load_original_state_dict(state_dict_or_path), ORIGIN)
-        load_strictly(model, rename_keys(state_dict, model._table(), ORIGIN), ORIGIN)
+        load_from_original(
+            model,
+            load_original_state_dict(state_dict_or_path),
+            lambda tensors: rename_keys(fold_weight_norms(tensors, ORIGIN), model._table(), ORIGIN),
+            model._to_original,
+            ORIGIN,
+        )
         return model
 
     def to_original_state_dict(self) -> dict[str, torch.Tensor]:
         """The weights under the original's names, as `weight_g` and `weight_v`."""
-        return split_weight_norms(rename_keys(plain_state_dict(self), self._table(), ORIGIN, reverse=True))
+        return self._to_original(plain_state_dict(self))
+
+    def _to_original(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return split_weight_norms(rename_keys(tensors, self._table(), ORIGIN, reverse=True))
 
 
 __all__ = ["MelGanDiscriminator", "MelGanScaleDiscriminator"]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.renaming import take_arguments
 from melreformer_hf.training.discriminators.waveform import DiscriminatorOutput
 
@@ -100,13 +100,23 @@ class PatchDiscriminator(nn.Module):
         """
         model = cls(**take_arguments(original_arguments, _NAMES, (), ORIGIN))
         state_dict = load_original_state_dict(state_dict_or_path, container="state_dict")
-        own = {key[len(_PREFIX) :]: value for key, value in state_dict.items() if key.startswith(_PREFIX)}
-        load_strictly(model, own, ORIGIN)
+        own = {key: value for key, value in state_dict.items() if key.startswith(_PREFIX)}
+        load_from_original(
+            model,
+            own,
+            lambda tensors: {key[len(_PREFIX) :]: value for key, value in tensors.items()},
+            _to_original,
+            ORIGIN,
+        )
         return model
 
     def to_original_state_dict(self) -> dict[str, torch.Tensor]:
         """The weights under the original's names."""
-        return {f"{_PREFIX}{key}": value.clone() for key, value in self.state_dict().items()}
+        return _to_original(self.state_dict())
+
+
+def _to_original(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{_PREFIX}{key}": value.clone() for key, value in tensors.items()}
 
 
 __all__ = ["PatchDiscriminator"]

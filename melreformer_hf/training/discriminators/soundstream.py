@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.renaming import rename_keys, take_arguments
 from melreformer_hf.training.discriminators.waveform import DiscriminatorOutput
 
@@ -63,13 +63,21 @@ class _FromOriginal:
             ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
         """
         model = cls(**take_arguments(original_arguments, cls.argument_names, (), cls.origin), **cls.fixed_arguments)
-        state_dict = load_original_state_dict(state_dict_or_path)
-        load_strictly(model, rename_keys(state_dict, model._table(), cls.origin), cls.origin)
+        load_from_original(
+            model,
+            load_original_state_dict(state_dict_or_path),
+            lambda tensors: rename_keys(tensors, model._table(), cls.origin),
+            model._to_original,
+            cls.origin,
+        )
         return model
 
     def to_original_state_dict(self) -> dict[str, torch.Tensor]:
         """The weights under the original's names."""
-        return rename_keys(self.state_dict(), self._table(), self.origin, reverse=True)
+        return self._to_original(self.state_dict())
+
+    def _to_original(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return rename_keys(tensors, self._table(), self.origin, reverse=True)
 
 
 class PooledWaveformDiscriminator(_FromOriginal, nn.Module):

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.renaming import rename_keys, take_arguments
 from melreformer_hf.nn.weight_norm import fold_weight_norms, plain_state_dict, split_weight_norms
 from melreformer_hf.training.discriminators.waveform import DiscriminatorOutput
@@ -174,21 +174,21 @@ class MultiScaleStftDiscriminator(nn.Module):
             ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name; another window than Hann.
         """
         model = cls(**take_arguments(original_arguments, _NAMES, (), ORIGIN))
-        state_dict = fold_weight_norms(load_original_state_dict(state_dict_or_path), ORIGIN)
-        for index, discriminator in enumerate(model.discriminators):
-            key = f"discriminators.{index}.{_WINDOW}"
-            window = state_dict.pop(key, discriminator.window)
-            if window.shape != discriminator.window.shape or (window - discriminator.window).abs().max() > 1e-5:
-                raise ValueError(
-                    f"The {ORIGIN} checkpoint does not fit: key {key!r} is no Hann window of "
-                    f"{discriminator.win_length} samples."
-                )
-        load_strictly(model, rename_keys(state_dict, _TABLE, ORIGIN), ORIGIN)
+        load_from_original(
+            model,
+            load_original_state_dict(state_dict_or_path),
+            lambda tensors: rename_keys(fold_weight_norms(tensors, ORIGIN), _TABLE, ORIGIN),
+            model._to_original,
+            ORIGIN,
+        )
         return model
 
     def to_original_state_dict(self) -> dict[str, torch.Tensor]:
         """The weights under the original's names, as `weight_g` and `weight_v` where the original has them."""
-        plain = rename_keys(plain_state_dict(self), _TABLE, ORIGIN, reverse=True)
+        return self._to_original(plain_state_dict(self))
+
+    def _to_original(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        plain = rename_keys(tensors, _TABLE, ORIGIN, reverse=True)
         first = {key: value for key, value in plain.items() if ".convs.0.conv." in key}
         result = split_weight_norms({key: value for key, value in plain.items() if key not in first}) | first
         for index, discriminator in enumerate(self.discriminators):

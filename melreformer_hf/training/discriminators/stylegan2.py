@@ -17,10 +17,10 @@ from torch import nn
 
 from melreformer_hf.models.idea_stylegan2.configuration_idea_stylegan2 import IdeaStyleGan2Config
 from melreformer_hf.models.idea_stylegan2.weights_idea_stylegan2 import channels_from_original
-from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.equalized import EqualizedConv2d, EqualizedLinear, scaled_leaky_relu
 from melreformer_hf.nn.renaming import rename_keys
-from melreformer_hf.nn.resample2d import drop_kernels, filter_before_strided, fir_kernel
+from melreformer_hf.nn.resample2d import filter_before_strided, fir_kernel
 
 ORIGIN = "original StyleGAN2 discriminator"
 _EPSILON = 1e-8
@@ -226,9 +226,13 @@ class StyleGan2Discriminator(nn.Module):
             ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
         """
         model = cls.from_original_arguments(original_arguments)
-        state_dict = load_original_state_dict(state_dict_or_path, container="d")
-        kept = drop_kernels(state_dict, model._kernels(), ORIGIN)
-        load_strictly(model, rename_keys(kept, model._table(), ORIGIN), ORIGIN)
+        load_from_original(
+            model,
+            load_original_state_dict(state_dict_or_path, container="d"),
+            lambda tensors: rename_keys(tensors, model._table(), ORIGIN),
+            model._to_original,
+            ORIGIN,
+        )
         return model
 
     def to_original_state_dict(self) -> dict[str, torch.Tensor]:
@@ -239,8 +243,10 @@ class StyleGan2Discriminator(nn.Module):
         """
         if self.use_duration:
             raise ValueError("The original's discriminator knows no durations; this one has use_duration=True.")
-        plain = {key: value.clone() for key, value in self.state_dict().items()}
-        return {**rename_keys(plain, self._table(), ORIGIN, reverse=True), **self._kernels()}
+        return {key: value.clone() for key, value in self._to_original(self.state_dict()).items()}
+
+    def _to_original(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {**rename_keys(tensors, self._table(), ORIGIN, reverse=True), **self._kernels()}
 
 
 __all__ = ["DiscriminatorBlock", "StyleGan2Discriminator", "batch_spread"]

@@ -7,13 +7,13 @@ and two scales these are. `from_original` reads its checkpoints.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
-from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.nn.renaming import rename_keys, take_arguments
 
 _SLOPE = 0.2
 
@@ -26,14 +26,19 @@ def _check_waveform(waveform: torch.Tensor) -> torch.Tensor:
     return waveform.unsqueeze(1)
 
 
-def _unknown(arguments: Mapping, known: Sequence[str], name: str) -> None:
-    for key in arguments:
-        if key not in known:
-            raise ValueError(f"{name} has no argument {key!r} (received {arguments[key]!r}); known: {sorted(known)}.")
+def _table(layer: str) -> list[tuple[str, str]]:
+    """(original, ours) names, with the original's name of a layer within a discriminator."""
+    return [
+        (f"discriminators.{{N}}.{layer}", "discriminators.{N}.convs.{N}."),
+        ("discriminators.{N}.conv_post.", "discriminators.{N}.output_conv."),
+    ]
 
 
 class _Discriminators(nn.Module):
-    """Several discriminators side by side."""
+    """Several discriminators side by side; subclasses name the original and its layers."""
+
+    origin: str
+    table: list[tuple[str, str]]
 
     def __init__(self, discriminators: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -52,9 +57,21 @@ class _Discriminators(nn.Module):
         results = [discriminator(waveform) for discriminator in self.discriminators]
         return [logits for logits, _ in results], [maps for _, maps in results]
 
-    def _load(self, source: Mapping | str | os.PathLike, rename: Callable[[str], str], origin: str) -> None:
-        state_dict = load_original_state_dict(source)
-        load_strictly(self, {rename(key): value for key, value in state_dict.items()}, origin)
+    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
+        """The weights under the original's names."""
+        return {key: value.clone() for key, value in self._to_original(self.state_dict()).items()}
+
+    def _to_original(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return rename_keys(tensors, self.table, self.origin, reverse=True)
+
+    def _load(self, source: Mapping | str | os.PathLike) -> None:
+        load_from_original(
+            self,
+            load_original_state_dict(source),
+            lambda tensors: rename_keys(tensors, self.table, self.origin),
+            self._to_original,
+            self.origin,
+        )
 
 
 class PeriodDiscriminator(nn.Module):
@@ -107,6 +124,9 @@ class MultiPeriodDiscriminator(_Discriminators):
         stride: stride along time.
     """
 
+    origin = "original MultiPeriodDiscriminator"
+    table = _table("blocks.{N}.0.")
+
     def __init__(
         self,
         periods: Sequence[int] = (2, 3, 5, 7, 11),
@@ -125,14 +145,9 @@ class MultiPeriodDiscriminator(_Discriminators):
         Raises:
             ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
         """
-        known = ("periods", "channels", "kernel_size", "stride", "seq_len")
-        _unknown(original_arguments, known, "MultiPeriodDiscriminator")
-        model = cls(**{key: value for key, value in original_arguments.items() if key != "seq_len"})
-
-        def rename(key: str) -> str:
-            return re.sub(r"\.blocks\.(\d+)\.0\.", r".convs.\1.", key).replace(".conv_post.", ".output_conv.")
-
-        model._load(state_dict_or_path, rename, "original MultiPeriodDiscriminator")
+        names = {name: name for name in ("periods", "channels", "kernel_size", "stride")}
+        model = cls(**take_arguments(original_arguments, names, ("seq_len",), cls.origin))
+        model._load(state_dict_or_path)
         return model
 
 
@@ -196,6 +211,9 @@ class MultiScaleDiscriminator(_Discriminators):
         ValueError: the lists' lengths differ.
     """
 
+    origin = "original MultiScaleDiscriminator"
+    table = _table("blocks.{N}.")
+
     def __init__(
         self,
         poolings: Sequence[Mapping[str, int] | None] = (None, {"kernel_size": 4, "stride": 2, "padding": 2}),
@@ -227,17 +245,9 @@ class MultiScaleDiscriminator(_Discriminators):
         Raises:
             ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
         """
-        known = ("pooling", "channels", "kernel_sizes", "strides", "groups", "seq_len")
-        _unknown(original_arguments, known, "MultiScaleDiscriminator")
-        fields = {key: value for key, value in original_arguments.items() if key != "seq_len"}
-        if "pooling" in fields:
-            fields["poolings"] = fields.pop("pooling")
-        model = cls(**fields)
-
-        def rename(key: str) -> str:
-            return key.replace(".blocks.", ".convs.").replace(".conv_post.", ".output_conv.")
-
-        model._load(state_dict_or_path, rename, "original MultiScaleDiscriminator")
+        names = {name: name for name in ("channels", "kernel_sizes", "strides", "groups")} | {"pooling": "poolings"}
+        model = cls(**take_arguments(original_arguments, names, ("seq_len",), cls.origin))
+        model._load(state_dict_or_path)
         return model
 
 

@@ -27,7 +27,6 @@ from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
 from melreformer_hf.models.hifi_vocoder.generator_istft import IstftGenerator
 from melreformer_hf.models.hifi_vocoder.generators_gan import HifiganGenerator, HifihybridGenerator
-from melreformer_hf.models.hifi_vocoder.streaming import stream_with_overlap
 from melreformer_hf.models.hifi_vocoder.weights_hifi_vocoder import (
     architecture_of,
     configuration_from_original,
@@ -35,9 +34,10 @@ from melreformer_hf.models.hifi_vocoder.weights_hifi_vocoder import (
     to_ours,
 )
 from melreformer_hf.nn.activations import UpDownSnake, low_pass_taps
-from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.conv import apply_weight_norm, has_weight_norm, remove_weight_norm
 from melreformer_hf.nn.convnext import ConvNeXtBlock, init_convnext_block
+from melreformer_hf.nn.streaming import stream_with_overlap
 
 
 @dataclass
@@ -157,7 +157,13 @@ class HifiVocoderModel(HifiVocoderPreTrainedModel):
         state_dict = load_original_state_dict(state_dict_or_path, container="generator")
         config = configuration_from_original(architecture_of(state_dict), original_arguments)
         model = cls(config)
-        load_strictly(model.generator, to_ours(state_dict, config), f"original {config.architecture}")
+        load_from_original(
+            model.generator,
+            state_dict,
+            lambda tensors: to_ours(tensors, config),
+            lambda tensors: to_original(tensors, config, weight_norm=config.architecture == "hifigan"),
+            f"original {config.architecture}",
+        )
         return model.eval()
 
     def to_original_state_dict(self, weight_norm: bool = False) -> dict[str, torch.Tensor]:

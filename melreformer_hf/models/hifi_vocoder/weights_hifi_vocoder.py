@@ -9,7 +9,7 @@ import torch
 
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
-from melreformer_hf.nn.conv import fold_weight_norm, split_weight_norm
+from melreformer_hf.nn.weight_norm import fold_weight_norms, split_weight_norms
 
 # Original name, our name; {N} numbers a layer. HiFi-GAN numbers the residual blocks of all stages in one row: its two
 # numbers (stage, block) are written as one by `_flatten`.
@@ -115,37 +115,12 @@ def architecture_of(state_dict: Mapping[str, torch.Tensor]) -> str:
     )
 
 
-def fold_all_weight_norms(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Replace the pairs `weight_g`, `weight_v` (or their newer names) by plain weights.
-
-    Raises:
-        ValueError: one half of a pair is missing.
-    """
-    newer = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
-    names = {}
-    for key in state_dict:
-        ending = next((old for old in newer if key.endswith("." + old)), None)
-        names[key.removesuffix(ending) + newer[ending] if ending else key] = key
-    plain = {}
-    for name, key in names.items():
-        if name.endswith(".weight_g"):
-            stem = name.removesuffix("weight_g")
-            if stem + "weight_v" not in names:
-                raise ValueError(f"The checkpoint has {key!r} but not its direction {stem + 'weight_v'!r}.")
-            plain[stem + "weight"] = fold_weight_norm(state_dict[key], state_dict[names[stem + "weight_v"]])
-        elif name.endswith(".weight_v"):
-            if name.removesuffix("weight_v") + "weight_g" not in names:
-                raise ValueError(f"The checkpoint has {key!r} but not its magnitude (weight_g).")
-        else:
-            plain[name] = state_dict[key]
-    return plain
-
-
 def to_ours(state_dict: Mapping[str, torch.Tensor], config: HifiVocoderConfig) -> dict[str, torch.Tensor]:
     """Names of an original state dict -> names of `HifiVocoderModel.generator`; unknown names stay as they are."""
     rows, parallel = TABLES[config.architecture], len(config.resblock_kernel_sizes)
     return {
-        _rename(_unflatten(key, parallel), rows): value for key, value in fold_all_weight_norms(state_dict).items()
+        _rename(_unflatten(key, parallel), rows): value
+        for key, value in fold_weight_norms(state_dict, f"original {config.architecture}").items()
     }
 
 
@@ -162,15 +137,8 @@ def to_original(
         or original.startswith("blocks")
         or keep + "{N}." in original
     ]
-    result = {}
-    for key, value in state_dict.items():
-        name = _flatten(_rename(key, rows), parallel)
-        if weight_norm and name.endswith(".weight"):
-            stem = name.removesuffix("weight")
-            result[stem + "weight_g"], result[stem + "weight_v"] = split_weight_norm(value)
-        else:
-            result[name] = value.clone()
-    return result
+    renamed = {_flatten(_rename(key, rows), parallel): value for key, value in state_dict.items()}
+    return split_weight_norms(renamed) if weight_norm else {key: value.clone() for key, value in renamed.items()}
 
 
 def _take(arguments: Mapping, names: Mapping[str, str]) -> dict:
@@ -214,4 +182,4 @@ def configuration_from_original(architecture: str, arguments: Mapping) -> HifiVo
     return HifiVocoderConfig(**chosen)
 
 
-__all__ = ["architecture_of", "configuration_from_original", "fold_all_weight_norms", "to_original", "to_ours"]
+__all__ = ["architecture_of", "configuration_from_original", "to_original", "to_ours"]

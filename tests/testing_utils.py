@@ -7,6 +7,7 @@ import os
 
 import pytest
 import torch
+from documented_shapes import check_documented_shapes
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 
@@ -73,6 +74,14 @@ class ModelContractMixin:
             named, plain = model(**inputs), model(**inputs, return_dict=False)
         assert isinstance(plain, tuple)
         torch.testing.assert_close(plain, named.to_tuple(), rtol=0, atol=0)
+
+    def test_outputs_have_their_documented_shapes(self):
+        model = self.model()
+        for batch in (1, 2):
+            inputs = self.inputs(batch)
+            with torch.no_grad():
+                sizes = check_documented_shapes(model(**inputs), inputs, model)
+            assert sizes["batch"] == batch
 
     def test_batch_equals_single(self):
         model, inputs = self.model(), self.inputs(3)

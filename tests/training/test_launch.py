@@ -80,6 +80,16 @@ def test_two_processes_are_launched_as_the_guide_says(launcher, dataset, tmp_pat
     assert second == pytest.approx(first, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", [name for name in SIZES if name != "vocoder"])
+def test_every_recipe_trains_in_two_processes(name, dataset, tmp_path):
+    two = launch(TWO_PROCESSES, name, dataset, tmp_path / "two", ACCELERATE_USE_CPU="true")
+    one = launch([sys.executable], name, dataset, tmp_path / "one", "--batch_size", "4")
+    assert (one["processes"], two["processes"], two["step"]) == (1, 2, 2)
+    lines = [read_metrics(tmp_path / folder) for folder in ("one", "two")]
+    for first, second in zip(*lines, strict=True):
+        assert second["loss"] == pytest.approx(first["loss"], rel=1e-3), first["step"]
+
+
 def test_a_training_streams_its_data_from_the_hub(dataset, tmp_path):
     with HubServer() as hub:
         repository = Repository("datasets", "user/music", False)

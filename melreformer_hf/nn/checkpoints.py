@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+
+# Names of a weight norm's magnitude and direction, as old and new versions of torch write them.
+_WEIGHT_NORMS = (
+    ("weight_g", "weight_v"),
+    ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+)
+# Tables that follow from the arguments were computed by another program: sines and windows differ in the last digits.
+_TABLE_TOLERANCE = 1e-4
 
 
 def load_original_state_dict(source: Mapping[str, torch.Tensor] | str | os.PathLike, container: str | None = None):
@@ -32,6 +40,8 @@ def load_original_state_dict(source: Mapping[str, torch.Tensor] | str | os.PathL
     if not isinstance(source, Mapping):
         raise ValueError(f"The checkpoint must be a mapping from names to tensors, got {type(source).__name__}.")
     for key, value in source.items():
+        if not isinstance(key, str):
+            raise ValueError(f"The checkpoint's names must be strings, got {key!r}. Pass the state dict itself.")
         if not isinstance(value, torch.Tensor):
             raise ValueError(
                 f"The checkpoint's entry {key!r} must be a tensor, got {type(value).__name__}. Pass the state dict itself."
@@ -59,6 +69,90 @@ def _read_file(path: Path) -> Mapping:
         ) from error
 
 
+def load_from_original(
+    module: torch.nn.Module,
+    state_dict: Mapping[str, torch.Tensor],
+    to_ours: Callable[[dict[str, torch.Tensor]], Mapping[str, torch.Tensor]],
+    to_original: Callable[[dict[str, torch.Tensor]], Mapping[str, torch.Tensor]],
+    origin: str,
+) -> None:
+    """Load an original's state dict after comparing it with what the original writes for a model of these arguments.
+
+    Args:
+        module: the model of the arguments; it receives the tensors.
+        state_dict: tensors under the original's names. Weight-normed layers may be stored plain, or under the names of
+            either version of torch.
+        to_ours: from the original's tensors, without tables that follow from the arguments, to those of `module`.
+        to_original: the inverse, tables included; called with tensors of the meta device.
+        origin: what the checkpoint is, for messages.
+
+    Raises:
+        ValueError: names the original's keys that are missing, unexpected, misshapen, of another kind of number, or
+            tables with other values than the arguments lead to.
+    """
+    expected = to_original({key: value.to("meta") for key, value in module.state_dict().items()})
+    expected = _weight_norms_as_given(expected, state_dict)
+    _refuse([*_differences(state_dict, expected), *_other_tables(state_dict, expected)], origin)
+    weights = {key: value for key, value in state_dict.items() if expected[key].is_meta}
+    load_strictly(module, to_ours(weights), origin)
+
+
+def _weight_norms_as_given(
+    expected: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """What is expected, every weight in the form (plain, or one of two weight norms) in which it was given."""
+    result = {}
+    for key, value in expected.items():
+        stem = key.removesuffix("weight_g").removesuffix("weight_v").removesuffix("weight")
+        normed = f"{stem}weight_g" in expected and f"{stem}weight_v" in expected
+        if key == f"{stem}weight_g" and normed:
+            continue
+        if key != f"{stem}weight" and not (key == f"{stem}weight_v" and normed):
+            result[key] = value
+            continue
+        forms = [pair for pair in _WEIGHT_NORMS if any(stem + name in given for name in pair)]
+        if not forms and normed and f"{stem}weight" not in given:
+            forms = [_WEIGHT_NORMS[0]]
+        if forms:
+            magnitude, direction = forms[0]
+            result[stem + magnitude] = value.new_empty(value.shape[:1] + (1,) * (value.ndim - 1))
+            result[stem + direction] = value
+        else:
+            result[f"{stem}weight"] = value
+    return result
+
+
+def _differences(given: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> list[str]:
+    problems = [f"missing key {key!r}" for key in expected if key not in given]
+    problems += [f"unexpected key {key!r}" for key in given if key not in expected]
+    for key in (key for key in expected if key in given):
+        if given[key].shape != expected[key].shape:
+            shapes = tuple(given[key].shape), tuple(expected[key].shape)
+            problems.append(f"key {key!r} has shape {shapes[0]}, the arguments ask for {shapes[1]}")
+        elif given[key].is_floating_point() != expected[key].is_floating_point() and expected[key].is_meta:
+            problems.append(f"key {key!r} holds {given[key].dtype}, the original {expected[key].dtype}")
+    return problems
+
+
+def _other_tables(given: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> list[str]:
+    tables = [key for key, value in expected.items() if not value.is_meta]
+    return [
+        f"key {key!r} holds other values than the arguments lead to"
+        for key in tables
+        if key in given
+        and given[key].shape == expected[key].shape
+        and not torch.allclose(
+            given[key].double(), expected[key].double(), rtol=_TABLE_TOLERANCE, atol=_TABLE_TOLERANCE
+        )
+    ]
+
+
+def _refuse(problems: list[str], origin: str) -> None:
+    if problems:
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        raise ValueError(f"The {origin} checkpoint does not fit: " + "; ".join(problems[:5]) + more + ".")
+
+
 def load_strictly(module: torch.nn.Module, state_dict: Mapping[str, torch.Tensor], origin: str) -> None:
     """Load a renamed original state dict, refusing every missing, unexpected or misshapen entry by name.
 
@@ -70,18 +164,8 @@ def load_strictly(module: torch.nn.Module, state_dict: Mapping[str, torch.Tensor
     Raises:
         ValueError: names the first offending keys and why.
     """
-    expected = module.state_dict()
-    problems = [f"missing key {key!r}" for key in expected if key not in state_dict]
-    problems += [f"unexpected key {key!r}" for key in state_dict if key not in expected]
-    problems += [
-        f"key {key!r} has shape {tuple(state_dict[key].shape)}, the arguments ask for {tuple(expected[key].shape)}"
-        for key in expected
-        if key in state_dict and state_dict[key].shape != expected[key].shape
-    ]
-    if problems:
-        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise ValueError(f"The {origin} checkpoint does not fit: " + "; ".join(problems[:5]) + more + ".")
+    _refuse(_differences(state_dict, {key: value.to("meta") for key, value in module.state_dict().items()}), origin)
     module.load_state_dict(dict(state_dict))
 
 
-__all__ = ["load_original_state_dict", "load_strictly"]
+__all__ = ["load_from_original", "load_original_state_dict", "load_strictly"]

@@ -339,24 +339,6 @@ def original_mask(block_size: int, causal: bool) -> torch.Tensor:
     return (ones.tril() if causal else ones)[None, None]
 
 
-def take_original_masks(state_dict: dict[str, torch.Tensor], causal: bool, origin: str) -> dict[str, torch.Tensor]:
-    """The state dict without minGPT's mask buffers, which must be those of a plain causal or bidirectional model.
-
-    Raises:
-        ValueError: a mask shows another pattern.
-    """
-    kept = {}
-    for key, value in state_dict.items():
-        if not key.endswith(".attn.mask"):
-            kept[key] = value
-            continue
-        expected = original_mask(value.shape[-1], causal).to(value.dtype)
-        if value.shape != expected.shape or not torch.equal(value, expected):
-            kind = "causal" if causal else "bidirectional"
-            raise ValueError(f"The {origin} checkpoint does not fit: {key!r} is not the {kind} mask.")
-    return kept
-
-
 __all__ = [
     "ACTIVATIONS",
     "GPT_TABLE",
@@ -369,5 +351,4 @@ __all__ = [
     "init_gpt_weights",
     "original_mask",
     "quick_gelu",
-    "take_original_masks",
 ]

@@ -18,22 +18,23 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.arguments import FLAG, NONE, SHARE, SIZE, TEXT, either, take_arguments
+from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.conv import CausalConv1d, Runner, run_whole, transposed_step
-from melreformer_hf.nn.renaming import rename_keys, take_arguments
+from melreformer_hf.nn.renaming import rename_keys
 from melreformer_hf.nn.wavelets import wavelet_filters
 
 _ORIGIN = "original MultiresLayer"
 _TABLE = [("h0", "low_pass"), ("h1", "high_pass"), ("w", "mixing")]
 _NAMES = {
-    "d_model": "channels",
-    "kernel_size": "kernel_size",
-    "depth": "depth",
-    "seq_len": "max_length",
-    "tree_select": "tree",
-    "memory_size": "memory_size",
-    "dropout": "dropout",
-    "wavelet_init": "wavelet",
+    "d_model": ("channels", SIZE),
+    "kernel_size": ("kernel_size", SIZE),
+    "depth": ("depth", either(SIZE, NONE)),
+    "seq_len": ("max_length", either(SIZE, NONE)),
+    "tree_select": ("tree", TEXT),
+    "memory_size": ("memory_size", either(SIZE, NONE)),
+    "dropout": ("dropout", SHARE),
+    "wavelet_init": ("wavelet", either(TEXT, NONE)),
 }
 
 
@@ -41,6 +42,10 @@ def _recall(hidden: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, t
     """A chunk preceded by what a filter remembers, and what it will remember next (as many samples)."""
     held = torch.cat([memory, hidden], dim=-1)
     return held, held[..., hidden.shape[-1] :].clone()
+
+
+def _to_original(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return rename_keys(tensors, _TABLE, _ORIGIN, reverse=True)
 
 
 class MultiresConv1d(nn.Module):
@@ -122,7 +127,9 @@ class MultiresConv1d(nn.Module):
         Raises:
             ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
         """
-        fields = take_arguments(original_arguments, _NAMES, ("indep_res_init",), _ORIGIN)
+        fields = take_arguments(
+            original_arguments, _NAMES, {"indep_res_init": FLAG}, _ORIGIN, ("d_model", "kernel_size")
+        )
         if fields.get("depth") is not None:  # the original lets a depth override the length, a fading tree a size
             fields.pop("max_length", None)
         if fields.get("tree", "fading") == "fading":
@@ -130,12 +137,18 @@ class MultiresConv1d(nn.Module):
         if isinstance(fields.get("wavelet"), str):
             fields.pop("wavelet")  # only initial values, which the checkpoint replaces; any name will do
         layer = cls(**fields)
-        load_strictly(layer, rename_keys(load_original_state_dict(state_dict_or_path), _TABLE, _ORIGIN), _ORIGIN)
+        load_from_original(
+            layer,
+            load_original_state_dict(state_dict_or_path),
+            lambda tensors: rename_keys(tensors, _TABLE, _ORIGIN),
+            _to_original,
+            _ORIGIN,
+        )
         return layer.eval()
 
     def to_original_state_dict(self) -> dict[str, torch.Tensor]:
         """The weights under the original's names."""
-        return {k: v.clone() for k, v in rename_keys(self.state_dict(), _TABLE, _ORIGIN, reverse=True).items()}
+        return {key: value.clone() for key, value in _to_original(self.state_dict()).items()}
 
     @property
     def receptive_field(self) -> int:

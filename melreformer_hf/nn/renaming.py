@@ -51,24 +51,4 @@ def rename_keys(
     return renamed
 
 
-def take_arguments(arguments: Mapping, names: Mapping[str, str], ignored: Sequence[str], origin: str) -> dict:
-    """Our configuration fields of an original's arguments.
-
-    Args:
-        arguments: the original's.
-        names: original name to ours.
-        ignored: arguments that change nothing in the network (training only).
-        origin: what they belong to, for messages.
-
-    Raises:
-        ValueError: an argument is unknown.
-    """
-    for key in arguments:
-        if key not in names and key not in ignored:
-            raise ValueError(
-                f"{origin} has no argument {key!r} (received {arguments[key]!r}); known are {sorted(names)}."
-            )
-    return {ours: arguments[original] for original, ours in names.items() if original in arguments}
-
-
-__all__ = ["rename_keys", "take_arguments"]
+__all__ = ["rename_keys"]

@@ -6,7 +6,7 @@ It is made of the library's differentiable convolutions, so that gradients of gr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -114,28 +114,8 @@ def filter_before_strided(taps: Sequence[float], kernel_size: int) -> FirFilter2
     return FirFilter2d(taps, padding=((excess + 1) // 2, excess // 2))
 
 
-def drop_kernels(
-    state_dict: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], origin: str
-) -> dict[str, torch.Tensor]:
-    """An original state dict without its stored kernels, which must be those that its arguments say.
-
-    Raises:
-        ValueError: a kernel is missing, or another one.
-    """
-    for key, kernel in expected.items():
-        if key not in state_dict:
-            raise ValueError(f"The {origin} checkpoint does not fit: missing key {key!r}.")
-        stored = state_dict[key]
-        if stored.shape != kernel.shape or not torch.allclose(stored.float(), kernel, rtol=0, atol=1e-5):
-            raise ValueError(
-                f"The {origin} checkpoint does not fit: key {key!r} is another filter than the argument blur_kernel."
-            )
-    return {key: value for key, value in state_dict.items() if key not in expected}
-
-
 __all__ = [
     "FirFilter2d",
-    "drop_kernels",
     "filter_after_transposed",
     "filter_before_strided",
     "fir_kernel",

@@ -116,7 +116,7 @@ def test_broken_original_weights_are_refused():
     weights, arguments = layer.to_original_state_dict(), {"d_model": 2, "kernel_size": 3, "depth": 2}
     with pytest.raises(ValueError, match="unexpected key 'h2'"):
         MultiresConv1d.from_original({**weights, "h2": weights["h1"]}, arguments)
-    with pytest.raises(ValueError, match="missing key 'mixing'"):
+    with pytest.raises(ValueError, match="missing key 'w'"):
         MultiresConv1d.from_original({k: v for k, v in weights.items() if k != "w"}, arguments)
     with pytest.raises(ValueError, match="shape"):
         MultiresConv1d.from_original(weights, {**arguments, "depth": 3})

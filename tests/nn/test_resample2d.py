@@ -8,7 +8,6 @@ import torch
 from melreformer_hf.nn.equalized import EqualizedConv2d, EqualizedLinear, scaled_leaky_relu
 from melreformer_hf.nn.resample2d import (
     FirFilter2d,
-    drop_kernels,
     filter_after_transposed,
     filter_before_strided,
     fir_kernel,
@@ -95,16 +94,9 @@ def test_filters_of_the_networks_keep_sizes_and_brightness(taps):
         torch.testing.assert_close(middle, torch.full_like(middle, 2.0 * size**2))
 
 
-def test_kernels_of_checkpoints():
+def test_kernels():
     kernel = fir_kernel((1, 3, 3, 1), gain=4.0)
     assert kernel.sum().item() == pytest.approx(4.0)
-    kept = drop_kernels({"a": torch.ones(1), "k": kernel.clone()}, {"k": kernel}, "test")
-    assert list(kept) == ["a"]
-    with pytest.raises(ValueError, match="missing key 'k'"):
-        drop_kernels({}, {"k": kernel}, "test")
-    for wrong in (kernel / 4, kernel[:2]):
-        with pytest.raises(ValueError, match="'k' is another filter than the argument blur_kernel"):
-            drop_kernels({"k": wrong}, {"k": kernel}, "test")
     for taps in ((), (1, -1)):
         with pytest.raises(ValueError, match="taps"):
             fir_kernel(taps)

@@ -57,7 +57,7 @@ def test_original_checkpoints():
     with pytest.raises(ValueError, match="unexpected key 'surprise'"):
         MelGanDiscriminator.from_original({**weights, "surprise": torch.zeros(1)}, ARGUMENTS)
     del weights["model.disc_1.model.layer_4.bias"]
-    with pytest.raises(ValueError, match="missing key 'discriminators.1.output_conv.bias'"):
+    with pytest.raises(ValueError, match="missing key 'model.disc_1.model.layer_4.bias'"):
         MelGanDiscriminator.from_original(weights, ARGUMENTS)
 
 

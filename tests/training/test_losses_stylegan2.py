@@ -203,12 +203,12 @@ def test_original_checkpoints(tmp_path):
     for change, pattern in [
         ({"convs.1.skip.0.kernel": torch.ones(4, 4)}, "convs.1.skip.0.kernel"),
         ({"surprise": torch.ones(1)}, "unexpected key 'surprise'"),
-        ({"final_conv.1.bias": torch.ones(3)}, r"final_conv.bias.*\(3,\).*\(6,\)"),
+        ({"final_conv.1.bias": torch.ones(3)}, r"final_conv.1.bias.*\(3,\).*\(6,\)"),
     ]:
         with pytest.raises(ValueError, match=pattern):
             StyleGan2Discriminator.from_original({**weights, **change}, arguments)
     del weights["final_linear.1.bias"]
-    with pytest.raises(ValueError, match="missing key 'output_linear.bias'"):
+    with pytest.raises(ValueError, match="missing key 'final_linear.1.bias'"):
         StyleGan2Discriminator.from_original(weights, arguments)
     with pytest.raises(ValueError, match="no argument 'sise'"):
         StyleGan2Discriminator.from_original(weights, {"sise": 8})

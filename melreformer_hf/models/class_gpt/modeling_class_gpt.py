@@ -23,12 +23,12 @@ from transformers.utils import ModelOutput
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.class_gpt.configuration_class_gpt import ClassGptConfig
 from melreformer_hf.models.class_gpt.weights_class_gpt import (
-    ORIGIN,
     configuration_from_original,
     to_original,
     to_ours,
+    transformer_of,
 )
-from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.gpt import GptBackbone, PrefixGenerationMixin, init_gpt_weights
 
 
@@ -125,7 +125,8 @@ class ClassGptModel(ClassGptPreTrainedModel, PrefixGenerationMixin):
         """
         state_dict = load_original_state_dict(state_dict_or_path, container="state_dict")
         model = cls(configuration_from_original(original_arguments))
-        load_strictly(model, to_ours(state_dict), ORIGIN)
+        transformer, origin = transformer_of(state_dict)
+        load_from_original(model, transformer, to_ours, lambda tensors: to_original(tensors, model.config), origin)
         return model.eval()
 
     def to_original_state_dict(self) -> dict[str, torch.Tensor]:

@@ -7,21 +7,23 @@ from collections.abc import Mapping
 import torch
 
 from melreformer_hf.models.class_gpt.configuration_class_gpt import ClassGptConfig
-from melreformer_hf.nn.gpt import GPT_TABLE, original_mask, take_original_masks
-from melreformer_hf.nn.renaming import rename_keys, take_arguments
+from melreformer_hf.nn.arguments import COUNT, SHARE, SIZE, take_arguments
+from melreformer_hf.nn.gpt import GPT_TABLE, original_mask
+from melreformer_hf.nn.renaming import rename_keys
 
 ORIGIN = "original class GPT"
 TABLE = [*GPT_TABLE, ("embedder.weight", "class_embedding.weight")]
+_POSITIONS = "backbone.position_embedding.weight"
 _NAMES = {
-    "vocab_size": "vocab_size",
-    "block_size": "num_tokens",
-    "n_layer": "num_hidden_layers",
-    "n_head": "num_attention_heads",
-    "n_embd": "hidden_size",
-    "class_size": "num_classes",
-    "embd_pdrop": "embedding_dropout",
-    "resid_pdrop": "residual_dropout",
-    "attn_pdrop": "attention_dropout",
+    "vocab_size": ("vocab_size", SIZE),
+    "block_size": ("num_tokens", SIZE),
+    "n_layer": ("num_hidden_layers", SIZE),
+    "n_head": ("num_attention_heads", SIZE),
+    "n_embd": ("hidden_size", SIZE),
+    "class_size": ("num_classes", SIZE),
+    "embd_pdrop": ("embedding_dropout", SHARE),
+    "resid_pdrop": ("residual_dropout", SHARE),
+    "attn_pdrop": ("attention_dropout", SHARE),
 }
 
 
@@ -31,7 +33,7 @@ def configuration_from_original(arguments: Mapping) -> ClassGptConfig:
     Raises:
         ValueError: an argument is unknown.
     """
-    fields = take_arguments(arguments, _NAMES, ("n_unmasked",), ORIGIN)
+    fields = take_arguments(arguments, _NAMES, {"n_unmasked": COUNT}, ORIGIN)
     if arguments.get("n_unmasked", 0) != 0:
         raise ValueError(f"n_unmasked must be 0 for a causal model, got {arguments['n_unmasked']}.")
     if "num_tokens" in fields:
@@ -39,19 +41,22 @@ def configuration_from_original(arguments: Mapping) -> ClassGptConfig:
     return ClassGptConfig(**fields)
 
 
-def to_ours(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The original's tensors under our names; Lightning checkpoints hold them under `transformer.`.
+def transformer_of(state_dict: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], str]:
+    """The tensors of the original `GPTClass`, and what they are, for messages.
 
-    What else a Lightning checkpoint holds (the frozen VQ-VAE) belongs to other models and is not read.
+    Lightning checkpoints hold them under `transformer.`; what else they hold (the frozen VQ-VAE) is not read.
     """
     prefix = "transformer."
-    if "transformer.tok_emb.weight" in state_dict:
-        state_dict = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
-    ours = rename_keys(take_original_masks(dict(state_dict), True, ORIGIN), TABLE, ORIGIN)
-    name = "backbone.position_embedding.weight"
-    if name in ours and ours[name].ndim == 3:
-        ours[name] = ours[name].squeeze(0)
-    return ours
+    if not any(key.startswith(prefix) for key in state_dict):
+        return dict(state_dict), ORIGIN
+    kept = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+    return kept, f"{ORIGIN} ({prefix}...)"
+
+
+def to_ours(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of the original `GPTClass`, without its masks, under our names."""
+    ours = rename_keys(state_dict, TABLE, ORIGIN)
+    return ours | {_POSITIONS: ours[_POSITIONS].squeeze(0)}
 
 
 def to_original(state_dict: Mapping[str, torch.Tensor], config: ClassGptConfig) -> dict[str, torch.Tensor]:
@@ -63,4 +68,4 @@ def to_original(state_dict: Mapping[str, torch.Tensor], config: ClassGptConfig) 
     return original
 
 
-__all__ = ["ORIGIN", "configuration_from_original", "to_original", "to_ours"]
+__all__ = ["configuration_from_original", "to_original", "to_ours", "transformer_of"]

@@ -31,7 +31,7 @@ from melreformer_hf.models.codec_lm.weights_codec_lm import (
     to_ours,
 )
 from melreformer_hf.nn.attention import band_mask, merge_heads, split_heads
-from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 
 NO_CODE = -1  # stands for the codes of the frame before the first one
 
@@ -205,7 +205,7 @@ class CodecLMModel(CodecLMPreTrainedModel):
         """
         state_dict = load_original_state_dict(state_dict_or_path)
         model = cls(configuration_from_original(original_arguments))
-        load_strictly(model, to_ours(state_dict), ORIGIN)
+        load_from_original(model, state_dict, to_ours, to_original, ORIGIN)
         return model.eval()
 
     def to_original_state_dict(self) -> dict[str, torch.Tensor]:

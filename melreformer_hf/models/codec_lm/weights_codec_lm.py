@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from melreformer_hf.models.codec_lm.configuration_codec_lm import CodecLMConfig
-from melreformer_hf.nn.renaming import rename_keys, take_arguments
+from melreformer_hf.nn.arguments import FLAG, POSITIVE, SHARE, SIZE, take_arguments
+from melreformer_hf.nn.renaming import rename_keys
 
 ORIGIN = "original EnCodec language model"
 _LAYER = {
@@ -26,17 +27,17 @@ TABLE = [
     *((f"transformer.layers.{{N}}.{theirs}", f"layers.{{N}}.{ours}") for theirs, ours in _LAYER.items()),
 ]
 _NAMES = {
-    "n_q": "num_quantizers",
-    "card": "codebook_size",
-    "dim": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "past_context": "num_context_frames",
-    "max_period": "position_period",
-    "norm_in": "input_norm",
-    "norm_first": "norm_first",
-    "layer_norm_eps": "layer_norm_eps",
-    "dropout": "dropout",
+    "n_q": ("num_quantizers", SIZE),
+    "card": ("codebook_size", SIZE),
+    "dim": ("hidden_size", SIZE),
+    "num_layers": ("num_hidden_layers", SIZE),
+    "num_heads": ("num_attention_heads", SIZE),
+    "past_context": ("num_context_frames", SIZE),
+    "max_period": ("position_period", POSITIVE),
+    "norm_in": ("input_norm", FLAG),
+    "norm_first": ("norm_first", FLAG),
+    "layer_norm_eps": ("layer_norm_eps", POSITIVE),
+    "dropout": ("dropout", SHARE),
 }
 _ORIGINAL_DEFAULTS = {"n_q": 32, "card": 1024, "dim": 200, "num_layers": 5, "num_heads": 8, "past_context": 1000}
 
@@ -48,7 +49,7 @@ def configuration_from_original(arguments: Mapping) -> CodecLMConfig:
         ValueError: an argument is unknown.
     """
     arguments = {**_ORIGINAL_DEFAULTS, **arguments}
-    fields = take_arguments(arguments, _NAMES, ("hidden_scale", "gelu"), ORIGIN)
+    fields = take_arguments(arguments, _NAMES, {"hidden_scale": POSITIVE, "gelu": FLAG}, ORIGIN)
     fields["position_period"] = float(fields.get("position_period", 10000.0))
     fields["dropout"] = float(fields.get("dropout", 0.0))
     fields["activation"] = "gelu" if arguments.get("gelu", True) else "relu"

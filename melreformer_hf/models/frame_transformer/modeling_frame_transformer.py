@@ -43,7 +43,7 @@ from melreformer_hf.models.frame_transformer.weights_frame_transformer import (
     to_original,
     to_ours,
 )
-from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 
 
 @dataclass
@@ -197,7 +197,7 @@ class FrameTransformerModel(FrameTransformerPreTrainedModel):
         state_dict = load_original_state_dict(state_dict_or_path)
         config = configuration_from_original(original_arguments, nyquist)
         model = cls(config)
-        load_strictly(model, to_ours(state_dict, config), ORIGIN)
+        load_from_original(model, state_dict, to_ours, lambda tensors: to_original(tensors, config), ORIGIN)
         return model.eval()
 
     def to_original_state_dict(self) -> dict[str, torch.Tensor]:

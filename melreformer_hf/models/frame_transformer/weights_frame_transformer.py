@@ -7,18 +7,19 @@ from collections.abc import Mapping
 import torch
 
 from melreformer_hf.models.frame_transformer.configuration_frame_transformer import FrameTransformerConfig
-from melreformer_hf.nn.renaming import rename_keys, take_arguments
+from melreformer_hf.nn.arguments import SHARE, SIZE, SIZES, take_arguments
+from melreformer_hf.nn.renaming import rename_keys
 
 ORIGIN = "original frame transformer"
 _NUM_LEVELS = 6  # of every version 4 network
 _NAMES = {
-    "in_channels": "num_audio_channels",
-    "channels": "base_channels",
-    "dropout": "dropout",
-    "n_fft": "n_fft",
-    "num_heads": "num_attention_heads",
-    "expansion": "feedforward_expansion",
-    "num_attention_maps": "num_attention_maps",
+    "in_channels": ("num_audio_channels", SIZE),
+    "channels": ("base_channels", SIZE),
+    "dropout": ("dropout", SHARE),
+    "n_fft": ("n_fft", SIZE),
+    "num_heads": ("num_attention_heads", SIZE),
+    "expansion": ("feedforward_expansion", SIZE),
+    "num_attention_maps": ("num_attention_maps", SIZES),
 }
 _FREQUENCIES = "rotary_embedding.freqs"
 
@@ -73,7 +74,7 @@ def configuration_from_original(arguments: Mapping, nyquist: str) -> FrameTransf
     Raises:
         ValueError: an argument is unknown.
     """
-    fields = take_arguments(arguments, _NAMES, (), ORIGIN)
+    fields = take_arguments(arguments, _NAMES, {}, ORIGIN)
     fields.setdefault("n_fft", FrameTransformerConfig.n_fft)
     return FrameTransformerConfig(**fields, hop_length=fields["n_fft"] // 2, nyquist=nyquist)
 
@@ -94,30 +95,10 @@ def _frequency_keys(config: FrameTransformerConfig) -> dict[str, int]:
     return keys
 
 
-def to_ours(state_dict: Mapping[str, torch.Tensor], config: FrameTransformerConfig) -> dict[str, torch.Tensor]:
-    """The original's tensors under our names. Its rotary frequencies, which are fixed, are checked and left out.
-
-    Raises:
-        ValueError: an unexpected key, or frequencies that a network of these arguments does not have.
-    """
-    expected = _frequency_keys(config)
-    kept = {}
-    for key, value in state_dict.items():
-        if not key.endswith(_FREQUENCIES):
-            kept[key] = value
-            continue
-        if key not in expected:
-            raise ValueError(f"The {ORIGIN} checkpoint does not fit: unexpected key {key!r}.")
-        wanted = rotary_frequencies(expected[key])
-        if value.shape != wanted.shape or not torch.allclose(value.float(), wanted, rtol=1e-3):
-            raise ValueError(
-                f"The {ORIGIN} checkpoint does not fit: {key!r} must hold the rotary frequencies of {expected[key]} "
-                f"features per head, got {value.flatten()[:4].tolist()}... of shape {tuple(value.shape)}."
-            )
-    ours = rename_keys(kept, TABLE, ORIGIN)
-    if "out.weight" in ours and ours["out.weight"].ndim == 2:
-        ours["out.weight"] = ours["out.weight"][:, :, None, None]
-    return ours
+def to_ours(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The original's tensors, without its rotary frequencies, which are fixed, under our names."""
+    ours = rename_keys(state_dict, TABLE, ORIGIN)
+    return ours | {"out.weight": ours["out.weight"][:, :, None, None]}
 
 
 def to_original(state_dict: Mapping[str, torch.Tensor], config: FrameTransformerConfig) -> dict[str, torch.Tensor]:

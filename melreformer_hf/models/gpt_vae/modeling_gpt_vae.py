@@ -25,7 +25,7 @@ from transformers.utils import ModelOutput
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.gpt_vae.configuration_gpt_vae import GptVaeConfig
 from melreformer_hf.models.gpt_vae.weights_gpt_vae import ORIGIN, configuration_from_original, to_original, to_ours
-from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.gpt import GptBackbone, PrefixGenerationMixin, init_gpt_weights
 
 
@@ -192,7 +192,7 @@ class GptVaeModel(GptVaePreTrainedModel, PrefixGenerationMixin):
         """
         state_dict = load_original_state_dict(state_dict_or_path, container="state_dict")
         model = cls(configuration_from_original(original_arguments))
-        load_strictly(model, to_ours(state_dict), ORIGIN)
+        load_from_original(model, state_dict, to_ours, lambda tensors: to_original(tensors, model.config), ORIGIN)
         return model.eval()
 
     def to_original_state_dict(self) -> dict[str, torch.Tensor]:

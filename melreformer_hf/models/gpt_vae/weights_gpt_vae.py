@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 
 from melreformer_hf.models.gpt_vae.configuration_gpt_vae import FREE_BITS, GptVaeConfig
-from melreformer_hf.nn.gpt import GPT_TABLE, original_mask, take_original_masks
-from melreformer_hf.nn.renaming import rename_keys, take_arguments
+from melreformer_hf.nn.arguments import COUNT, NUMBER, SHARE, SIZE, take_arguments
+from melreformer_hf.nn.gpt import GPT_TABLE, original_mask
+from melreformer_hf.nn.renaming import rename_keys
 
 ORIGIN = "original GPT-VAE"
 TABLE = [
@@ -17,17 +18,17 @@ TABLE = [
     for original, ours in GPT_TABLE
 ]
 _NAMES = {
-    "vocab_size": "vocab_size",
-    "block_size": "num_tokens",
-    "n_layer": "num_hidden_layers",
-    "n_head": "num_attention_heads",
-    "n_embd": "hidden_size",
-    "fix_var": "fixed_variance",
-    "embd_pdrop": "embedding_dropout",
-    "resid_pdrop": "residual_dropout",
-    "attn_pdrop": "attention_dropout",
-    "fb": "free_bits",
-    "target_kl": "target_kl",
+    "vocab_size": ("vocab_size", SIZE),
+    "block_size": ("num_tokens", SIZE),
+    "n_layer": ("num_hidden_layers", SIZE),
+    "n_head": ("num_attention_heads", SIZE),
+    "n_embd": ("hidden_size", SIZE),
+    "fix_var": ("fixed_variance", NUMBER),
+    "embd_pdrop": ("embedding_dropout", SHARE),
+    "resid_pdrop": ("residual_dropout", SHARE),
+    "attn_pdrop": ("attention_dropout", SHARE),
+    "fb": ("free_bits", COUNT),
+    "target_kl": ("target_kl", NUMBER),
 }
 _LOSS_WEIGHT = "decoder.loss.weight"
 
@@ -38,7 +39,7 @@ def configuration_from_original(arguments: Mapping) -> GptVaeConfig:
     Raises:
         ValueError: an argument is unknown or out of range.
     """
-    fields = take_arguments(arguments, _NAMES, (), ORIGIN)
+    fields = take_arguments(arguments, _NAMES, {}, ORIGIN)
     if "free_bits" in fields:
         if fields["free_bits"] not in range(len(FREE_BITS)):
             raise ValueError(f"fb must be 0 to {len(FREE_BITS) - 1}, got {fields['free_bits']!r}.")
@@ -51,24 +52,10 @@ def configuration_from_original(arguments: Mapping) -> GptVaeConfig:
 
 
 def to_ours(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The original's tensors under our names.
-
-    Raises:
-        ValueError: a name is unknown, or the decoder's loss weighs tokens unequally.
-    """
-    tensors = dict(state_dict)
-    weight = tensors.pop(_LOSS_WEIGHT, None)
-    if weight is not None and not torch.equal(weight, torch.ones_like(weight)):
-        raise ValueError(f"The {ORIGIN} checkpoint does not fit: {_LOSS_WEIGHT!r} must be all ones.")
-    encoder = {key: value for key, value in tensors.items() if key.startswith("encoder.")}
-    others = {key: value for key, value in tensors.items() if key not in encoder}
-    tensors = {**take_original_masks(encoder, False, ORIGIN), **take_original_masks(others, True, ORIGIN)}
-    ours = rename_keys(tensors, TABLE, ORIGIN)
-    for half in ("encoder", "decoder"):
-        name = f"{half}.backbone.position_embedding.weight"
-        if name in ours and ours[name].ndim == 3:
-            ours[name] = ours[name].squeeze(0)
-    return ours
+    """The original's tensors, without masks and loss weights, under our names."""
+    ours = rename_keys(state_dict, TABLE, ORIGIN)
+    names = [f"{half}.backbone.position_embedding.weight" for half in ("encoder", "decoder")]
+    return ours | {name: ours[name].squeeze(0) for name in names}
 
 
 def to_original(state_dict: Mapping[str, torch.Tensor], config: GptVaeConfig) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -9,6 +10,20 @@ import torch
 
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
+from melreformer_hf.nn.arguments import (
+    AMOUNT,
+    COUNT,
+    MAPPING,
+    NONE,
+    NUMBER,
+    POSITIVE,
+    SIZE,
+    SIZES,
+    TEXT,
+    either,
+    several,
+    take_arguments,
+)
 from melreformer_hf.nn.weight_norm import fold_weight_norms, split_weight_norms
 
 # Original name, our name; {N} numbers a layer. HiFi-GAN numbers the residual blocks of all stages in one row: its two
@@ -39,34 +54,43 @@ _HIFIHYBRID = [
         "stages.{N}.blocks.{N}.activation.filter_after",
     ),
 ]
+# Beginnings of names, any of which tells an original from the other.
+_MARKS = {
+    "hifigan": ("conv_pre.", "conv_post.", "ups.", "resblocks."),
+    "hifihybrid": ("initial_block.", "final_block.", "blocks."),
+}
 TABLES = {"hifigan": _HIFIGAN, "hifihybrid": _HIFIHYBRID}
 
 _MEL_NAMES = {
-    "sampling_rate": "sampling_rate",
-    "n_fft": "n_fft",
-    "win_size": "win_length",
-    "num_mels": "num_mel_bins",
-    "fmin": "fmin",
-    "fmax": "fmax",
+    "sampling_rate": ("sampling_rate", SIZE),
+    "n_fft": ("n_fft", SIZE),
+    "win_size": ("win_length", SIZE),
+    "num_mels": ("num_mel_bins", SIZE),
+    "fmin": ("fmin", AMOUNT),
+    "fmax": ("fmax", either(POSITIVE, NONE)),
 }
 _HIFIGAN_NAMES = {
-    "resblock": "resblock_type",
-    "upsample_rates": "upsample_rates",
-    "upsample_kernel_sizes": "upsample_kernel_sizes",
-    "upsample_initial_channel": "upsample_initial_channels",
-    "resblock_kernel_sizes": "resblock_kernel_sizes",
-    "resblock_dilation_sizes": "resblock_dilations",
+    "resblock": ("resblock_type", either(TEXT, SIZE)),
+    "upsample_rates": ("upsample_rates", SIZES),
+    "upsample_kernel_sizes": ("upsample_kernel_sizes", SIZES),
+    "upsample_initial_channel": ("upsample_initial_channels", SIZE),
+    "resblock_kernel_sizes": ("resblock_kernel_sizes", SIZES),
+    "resblock_dilation_sizes": ("resblock_dilations", several(SIZES)),
 }
 _HIFIHYBRID_NAMES = {
-    "initial_channels": "upsample_initial_channels",
-    "stride_sizes": "upsample_rates",
-    "amp_kernel_sizes": "resblock_kernel_sizes",
-    "amp_dilation_sizes": "resblock_dilations",
+    "initial_channels": ("upsample_initial_channels", SIZE),
+    "stride_sizes": ("upsample_rates", SIZES),
+    "amp_kernel_sizes": ("resblock_kernel_sizes", SIZES),
+    "amp_dilation_sizes": ("resblock_dilations", several(SIZES)),
 }
 # Entries of the originals' files that only training reads; n_frames sets a width that cancels out of the filters.
 _UNUSED = {
-    *("num_gpus", "batch_size", "learning_rate", "adam_b1", "adam_b2", "lr_decay", "seed", "segment_size", "num_freq"),
-    *("fmax_for_loss", "num_workers", "dist_config", "hop_size", "n_frames"),
+    **dict.fromkeys(("num_gpus", "batch_size", "learning_rate", "adam_b1", "adam_b2", "lr_decay", "seed"), NUMBER),
+    **dict.fromkeys(("segment_size", "num_freq", "num_workers"), COUNT),
+    "fmax_for_loss": either(POSITIVE, NONE),
+    "dist_config": MAPPING,
+    "hop_size": SIZE,
+    "n_frames": SIZE,
 }
 
 
@@ -106,8 +130,8 @@ def architecture_of(state_dict: Mapping[str, torch.Tensor]) -> str:
     Raises:
         ValueError: it is neither's.
     """
-    for architecture, mark in (("hifigan", "conv_pre."), ("hifihybrid", "initial_block.")):
-        if any(key.startswith(mark) for key in state_dict):
+    for architecture, marks in _MARKS.items():
+        if any(key.startswith(marks) for key in state_dict):
             return architecture
     raise ValueError(
         "The checkpoint is neither HiFi-GAN's (conv_pre.*) nor HiFiHybrid's (initial_block.*); its first keys are "
@@ -141,10 +165,6 @@ def to_original(
     return split_weight_norms(renamed) if weight_norm else {key: value.clone() for key, value in renamed.items()}
 
 
-def _take(arguments: Mapping, names: Mapping[str, str]) -> dict:
-    return {ours: arguments[original] for original, ours in names.items() if original in arguments}
-
-
 def configuration_from_original(architecture: str, arguments: Mapping) -> HifiVocoderConfig:
     """Configuration of an original's arguments.
 
@@ -156,28 +176,24 @@ def configuration_from_original(architecture: str, arguments: Mapping) -> HifiVo
     """
     hifigan = architecture == "hifigan"
     names = _HIFIGAN_NAMES if hifigan else _HIFIHYBRID_NAMES
-    known = {*names, *_MEL_NAMES, *_UNUSED} if hifigan else {*names, *_UNUSED, "n_mels"}
-    for key in arguments:
-        if key not in known:
-            raise ValueError(f"{architecture} has no argument {key!r} (received {arguments[key]!r}).")
-    fields = _take(arguments, names)
+    mels = _MEL_NAMES if hifigan else {"n_mels": ("num_mel_bins", SIZE)}
+    everything = take_arguments(arguments, {**names, **mels}, _UNUSED, f"original {architecture}")
+    fields = {ours: everything[ours] for ours, _ in names.values() if ours in everything}
     base = HifiVocoderConfig.preset("hifigan_v1" if hifigan else "hifihybrid").to_dict()
     for name in fields.keys() | {"architecture"}:
         base[name] = fields.get(name, base[name])
-    chosen = {name: base[name] for name in {"architecture", "initializer_range", *_HIFIGAN_NAMES.values()}}
+    ours = {ours for ours, _ in _HIFIGAN_NAMES.values()}
+    chosen = {name: base[name] for name in {"architecture", "initializer_range", *ours}}
     chosen["resblock_type"] = str(chosen["resblock_type"])
     if not hifigan:
         chosen["upsample_kernel_sizes"] = tuple(2 * rate for rate in chosen["upsample_rates"])
-    hop = 1
-    for rate in chosen["upsample_rates"]:
-        hop *= rate
+    hop = math.prod(chosen["upsample_rates"])
     if hifigan and arguments.get("hop_size", hop) != hop:
         raise ValueError(f"hop_size must be the product of upsample_rates, {hop}, got {arguments['hop_size']}.")
-    mel = {"hop_length": hop, "n_fft": max(1024, hop), **(_take(arguments, _MEL_NAMES) if hifigan else {})}
+    mel = {"hop_length": hop, "n_fft": max(1024, hop)}
+    mel |= {ours: everything[ours] for ours, _ in mels.values() if ours in everything}
     mel.setdefault("win_length", mel["n_fft"])
     mel["fmin"] = float(mel.get("fmin", 0.0))
-    if "n_mels" in arguments:
-        mel["num_mel_bins"] = arguments["n_mels"]
     chosen["mel"] = MelConfig.preset("hifigan" if hifigan else "melreformer", **mel).to_dict()
     return HifiVocoderConfig(**chosen)
 

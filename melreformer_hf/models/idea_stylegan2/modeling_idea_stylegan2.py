@@ -31,7 +31,7 @@ from melreformer_hf.models.idea_stylegan2.weights_idea_stylegan2 import (
     to_original,
     to_ours,
 )
-from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.equalized import EqualizedLinear, scaled_leaky_relu
 from melreformer_hf.nn.resample2d import FirFilter2d, filter_after_transposed, upsampling_filter
 
@@ -331,7 +331,13 @@ class IdeaStyleGan2Model(IdeaStyleGan2PreTrainedModel):
         state_dict = load_original_state_dict(state_dict_or_path, container="g_ema")
         config = configuration_from_original(original_arguments, mel)
         model = cls(config)
-        load_strictly(model, {"style_mean": model.style_mean, **to_ours(state_dict, config)}, ORIGIN)
+        load_from_original(
+            model,
+            state_dict,
+            lambda tensors: {"style_mean": model.style_mean, **to_ours(tensors, config)},
+            lambda tensors: to_original(tensors, config),
+            ORIGIN,
+        )
         model.eval().measure_style_mean(generator=torch.Generator().manual_seed(0))
         return model
 

@@ -7,19 +7,31 @@ from collections.abc import Mapping
 import torch
 
 from melreformer_hf.models.idea_stylegan2.configuration_idea_stylegan2 import IdeaStyleGan2Config
+from melreformer_hf.nn.arguments import (
+    MAPPING,
+    NONE,
+    NUMBER,
+    POSITIVE,
+    SIZE,
+    Kind,
+    check_argument,
+    either,
+    several,
+    take_arguments,
+)
 from melreformer_hf.nn.configuration import mel_config_of
-from melreformer_hf.nn.renaming import rename_keys, take_arguments
-from melreformer_hf.nn.resample2d import drop_kernels, fir_kernel
+from melreformer_hf.nn.renaming import rename_keys
+from melreformer_hf.nn.resample2d import fir_kernel
 
 ORIGIN = "original StyleGAN2 generator"
 _COARSEST = 4
 _NAMES = {
-    "style_dim": "style_size",
-    "n_mlp": "num_mapping_layers",
-    "lr_mlp": "mapping_rate_multiplier",
-    "blur_kernel": "blur_taps",
+    "style_dim": ("style_size", SIZE),
+    "n_mlp": ("num_mapping_layers", SIZE),
+    "lr_mlp": ("mapping_rate_multiplier", POSITIVE),
+    "blur_kernel": ("blur_taps", several(NUMBER)),
 }
-_SIZES = ("size", "channel_multiplier", "channels")
+ARGUMENTS = {"size": SIZE, "channel_multiplier": SIZE, "channels": either(MAPPING, NONE)}
 
 
 def channels_from_original(arguments: Mapping) -> tuple[int, ...]:
@@ -37,7 +49,7 @@ def channels_from_original(arguments: Mapping) -> tuple[int, ...]:
         raise ValueError(f"size must be a power of two of at least {_COARSEST}, got {size!r}.")
     sizes = [_COARSEST * 2**level for level in range(size.bit_length() - _COARSEST.bit_length() + 1)]
     if arguments.get("channels") is not None:
-        table = {int(key): value for key, value in arguments["channels"].items()}
+        table = _table_of_widths(arguments["channels"])
     else:
         multiplier = arguments.get("channel_multiplier", 2)
         table = {key: 512 if key <= 32 else 16384 // key * multiplier for key in (2**n for n in range(2, 11))}
@@ -47,16 +59,22 @@ def channels_from_original(arguments: Mapping) -> tuple[int, ...]:
     return tuple(table[key] for key in sizes)
 
 
+def _table_of_widths(channels: Mapping) -> dict[int, int]:
+    table = {}
+    for key, width in channels.items():
+        check_argument("channels", str(key), Kind("named by resolutions", str.isdecimal), ORIGIN)
+        check_argument(f"channels[{key}]", width, SIZE, ORIGIN)
+        table[int(key)] = width
+    return table
+
+
 def configuration_from_original(arguments: Mapping, mel: Mapping | None = None) -> IdeaStyleGan2Config:
     """Configuration of the arguments of the original's `Generator`: colour pictures, square, without durations.
 
     Raises:
         ValueError: an argument is unknown or missing, or contradicts `mel`.
     """
-    fields = take_arguments(arguments, _NAMES, _SIZES, ORIGIN)
-    for name in ("style_dim", "n_mlp"):
-        if name not in arguments:
-            raise ValueError(f"{ORIGIN}: argument {name!r} is missing (the original has no default for it).")
+    fields = take_arguments(arguments, _NAMES, ARGUMENTS, ORIGIN, required=("size", "style_dim", "n_mlp"))
     channels, size = channels_from_original(arguments), arguments["size"]
     contract = mel_config_of(None if mel is None else dict(mel), **({"num_mel_bins": size} if mel is None else {}))
     if contract.num_mel_bins != size:
@@ -121,17 +139,12 @@ def _kernels(config: IdeaStyleGan2Config) -> dict[str, torch.Tensor]:
 
 
 def to_ours(state_dict: Mapping[str, torch.Tensor], config: IdeaStyleGan2Config) -> dict[str, torch.Tensor]:
-    """The original's tensors under our names and in our shapes.
-
-    Raises:
-        ValueError: a name is unknown; a stored filter is missing or another one.
-    """
-    renamed = rename_keys(drop_kernels(state_dict, _kernels(config), ORIGIN), key_table(config), ORIGIN)
+    """The original's tensors, without its filters, under our names and in our shapes."""
     shaped = {}
-    for key, value in renamed.items():
-        if key.endswith(".conv.weight") and value.ndim == 5 and value.shape[0] == 1:
+    for key, value in rename_keys(state_dict, key_table(config), ORIGIN).items():
+        if key.endswith(".conv.weight"):
             value = value[0]
-        elif key.endswith(".to_picture.bias") and value.ndim == 4 and value.shape[0] == 1:
+        elif key.endswith(".to_picture.bias"):
             value = value[0, :, 0, 0]
         shaped[key] = value
     return shaped
@@ -151,4 +164,12 @@ def to_original(state_dict: Mapping[str, torch.Tensor], config: IdeaStyleGan2Con
     return {**rename_keys(shaped, key_table(config), ORIGIN, reverse=True), **_kernels(config)}
 
 
-__all__ = ["ORIGIN", "channels_from_original", "configuration_from_original", "key_table", "to_original", "to_ours"]
+__all__ = [
+    "ARGUMENTS",
+    "ORIGIN",
+    "channels_from_original",
+    "configuration_from_original",
+    "key_table",
+    "to_original",
+    "to_ours",
+]

@@ -26,7 +26,7 @@ from melreformer_hf.models.mel_reformer.encoder_mel_reformer import ColumnCurves
 from melreformer_hf.models.mel_reformer.local_mel_reformer import LocalExpansion, gather
 from melreformer_hf.models.mel_reformer.original_mel_reformer import OriginalExpansion
 from melreformer_hf.models.mel_reformer.weights_mel_reformer import config_of, from_original_keys, to_original_keys
-from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.convnext import ConvNeXtBlock, init_convnext_block
 
 
@@ -114,8 +114,13 @@ class MelReformerModel(MelReformerPreTrainedModel):
             ValueError: unknown arguments; missing, unexpected or misshapen keys; a file that holds code.
         """
         model = cls(config_of(original_arguments))
-        state = from_original_keys(load_original_state_dict(state_dict_or_path, "state_dict"), model.config)
-        load_strictly(model, state, "MelReformer")
+        load_from_original(
+            model,
+            load_original_state_dict(state_dict_or_path, "state_dict"),
+            lambda tensors: from_original_keys(tensors, model.config),
+            lambda tensors: to_original_keys(tensors, model.config),
+            "original MelReformer",
+        )
         return model.eval()
 
     def to_original_state_dict(self) -> dict[str, torch.Tensor]:

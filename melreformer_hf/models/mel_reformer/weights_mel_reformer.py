@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import torch
 
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
+from melreformer_hf.nn.arguments import SHARE, SIZE, take_arguments
 from melreformer_hf.nn.positions import sinusoidal_table
 
 _ATTENTION = {"q": "query", "k": "key", "v": "value", "output.0": "out"}
@@ -29,8 +29,6 @@ _DECODER = {"ln_sa": "self_norm", "ln_ca": "cross_norm", "ln_ff": "feed_forward_
 _DECODER |= {f"self_attn.{theirs}": f"self_attention.{ours}" for theirs, ours in _ATTENTION.items()}
 _DECODER |= {f"cross_attn.{theirs}": f"cross_attention.{ours}" for theirs, ours in _ATTENTION.items()}
 _DECODER |= {f"ff.{theirs}": f"feed_forward.{ours}" for theirs, ours in _FEED_FORWARD.items()}
-# Tables that the original stores and that follow from its sizes.
-_TABLES = re.compile(r"encoder\.2\.pe|preprocess_decoder\.1\.pe|decoder\.blocks\.\d+\.self_attn\.mask")
 
 
 def key_table(config: MelReformerConfig) -> dict[str, str]:
@@ -72,9 +70,8 @@ def config_of(arguments: Mapping) -> MelReformerConfig:
         "decoder_block_size": 64,
         "dropout": 0.1,
     }
-    for key in arguments:
-        if key not in defaults:
-            raise ValueError(f"original_arguments has {key!r}, which is not one of the original's {sorted(defaults)}.")
+    kinds = {name: SIZE for name in defaults} | {"dropout": SHARE}
+    take_arguments(arguments, {}, kinds, "original MelReformer")
     values = {**defaults, **arguments}
     return MelReformerConfig(
         architecture="original",
@@ -92,17 +89,8 @@ def config_of(arguments: Mapping) -> MelReformerConfig:
 
 
 def from_original_keys(state: Mapping[str, torch.Tensor], config: MelReformerConfig) -> dict[str, torch.Tensor]:
-    """Tensors under our names; the original's tables are checked for their size and dropped.
-
-    Raises:
-        ValueError: a stored table belongs to another block size than the arguments say.
-    """
-    sizes = {"encoder.2.pe": config.idea_columns, "preprocess_decoder.1.pe": config.decoder_window}
-    for key, size in sizes.items():
-        if key in state and state[key].shape[1] != size:
-            raise ValueError(f"key {key!r} holds {state[key].shape[1]} positions, the arguments ask for {size}.")
-    kept = {key: value for key, value in state.items() if not _TABLES.fullmatch(key)}
-    return _rename(kept, key_table(config))
+    """Tensors, without the tables that follow from the original's sizes, under our names."""
+    return _rename(state, key_table(config))
 
 
 def to_original_keys(state: Mapping[str, torch.Tensor], config: MelReformerConfig) -> dict[str, torch.Tensor]:

@@ -28,8 +28,9 @@ from melreformer_hf.models.mel_vqvae.weights_mel_vqvae import (
     configuration_from_original,
     to_original,
     to_ours,
+    without_discriminator,
 )
-from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.vqgan import VqganDecoder, VqganEncoder
 
 
@@ -183,7 +184,7 @@ class MelVqvaeModel(MelVqvaePreTrainedModel):
         """
         state_dict = load_original_state_dict(state_dict_or_path, container="state_dict")
         model = cls(configuration_from_original(original_arguments, mel))
-        load_strictly(model, to_ours(state_dict), ORIGIN)
+        load_from_original(model, without_discriminator(state_dict), to_ours, to_original, ORIGIN)
         return model.eval()
 
     def to_original_state_dict(self) -> dict[str, torch.Tensor]:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from melreformer_hf.models.mel_vqvae.configuration_mel_vqvae import MelVqvaeConfig
-from melreformer_hf.nn.renaming import rename_keys, take_arguments
+from melreformer_hf.nn.arguments import AMOUNT, EMPTY, FLAG, SHARE, SIZE, SIZES, either, take_arguments
+from melreformer_hf.nn.renaming import rename_keys
 
 ORIGIN = "original mel VQ-VAE"
 
@@ -42,19 +43,20 @@ TABLE = [
     ("_vq_vae._embedding.weight", "quantizer.codebook.weight"),
 ]
 _NAMES = {
-    "ch": "base_channels",
-    "ch_mult": "channel_multipliers",
-    "num_res_blocks": "num_residual_blocks",
-    "attn_resolutions": "attention_resolutions",
-    "resolution": "resolution",
-    "z_channels": "latent_channels",
-    "num_embeddings": "codebook_size",
-    "embedding_dim": "codebook_dim",
-    "commitment_cost": "commitment_weight",
-    "group_norm_groups": "num_norm_groups",
-    "dropout": "dropout",
+    "ch": ("base_channels", SIZE),
+    "ch_mult": ("channel_multipliers", SIZES),
+    "num_res_blocks": ("num_residual_blocks", SIZE),
+    "attn_resolutions": ("attention_resolutions", either(SIZES, EMPTY)),
+    "resolution": ("resolution", SIZE),
+    "z_channels": ("latent_channels", SIZE),
+    "num_embeddings": ("codebook_size", SIZE),
+    "embedding_dim": ("codebook_dim", SIZE),
+    "commitment_cost": ("commitment_weight", AMOUNT),
+    "group_norm_groups": ("num_norm_groups", SIZE),
+    "dropout": ("dropout", SHARE),
 }
-_TRAINING_ONLY = ("disc_ndf", "disc_in_channels", "disc_num_layers", "in_channels", "out_ch", "double_z")
+_WITHOUT_FIELD = {name: SIZE for name in ("disc_ndf", "disc_in_channels", "disc_num_layers", "in_channels", "out_ch")}
+_WITHOUT_FIELD |= {"double_z": FLAG}
 
 
 def configuration_from_original(arguments: Mapping, mel: Mapping | None) -> MelVqvaeConfig:
@@ -63,19 +65,23 @@ def configuration_from_original(arguments: Mapping, mel: Mapping | None) -> MelV
     Raises:
         ValueError: an argument is unknown, or asks for more than one channel.
     """
+    fields = take_arguments(arguments, _NAMES, _WITHOUT_FIELD, ORIGIN)
     for name in ("in_channels", "out_ch"):
         if arguments.get(name, 1) != 1:
             raise ValueError(f"{name} must be 1 (one mel), got {arguments[name]}.")
     if arguments.get("double_z", False):
         raise ValueError("double_z must be False: a vector-quantised model has no variance, got True.")
-    fields = take_arguments(arguments, _NAMES, _TRAINING_ONLY, ORIGIN)
     return MelVqvaeConfig(**fields, mel=None if mel is None else dict(mel))
 
 
+def without_discriminator(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors that more than training has."""
+    return {key: value for key, value in state_dict.items() if not key.startswith("discriminator.")}
+
+
 def to_ours(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The original's tensors under our names. The discriminator, which only training has, is left out."""
-    kept = {key: value for key, value in state_dict.items() if not key.startswith("discriminator.")}
-    return rename_keys(kept, TABLE, ORIGIN)
+    """The original's tensors, without its discriminator's, under our names."""
+    return rename_keys(state_dict, TABLE, ORIGIN)
 
 
 def to_original(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -83,4 +89,4 @@ def to_original(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
     return {key: value.clone() for key, value in rename_keys(state_dict, TABLE, ORIGIN, reverse=True).items()}
 
 
-__all__ = ["configuration_from_original", "to_original", "to_ours"]
+__all__ = ["configuration_from_original", "to_original", "to_ours", "without_discriminator"]

@@ -30,7 +30,7 @@ from melreformer_hf.models.melgan_vocoder.weights_melgan_vocoder import (
     to_original,
     to_ours,
 )
-from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.conv import UpsamplingConv1d, apply_weight_norm, has_weight_norm, remove_weight_norm
 from melreformer_hf.nn.streaming import stream_with_overlap
 from melreformer_hf.nn.weight_norm import plain_state_dict
@@ -200,7 +200,13 @@ class MelGanVocoderModel(MelGanVocoderPreTrainedModel):
         state_dict = load_original_state_dict(state_dict_or_path)
         config = configuration_from_original(original_arguments, mel)
         model = cls(config)
-        load_strictly(model, to_ours(state_dict, config), ORIGIN)
+        load_from_original(
+            model,
+            state_dict,
+            lambda tensors: to_ours(tensors, config),
+            lambda tensors: to_original(tensors, config, weight_norm=True),
+            ORIGIN,
+        )
         return model.eval()
 
     def to_original_state_dict(self, weight_norm: bool = True) -> dict[str, torch.Tensor]:

@@ -8,11 +8,16 @@ import torch
 
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.models.melgan_vocoder.configuration_melgan_vocoder import MelGanVocoderConfig
-from melreformer_hf.nn.renaming import rename_keys, take_arguments
+from melreformer_hf.nn.arguments import SIZE, take_arguments
+from melreformer_hf.nn.renaming import rename_keys
 from melreformer_hf.nn.weight_norm import fold_weight_norms, split_weight_norms
 
 ORIGIN = "original MelGAN"
-_NAMES = {"input_size": "num_mel_bins", "ngf": "base_channels", "n_residual_layers": "num_residual_layers"}
+_NAMES = {
+    "input_size": ("num_mel_bins", SIZE),
+    "ngf": ("base_channels", SIZE),
+    "n_residual_layers": ("num_residual_layers", SIZE),
+}
 
 
 def key_table(config: MelGanVocoderConfig) -> list[tuple[str, str]]:
@@ -38,7 +43,7 @@ def configuration_from_original(arguments: Mapping, mel: Mapping | None) -> MelG
     Raises:
         ValueError: an argument is unknown, or contradicts `mel`.
     """
-    fields = take_arguments(arguments, _NAMES, (), ORIGIN)
+    fields = take_arguments(arguments, _NAMES, {}, ORIGIN)
     bins = fields.pop("num_mel_bins", None)
     if mel is None:
         contract = MelConfig.preset("melgan", **({} if bins is None else {"num_mel_bins": bins}))

@@ -32,7 +32,7 @@ from melreformer_hf.models.rq_transformer.weights_rq_transformer import (
     to_original,
     to_ours,
 )
-from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.gpt import GptLayers, init_gpt_weights
 
 
@@ -200,12 +200,16 @@ class RQTransformerModel(RQTransformerPreTrainedModel):
         shared = codebooks is not None and len(codebooks) == 1
         config = configuration_from_original(original_arguments, shared)
         model = cls(config)
-        ours = to_ours(state_dict, config)
-        if config.uses_codebook:
-            if codebooks is None:
-                raise ValueError("codebooks are required: input_emb_vqvae or head_emb_vqvae is True, got None.")
-            ours["codebooks"] = codebooks
-        load_strictly(model, ours, ORIGIN)
+        if config.uses_codebook and codebooks is None:
+            raise ValueError("codebooks are required: input_emb_vqvae or head_emb_vqvae is True, got None.")
+        extra = {"codebooks": codebooks} if config.uses_codebook else {}
+        load_from_original(
+            model,
+            state_dict,
+            lambda tensors: to_ours(tensors) | extra,
+            lambda tensors: to_original(tensors, config),
+            ORIGIN,
+        )
         return model.eval()
 
     def to_original_state_dict(self) -> dict[str, torch.Tensor]:

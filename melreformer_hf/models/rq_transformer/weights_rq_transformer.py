@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 import torch
 
 from melreformer_hf.models.rq_transformer.configuration_rq_transformer import RQTransformerConfig
-from melreformer_hf.nn.renaming import rename_keys, take_arguments
+from melreformer_hf.nn.arguments import ANYTHING, FLAG, MAPPING, SHARE, SIZE, SIZES, TEXT, either, take_arguments
+from melreformer_hf.nn.renaming import rename_keys
 
 ORIGIN = "original RQ-Transformer"
 
@@ -45,29 +47,46 @@ TABLE = [
 _POSITIONS = ("condition_positions.weight", "positions.weight", "depth_positions.weight")
 _ORIGINAL_POSITIONS = ("pos_emb_cond", "pos_emb_hw", "pos_emb_d")
 _OFFSETS = "tok_emb.offsets"
+_CODEBOOK = re.compile(r"codebooks\.(\d+)\.")
 _NAMES = {
-    "embed_dim": "hidden_size",
-    "input_embed_dim": "codebook_dim",
-    "shared_tok_emb": "shared_table",
-    "shared_cls_emb": "shared_classifier",
-    "cumsum_depth_ctx": "cumulative_depth_context",
-    "vocab_size_cond": "condition_vocab_size",
-    "block_size_cond": "num_condition_positions",
-    "embd_pdrop": "embedding_dropout",
+    "embed_dim": ("hidden_size", SIZE),
+    "input_embed_dim": ("codebook_dim", SIZE),
+    "shared_tok_emb": ("shared_table", FLAG),
+    "shared_cls_emb": ("shared_classifier", FLAG),
+    "cumsum_depth_ctx": ("cumulative_depth_context", FLAG),
+    "vocab_size_cond": ("condition_vocab_size", SIZE),
+    "block_size_cond": ("num_condition_positions", SIZE),
+    "embd_pdrop": ("embedding_dropout", SHARE),
 }
-_SPECIAL = ("type", "vocab_size", "block_size", "input_emb_vqvae", "head_emb_vqvae", "body", "head", "ema")
-_BLOCK_NAMES = ("n_head", "gelu", "attn_pdrop", "resid_pdrop", "attn_bias", "mlp_bias", "embed_dim")
+_TYPE = "rq-transformer"
+_SPECIAL = {
+    "type": TEXT,
+    "vocab_size": either(SIZE, SIZES),
+    "block_size": SIZES,
+    "input_emb_vqvae": FLAG,
+    "head_emb_vqvae": FLAG,
+    "body": MAPPING,
+    "head": MAPPING,
+    "ema": ANYTHING,
+}
+_BLOCK = {
+    "n_head": SIZE,
+    "gelu": TEXT,
+    "attn_pdrop": SHARE,
+    "resid_pdrop": SHARE,
+    "attn_bias": FLAG,
+    "mlp_bias": FLAG,
+    "embed_dim": SIZE,
+}
 
 
 def _block_arguments(arguments: Mapping, half: str) -> tuple[int, dict]:
     """Number of layers and block arguments of `body` or `head`."""
-    stack = arguments.get(half)
-    if not isinstance(stack, Mapping) or "n_layer" not in stack or "n_head" not in stack.get("block", {}):
-        raise ValueError(f"{half} must hold n_layer and block.n_head, got {stack!r}.")
+    stack = arguments[half]
+    kinds = {"n_layer": SIZE, "block": MAPPING}
+    take_arguments(stack, {}, kinds, f"{ORIGIN}, {half}", required=tuple(kinds))
     block = dict(stack["block"])
-    for key in block:
-        if key not in _BLOCK_NAMES:
-            raise ValueError(f"{ORIGIN} has no argument {half}.block.{key!r} (received {block[key]!r}).")
+    take_arguments(block, {}, _BLOCK, f"{ORIGIN}, {half}.block", required=("n_head",))
     for key in ("attn_bias", "mlp_bias"):
         if not block.pop(key, True):
             raise ValueError(f"{half}.block.{key} must be True: models without biases are not supported, got False.")
@@ -87,7 +106,9 @@ def configuration_from_original(arguments: Mapping, shared_codebook: bool) -> RQ
     Raises:
         ValueError: an argument is unknown, or one that the original cannot run with either.
     """
-    fields = take_arguments(arguments, _NAMES, _SPECIAL, ORIGIN)
+    fields = take_arguments(arguments, _NAMES, _SPECIAL, ORIGIN, ("vocab_size", "block_size", "body", "head"))
+    if arguments.get("type", _TYPE) != _TYPE:
+        raise ValueError(f"{ORIGIN}: argument 'type' must be {_TYPE!r}, got {arguments['type']!r}.")
     vocab_size = arguments["vocab_size"]
     sizes = {vocab_size} if isinstance(vocab_size, int) else set(vocab_size)
     if len(sizes) != 1:
@@ -128,28 +149,22 @@ def codebooks_from_original(state_dict: Mapping[str, torch.Tensor]) -> torch.Ten
     Raises:
         ValueError: there are none, or their sizes differ.
     """
-    tables = []
-    while f"codebooks.{len(tables)}.weight" in state_dict:
-        tables.append(state_dict[f"codebooks.{len(tables)}.weight"][:-1])
-    if not tables:
-        raise ValueError("The quantizer's state dict must hold 'codebooks.0.weight'.")
+    depths = 1 + max((int(match[1]) for key in state_dict if (match := _CODEBOOK.match(key))), default=0)
+    names = [f"codebooks.{depth}.weight" for depth in range(depths)]
+    missing = [name for name in names if name not in state_dict]
+    if missing:
+        raise ValueError(f"The original RQ-VAE quantizer does not fit: missing key {missing[0]!r}.")
+    tables = [state_dict[name][:-1] for name in names]
     if len({table.shape for table in tables}) > 1:
         raise ValueError(f"All codebooks must have one size, got {[tuple(table.shape) for table in tables]}.")
     shared = all(torch.equal(table, tables[0]) for table in tables)
     return torch.stack(tables[:1] if shared else tables).clone()
 
 
-def to_ours(state_dict: Mapping[str, torch.Tensor], config: RQTransformerConfig) -> dict[str, torch.Tensor]:
-    """The original's tensors under our names."""
-    tensors = dict(state_dict)
-    offsets = tensors.pop(_OFFSETS, None)
-    if offsets is not None and not torch.equal(offsets, _offsets(config)):
-        raise ValueError(f"The {ORIGIN} checkpoint does not fit: {_OFFSETS!r} must be {_offsets(config).tolist()}.")
-    ours = rename_keys(tensors, TABLE, ORIGIN)
-    for name in _POSITIONS:
-        if name in ours and ours[name].ndim == 3:
-            ours[name] = ours[name].squeeze(0)
-    return ours
+def to_ours(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The original's tensors, without the offsets of its table, under our names."""
+    ours = rename_keys(state_dict, TABLE, ORIGIN)
+    return ours | {name: ours[name].squeeze(0) for name in _POSITIONS}
 
 
 def to_original(state_dict: Mapping[str, torch.Tensor], config: RQTransformerConfig) -> dict[str, torch.Tensor]:
@@ -159,12 +174,8 @@ def to_original(state_dict: Mapping[str, torch.Tensor], config: RQTransformerCon
     for name in _ORIGINAL_POSITIONS:
         original[name] = original[name].unsqueeze(0)
     if config.uses_table and not config.shared_table:
-        original[_OFFSETS] = _offsets(config)
+        original[_OFFSETS] = torch.arange(config.num_quantizers) * config.vocab_size
     return original
-
-
-def _offsets(config: RQTransformerConfig) -> torch.Tensor:
-    return torch.arange(config.num_quantizers) * config.vocab_size
 
 
 __all__ = ["ORIGIN", "codebooks_from_original", "configuration_from_original", "to_original", "to_ours"]

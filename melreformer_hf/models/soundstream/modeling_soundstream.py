@@ -32,7 +32,7 @@ from melreformer_hf.models.soundstream.weights_soundstream import (
     to_original,
     to_ours,
 )
-from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.conv import (
     CausalConv1d,
     CausalConvTranspose1d,
@@ -205,7 +205,13 @@ class SoundStreamModel(SoundStreamPreTrainedModel):
         state_dict = load_original_state_dict(state_dict_or_path)
         config = configuration_from_original(original_arguments)
         model = cls(config)
-        load_strictly(model, to_ours(state_dict, config), ORIGIN)
+        load_from_original(
+            model,
+            state_dict,
+            lambda tensors: to_ours(tensors, config),
+            lambda tensors: to_original(tensors, config),
+            ORIGIN,
+        )
         return model.eval()
 
     def to_original_state_dict(self) -> dict[str, torch.Tensor]:

@@ -7,26 +7,34 @@ from collections.abc import Mapping
 import torch
 
 from melreformer_hf.models.soundstream.configuration_soundstream import SoundStreamConfig
-from melreformer_hf.nn.renaming import rename_keys, take_arguments
+from melreformer_hf.nn.arguments import FLAG, NUMBER, SIZE, SIZES, TEXT, either, take_arguments
+from melreformer_hf.nn.renaming import rename_keys
 from melreformer_hf.nn.weight_norm import fold_weight_norms, split_weight_norms
 
 ORIGIN = "original CausalVQAE"
 _UPDATES = {"base": "gradient", "ema": "ema"}
 _NAMES = {
-    "in_channels": "audio_channels",
-    "n_layers_per_block": "num_residual_units",
-    "first_block_channels": "base_channels",
-    "num_quantizers": "num_quantizers",
-    "codebook_size": "codebook_size",
-    "codebook_dim": "hidden_size",
-    "vq_type": "codebook_update",
-    "strides": "strides",
-    "channel_multiplier": "channel_multiplier",
-    "depthwise": "depthwise",
-    "sample_rate": "sampling_rate",
+    "in_channels": ("audio_channels", SIZE),
+    "n_layers_per_block": ("num_residual_units", SIZE),
+    "first_block_channels": ("base_channels", SIZE),
+    "num_quantizers": ("num_quantizers", SIZE),
+    "codebook_size": ("codebook_size", either(SIZE, SIZES)),
+    "codebook_dim": ("hidden_size", SIZE),
+    "vq_type": ("codebook_update", TEXT),
+    "strides": ("strides", either(SIZE, SIZES)),
+    "channel_multiplier": ("channel_multiplier", SIZE),
+    "depthwise": ("depthwise", FLAG),
+    "sample_rate": ("sampling_rate", SIZE),
 }
-_CHECKED = ("n_blocks", "input_format", "zero_center", "use_energy_transformer")
-_TRAINING_ONLY = ("vq_cutoff_freq", "n_heads", "context_length")
+_WITHOUT_FIELD = {
+    "n_blocks": SIZE,
+    "input_format": TEXT,
+    "zero_center": FLAG,
+    "use_energy_transformer": FLAG,
+    "vq_cutoff_freq": NUMBER,
+    "n_heads": SIZE,
+    "context_length": SIZE,
+}
 _WIDE = ("codewords", "vector_sum")
 
 
@@ -36,7 +44,7 @@ def configuration_from_original(arguments: Mapping) -> SoundStreamConfig:
     Raises:
         ValueError: an argument is unknown, or asks for what the original cannot run or this codec does not have.
     """
-    fields = take_arguments(arguments, _NAMES, (*_CHECKED, *_TRAINING_ONLY), ORIGIN)
+    fields = take_arguments(arguments, _NAMES, _WITHOUT_FIELD, ORIGIN)
     refused = {
         "input_format": ("n c l", "the original's other layout does not run"),
         "zero_center": (False, "a mean over the whole signal is not causal"),

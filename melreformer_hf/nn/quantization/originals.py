@@ -7,16 +7,31 @@ same step, so that no restart lasts; here none is made. `rq_vae` is kakaobrain/r
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from melreformer_hf.nn.checkpoints import load_original_state_dict, load_strictly
+from melreformer_hf.nn.arguments import (
+    AMOUNT,
+    ANYTHING,
+    COUNT,
+    FLAG,
+    NONE,
+    SHARE,
+    SIZE,
+    SIZES,
+    TEXT,
+    either,
+    several,
+    take_arguments,
+)
+from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.quantization.residual import ResidualVectorQuantizer
 from melreformer_hf.nn.quantization.som import SomQuantizer
 from melreformer_hf.nn.quantization.som_codebook import Neighbourhood
-from melreformer_hf.nn.renaming import rename_keys, take_arguments
+from melreformer_hf.nn.renaming import rename_keys
 
 _ENCODEC_TABLE = [
     ("vq.layers.{N}._codebook.embed", "codebooks.{N}.codewords"),
@@ -40,14 +55,14 @@ _KOHONEN_GRADIENT_TABLE = [("w", "codebooks.0.codewords"), ("counter", "codebook
 
 def _encodec(arguments: Mapping) -> ResidualVectorQuantizer:
     names = {
-        "dimension": "dim",
-        "bins": "codebook_size",
-        "n_q": "num_quantizers",
-        "decay": "decay",
-        "kmeans_iters": "kmeans_iterations",
-        "kmeans_init": "kmeans",
+        "dimension": ("dim", SIZE),
+        "bins": ("codebook_size", SIZE),
+        "n_q": ("num_quantizers", SIZE),
+        "decay": ("decay", SHARE),
+        "kmeans_iters": ("kmeans_iterations", COUNT),
+        "kmeans_init": ("kmeans", FLAG),
     }
-    ours = take_arguments(arguments, names, ("threshold_ema_dead_code",), "EnCodec's ResidualVectorQuantizer")
+    ours = take_arguments(arguments, names, {"threshold_ema_dead_code": AMOUNT}, "EnCodec's ResidualVectorQuantizer")
     ours = {"dim": 256, "codebook_size": 1024, "num_quantizers": 8, "kmeans_iterations": 50, **ours}
     if not ours.pop("kmeans", True):
         ours["kmeans_iterations"] = 0
@@ -66,14 +81,16 @@ def _encodec_to_original(tensors: dict, quantizer: ResidualVectorQuantizer) -> d
 
 def _rq_vae(arguments: Mapping) -> ResidualVectorQuantizer:
     names = {
-        "latent_shape": "latent_shape",
-        "code_shape": "code_shape",
-        "n_embed": "codebook_size",
-        "decay": "decay",
-        "shared_codebook": "shared_codebook",
-        "restart_unused_codes": "restart",
+        "latent_shape": ("latent_shape", several(SIZE, 3)),
+        "code_shape": ("code_shape", several(SIZE, 3)),
+        "n_embed": ("codebook_size", either(SIZE, SIZES)),
+        "decay": ("decay", either(SHARE, several(SHARE))),
+        "shared_codebook": ("shared_codebook", FLAG),
+        "restart_unused_codes": ("restart", FLAG),
     }
-    ours = take_arguments(arguments, names, ("commitment_loss",), "RQ-VAE's RQBottleneck")
+    ours = take_arguments(
+        arguments, names, {"commitment_loss": TEXT}, "RQ-VAE's RQBottleneck", ("latent_shape", "code_shape")
+    )
     if arguments.get("commitment_loss", "cumsum") != "cumsum":
         raise ValueError(f"commitment_loss must be 'cumsum', got {arguments['commitment_loss']!r}.")
     (height, width, channels), (rows, columns, depth) = ours.pop("latent_shape"), ours.pop("code_shape")
@@ -102,20 +119,15 @@ def _rq_vae_to_ours(state_dict: dict, quantizer: ResidualVectorQuantizer) -> dic
 
 
 def _one_of_equals(state_dict: dict[str, torch.Tensor], num_quantizers: int) -> dict[str, torch.Tensor]:
-    """A shared codebook is stored under every level's name: level 0 is enough, if all are there and agree."""
+    """A shared codebook is stored under every level's name: level 0 is enough, if all agree."""
     fields = [original.rsplit(".", 1)[1] for original, _ in _RQ_VAE_TABLE]
-    levels = range(num_quantizers)
-    sources = {f"codebooks.{level}.{field}": f"codebooks.0.{field}" for level in levels for field in fields}
-    problems = [f"missing key {key!r}" for key in sources if key not in state_dict]
-    problems += [f"unexpected key {key!r}" for key in state_dict if key not in sources]
-    problems += [
-        f"shared_codebook is set, but {key!r} differs from {source!r}"
-        for key, source in sources.items()
-        if key in state_dict and source in state_dict and not torch.equal(state_dict[key], state_dict[source])
-    ]
-    if problems:
-        raise ValueError("The original RQ-VAE quantizer does not fit: " + "; ".join(problems[:5]) + ".")
-    return {source: state_dict[source] for source in sources.values()}
+    for level, field in itertools.product(range(1, num_quantizers), fields):
+        key, source = f"codebooks.{level}.{field}", f"codebooks.0.{field}"
+        if not torch.equal(state_dict[key], state_dict[source]):
+            raise ValueError(
+                f"The original RQ-VAE quantizer does not fit: shared_codebook is set, but {key!r} differs from {source!r}."
+            )
+    return {f"codebooks.0.{field}": state_dict[f"codebooks.0.{field}"] for field in fields}
 
 
 def _rq_vae_to_original(tensors: dict, quantizer: ResidualVectorQuantizer) -> dict[str, torch.Tensor]:
@@ -137,17 +149,17 @@ def _learnt(quantizer: ResidualVectorQuantizer) -> dict[str, torch.Tensor]:
 
 def _kohonen_vae(arguments: Mapping) -> SomQuantizer:
     names = {
-        "num_embeddings": "codebook_size",
-        "embedding_dim": "dim",
-        "grid_dim": "num_axes",
-        "grid_shape": "grid_shape",
-        "blur": "blur",
-        "decay": "decay",
-        "cls": "cls",
-        "commitment_cost": "commitment_weight",
-        "kohonen_cost": "weight",
+        "num_embeddings": ("codebook_size", SIZE),
+        "embedding_dim": ("dim", SIZE),
+        "grid_dim": ("num_axes", SIZE),
+        "grid_shape": ("grid_shape", either(SIZES, NONE)),
+        "blur": ("blur", several(ANYTHING)),
+        "decay": ("decay", either(SHARE, NONE)),
+        "cls": ("cls", TEXT),
+        "commitment_cost": ("commitment_weight", AMOUNT),
+        "kohonen_cost": ("weight", AMOUNT),
     }
-    ours = take_arguments(arguments, names, (), "Kohonen-VAE's quantizer")
+    ours = take_arguments(arguments, names, {}, "Kohonen-VAE's quantizer", ("num_embeddings", "embedding_dim", "blur"))
     kinds = {"HardSOM": "running", "HardSOM_noupdate_zero": "none", "GDSOM": "division"}
     kind = ours.pop("cls", "HardSOM")
     if kind not in kinds:
@@ -222,9 +234,15 @@ def quantizer_from_original(
     Raises:
         ValueError: unknown origin or argument; missing, unexpected or misshapen tensors, by name.
     """
-    build, to_ours, _ = _origin(origin)
+    build, to_ours, to_original = _origin(origin)
     state_dict, quantizer = load_original_state_dict(state_dict_or_path), build(original_arguments)
-    load_strictly(quantizer, to_ours(state_dict, quantizer), f"original {origin} quantizer")
+    load_from_original(
+        quantizer,
+        state_dict,
+        lambda tensors: to_ours(tensors, quantizer),
+        lambda tensors: to_original(tensors, quantizer),
+        f"original {origin} quantizer",
+    )
     return quantizer.eval()
 
 

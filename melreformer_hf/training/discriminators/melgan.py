@@ -12,8 +12,9 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from melreformer_hf.nn.arguments import SIZE, take_arguments
 from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
-from melreformer_hf.nn.renaming import rename_keys, take_arguments
+from melreformer_hf.nn.renaming import rename_keys
 from melreformer_hf.nn.weight_norm import fold_weight_norms, plain_state_dict, split_weight_norms
 from melreformer_hf.training.discriminators.waveform import DiscriminatorOutput, ScaleDiscriminator
 
@@ -21,11 +22,11 @@ ORIGIN = "original MelGAN discriminator"
 _FIRST_KERNEL = 15
 _CHANNELS_PER_GROUP = 4
 _NAMES = {
-    "num_D": "num_scales",
-    "ndf": "base_channels",
-    "n_layers": "num_layers",
-    "downsampling_factor": "stride",
-    "max_channels": "max_channels",
+    "num_D": ("num_scales", SIZE),
+    "ndf": ("base_channels", SIZE),
+    "n_layers": ("num_layers", SIZE),
+    "downsampling_factor": ("stride", SIZE),
+    "max_channels": ("max_channels", SIZE),
 }
 
 
@@ -138,7 +139,7 @@ class MelGanDiscriminator(nn.Module):
         Raises:
             ValueError: an argument is unknown.
         """
-        return cls(**take_arguments(original_arguments, _NAMES, (), ORIGIN))
+        return cls(**take_arguments(original_arguments, _NAMES, {}, ORIGIN))
 
     @classmethod
     def from_original(

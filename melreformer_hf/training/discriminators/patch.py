@@ -12,14 +12,18 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from melreformer_hf.nn.arguments import SIZE, take_arguments
 from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
-from melreformer_hf.nn.renaming import take_arguments
 from melreformer_hf.training.discriminators.waveform import DiscriminatorOutput
 
 ORIGIN = "original patch discriminator"
 _SLOPE = 0.2
 _PREFIX = "discriminator."
-_NAMES = {"disc_in_channels": "in_channels", "disc_ndf": "base_channels", "disc_num_layers": "num_layers"}
+_NAMES = {
+    "disc_in_channels": ("in_channels", SIZE),
+    "disc_ndf": ("base_channels", SIZE),
+    "disc_num_layers": ("num_layers", SIZE),
+}
 
 
 class PatchDiscriminator(nn.Module):
@@ -98,7 +102,7 @@ class PatchDiscriminator(nn.Module):
         Raises:
             ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
         """
-        model = cls(**take_arguments(original_arguments, _NAMES, (), ORIGIN))
+        model = cls(**take_arguments(original_arguments, _NAMES, {}, ORIGIN))
         state_dict = load_original_state_dict(state_dict_or_path, container="state_dict")
         own = {key: value for key, value in state_dict.items() if key.startswith(_PREFIX)}
         load_from_original(

@@ -16,8 +16,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from melreformer_hf.nn.arguments import SIZE, SIZES, Kind, take_arguments
 from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
-from melreformer_hf.nn.renaming import rename_keys, take_arguments
+from melreformer_hf.nn.renaming import rename_keys
 from melreformer_hf.training.discriminators.waveform import DiscriminatorOutput
 
 _SLOPE = 0.2
@@ -42,7 +43,7 @@ class _FromOriginal:
     """Reading and writing the original's checkpoints; subclasses name their layers and arguments."""
 
     origin: str
-    argument_names: dict[str, str]
+    argument_names: dict[str, tuple[str, Kind]]
     fixed_arguments: dict[str, float] = {}
 
     def _layers(self) -> list[tuple[str, str]]:
@@ -62,7 +63,7 @@ class _FromOriginal:
         Raises:
             ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
         """
-        model = cls(**take_arguments(original_arguments, cls.argument_names, (), cls.origin), **cls.fixed_arguments)
+        model = cls(**take_arguments(original_arguments, cls.argument_names, {}, cls.origin), **cls.fixed_arguments)
         load_from_original(
             model,
             load_original_state_dict(state_dict_or_path),
@@ -96,11 +97,11 @@ class PooledWaveformDiscriminator(_FromOriginal, nn.Module):
 
     origin = "original waveform discriminator"
     argument_names = {
-        "channel_sizes": "original_channels",
-        "kernel_sizes": "kernel_sizes",
-        "strides": "strides",
-        "groups": "groups",
-        "scales": "scales",
+        "channel_sizes": ("original_channels", SIZES),
+        "kernel_sizes": ("kernel_sizes", SIZES),
+        "strides": ("strides", SIZES),
+        "groups": ("groups", SIZES),
+        "scales": ("scales", SIZES),
     }
 
     def __init__(
@@ -196,7 +197,7 @@ class TwoSidedStftDiscriminator(_FromOriginal, nn.Module):
     """
 
     origin = "original STFT discriminator"
-    argument_names = {"win_length": "win_length", "first_channel_size": "channels"}
+    argument_names = {"win_length": ("win_length", SIZE), "first_channel_size": ("channels", SIZE)}
     fixed_arguments = {"slope": 1.0}
 
     def __init__(self, win_length: int = 1024, channels: int = 32, slope: float = _SLOPE) -> None:

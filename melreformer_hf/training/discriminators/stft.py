@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from melreformer_hf.nn.arguments import SIZE, SIZES, take_arguments
 from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
-from melreformer_hf.nn.renaming import rename_keys, take_arguments
+from melreformer_hf.nn.renaming import rename_keys
 from melreformer_hf.nn.weight_norm import fold_weight_norms, plain_state_dict, split_weight_norms
 from melreformer_hf.training.discriminators.waveform import DiscriminatorOutput
 
@@ -27,11 +28,11 @@ _TABLE = [
     ("discriminators.{N}.conv_post.conv.", "discriminators.{N}.output_conv."),
 ]
 _NAMES = {
-    "filters": "channels",
-    "in_channels": "num_audio_channels",
-    "n_ffts": "n_ffts",
-    "hop_lengths": "hop_lengths",
-    "win_lengths": "win_lengths",
+    "filters": ("channels", SIZE),
+    "in_channels": ("num_audio_channels", SIZE),
+    "n_ffts": ("n_ffts", SIZES),
+    "hop_lengths": ("hop_lengths", SIZES),
+    "win_lengths": ("win_lengths", SIZES),
 }
 _WINDOW = "spec_transform.window"
 
@@ -173,7 +174,7 @@ class MultiScaleStftDiscriminator(nn.Module):
         Raises:
             ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name; another window than Hann.
         """
-        model = cls(**take_arguments(original_arguments, _NAMES, (), ORIGIN))
+        model = cls(**take_arguments(original_arguments, _NAMES, {}, ORIGIN))
         load_from_original(
             model,
             load_original_state_dict(state_dict_or_path),

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from melreformer_hf.models.idea_stylegan2.configuration_idea_stylegan2 import IdeaStyleGan2Config
-from melreformer_hf.models.idea_stylegan2.weights_idea_stylegan2 import channels_from_original
+from melreformer_hf.models.idea_stylegan2.weights_idea_stylegan2 import ARGUMENTS, channels_from_original
+from melreformer_hf.nn.arguments import NUMBER, POSITIVE, SIZE, several, take_arguments
 from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.equalized import EqualizedConv2d, EqualizedLinear, scaled_leaky_relu
 from melreformer_hf.nn.renaming import rename_keys
@@ -24,7 +25,9 @@ from melreformer_hf.nn.resample2d import filter_before_strided, fir_kernel
 
 ORIGIN = "original StyleGAN2 discriminator"
 _EPSILON = 1e-8
-_ARGUMENTS = ("size", "channel_multiplier", "channels", "blur_kernel", "style_dim", "n_mlp", "lr_mlp")
+_NAMES = {"blur_kernel": ("blur_taps", several(NUMBER))}
+# The generator's arguments may be there too.
+_WITHOUT_FIELD = {**ARGUMENTS, "style_dim": SIZE, "n_mlp": SIZE, "lr_mlp": POSITIVE}
 
 
 class DiscriminatorBlock(nn.Module):
@@ -201,14 +204,9 @@ class StyleGan2Discriminator(nn.Module):
         Raises:
             ValueError: an argument is unknown or missing.
         """
-        for key in original_arguments:
-            if key not in _ARGUMENTS:
-                raise ValueError(
-                    f"{ORIGIN} has no argument {key!r} (received {original_arguments[key]!r}); known are {_ARGUMENTS}."
-                )
-        size = original_arguments.get("size")
-        channels = channels_from_original(original_arguments)
-        taps = tuple(original_arguments.get("blur_kernel", (1, 3, 3, 1)))
+        fields = take_arguments(original_arguments, _NAMES, _WITHOUT_FIELD, ORIGIN, required=("size",))
+        channels, size = channels_from_original(original_arguments), original_arguments["size"]
+        taps = tuple(fields.get("blur_taps", (1, 3, 3, 1)))
         return cls((size, size), channels, num_channels=3, blur_taps=taps, use_duration=False)
 
     @classmethod

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from melreformer_hf.nn.arguments import MAPPING, NONE, SIZE, SIZES, either, several, take_arguments
 from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
-from melreformer_hf.nn.renaming import rename_keys, take_arguments
+from melreformer_hf.nn.renaming import rename_keys
 
 _SLOPE = 0.2
 
@@ -145,8 +146,9 @@ class MultiPeriodDiscriminator(_Discriminators):
         Raises:
             ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
         """
-        names = {name: name for name in ("periods", "channels", "kernel_size", "stride")}
-        model = cls(**take_arguments(original_arguments, names, ("seq_len",), cls.origin))
+        names = {"periods": ("periods", SIZES), "channels": ("channels", SIZES)}
+        names |= {name: (name, SIZE) for name in ("kernel_size", "stride")}
+        model = cls(**take_arguments(original_arguments, names, {"seq_len": either(SIZE, NONE)}, cls.origin))
         model._load(state_dict_or_path)
         return model
 
@@ -245,8 +247,9 @@ class MultiScaleDiscriminator(_Discriminators):
         Raises:
             ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
         """
-        names = {name: name for name in ("channels", "kernel_sizes", "strides", "groups")} | {"pooling": "poolings"}
-        model = cls(**take_arguments(original_arguments, names, ("seq_len",), cls.origin))
+        names = {name: (name, SIZES) for name in ("channels", "kernel_sizes", "strides", "groups")}
+        names |= {"pooling": ("poolings", several(either(MAPPING, NONE)))}
+        model = cls(**take_arguments(original_arguments, names, {"seq_len": either(SIZE, NONE)}, cls.origin))
         model._load(state_dict_or_path)
         return model
 

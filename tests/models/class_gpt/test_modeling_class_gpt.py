@@ -144,7 +144,7 @@ def test_broken_original_checkpoints_are_refused(model):
     with pytest.raises(ValueError, match="blocks.0.attn.mask"):
         broken = {**weights, "blocks.0.attn.mask": torch.ones(1, 1, 21, 21)}
         ClassGptModel.from_original(broken, arguments)
-    with pytest.raises(ValueError, match="backbone.token_embedding.weight"):
+    with pytest.raises(ValueError, match="tok_emb.weight"):
         ClassGptModel.from_original(weights, {**arguments, "vocab_size": 65})
     with pytest.raises(ValueError, match="n_layers"):
         ClassGptModel.from_original(weights, {**arguments, "n_layers": 2})

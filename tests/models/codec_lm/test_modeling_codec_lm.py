@@ -328,8 +328,8 @@ def test_broken_original_checkpoints_are_refused(tmp_path):
     misshapen = {**weights, "emb.0.weight": torch.zeros(4, 16)}
     unexpected = {**weights, "transformer.extra": torch.zeros(1)}
     cases = (
-        (missing, ARGUMENTS, ("missing", "heads.1.bias")),
-        (misshapen, ARGUMENTS, ("code_embeddings.0.weight", "(4, 16)", "(9, 16)")),
+        (missing, ARGUMENTS, ("missing", "'linears.1.bias'")),
+        (misshapen, ARGUMENTS, ("emb.0.weight", "(4, 16)", "(9, 16)")),
         (unexpected, ARGUMENTS, ("unexpected", "transformer.extra")),
         (weights, {**ARGUMENTS, "heads": 3}, ("'heads'", "3")),
     )

@@ -148,7 +148,7 @@ def test_broken_original_checkpoints_are_refused(model):
     with pytest.raises(ValueError, match="encoder.transformer.blocks.0.attn.mask"):
         broken = {**weights, "encoder.transformer.blocks.0.attn.mask": torch.ones(20, 20).tril()[None, None]}
         GptVaeModel.from_original(broken, arguments)
-    with pytest.raises(ValueError, match="missing key 'decoder.head.weight'"):
+    with pytest.raises(ValueError, match="missing key 'decoder.transformer.head.weight'"):
         missing = {key: value for key, value in weights.items() if key != "decoder.transformer.head.weight"}
         GptVaeModel.from_original(missing, arguments)
 

@@ -288,14 +288,17 @@ def test_original_checkpoints_that_are_damaged():
     weights = model.to_original_state_dict()
     assert HifiVocoderModel.from_original(weights, arguments).config.hop_length == 16
     for damage, fragments in [
-        ({"blocks.9.tconv.bias": torch.zeros(1)}, ("unexpected key", "stages.9.upsample.bias")),
-        ({"initial_block.weight_g": torch.zeros(1)}, ("initial_block.weight_g", "direction")),
+        ({"blocks.9.tconv.bias": torch.zeros(1)}, ("unexpected key", "blocks.9.tconv.bias")),
+        (
+            {"initial_block.weight_g": torch.zeros(1)},
+            ("initial_block.weight_g", "missing key", "initial_block.weight_v"),
+        ),
     ]:
         with pytest.raises(ValueError) as error:
             HifiVocoderModel.from_original({**weights, **damage}, arguments)
         assert_error(error, *fragments)
     del weights["final_block.conv.bias"]
-    with pytest.raises(ValueError, match="missing key 'output_conv.bias'"):
+    with pytest.raises(ValueError, match="missing key 'final_block.conv.bias'"):
         HifiVocoderModel.from_original(weights, arguments)
     with pytest.raises(ValueError, match="neither"):
         HifiVocoderModel.from_original({"a": torch.zeros(1)}, {})

@@ -252,7 +252,7 @@ def test_broken_original_checkpoints_are_refused():
         torch.testing.assert_close(again.state_dict()[key], value, rtol=0, atol=0, msg=key)
     with pytest.raises(ValueError, match="unexpected key 'body_transformer.extra'"):
         RQTransformerModel.from_original({**weights, "body_transformer.extra": torch.zeros(1)}, arguments)
-    with pytest.raises(ValueError, match="condition_embedding.weight.*shape"):
+    with pytest.raises(ValueError, match="cond_emb.weight.*shape"):
         RQTransformerModel.from_original(weights, {**arguments, "vocab_size_cond": 8})
     with pytest.raises(ValueError, match="tok_emb.offsets"):
         RQTransformerModel.from_original(weights, {**arguments, "vocab_size": 8})

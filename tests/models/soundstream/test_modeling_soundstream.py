@@ -342,8 +342,8 @@ def test_hostile_and_broken_checkpoints_are_refused(tmp_path, capsys):
     first = "encoders.0.1.conv.weight_g"
     broken = {
         "unexpected key 'surprise'": {**weights, "surprise": torch.zeros(1)},
-        "not its other half 'encoders.0.1.conv.weight_g'": {k: v for k, v in weights.items() if k != first},
-        "missing key 'decoder.output_conv.bias'": {k: v for k, v in weights.items() if k != "decoders.3.conv.bias"},
+        "missing key 'encoders.0.1.conv.weight_g'": {k: v for k, v in weights.items() if k != first},
+        "missing key 'decoders.3.conv.bias'": {k: v for k, v in weights.items() if k != "decoders.3.conv.bias"},
         "shape": {**weights, "quantizer.quantizers.0.codebook": torch.zeros(6, 9)},
     }
     for message, state_dict in broken.items():

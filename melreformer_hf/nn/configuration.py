@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+from typing import ClassVar, Self
 
 from transformers import PreTrainedConfig
 
@@ -11,12 +12,25 @@ from melreformer_hf.audio.mel import MelConfig
 class StrictConfig(PreTrainedConfig):
     """`PreTrainedConfig` that raises on unknown keyword arguments, where the library would keep a typo silently.
 
-    Subclasses decorate with `huggingface_hub.dataclasses.strict`, annotate every field and put their rules into
-    `validate_<rule>(self)` methods.
+    Subclasses decorate with `huggingface_hub.dataclasses.strict`, annotate every field, put their rules into
+    `validate_<rule>(self)` methods and their named sizes into `_presets`.
 
     Raises:
         ValueError: a keyword is neither a field of the class nor one that the library writes itself.
     """
+
+    _presets: ClassVar[dict[str, dict]] = {}
+
+    @classmethod
+    def preset(cls, name: str, **overrides: object) -> Self:
+        """A published (or the package's own) size by name, with single fields replaced by `overrides`.
+
+        Raises:
+            ValueError: there is no such preset; the message names those that there are.
+        """
+        if name not in cls._presets:
+            raise ValueError(f"{cls.__name__}.preset: name must be one of {sorted(cls._presets)}, got {name!r}.")
+        return cls(**{**cls._presets[name], **overrides})
 
     def __post_init__(self, **kwargs):
         known = {field.name for field in dataclasses.fields(self)} | set(vars(PreTrainedConfig()))
@@ -29,6 +43,7 @@ class StrictConfig(PreTrainedConfig):
             "torch_dtype",
             "dtype",
             "attn_implementation",
+            "output_attentions",
         }
         for key in unknown:
             if key in allowed:

@@ -96,7 +96,7 @@ def test_original_checkpoints():
     assert_error(error, "chanels", "channels")
     with pytest.raises(ValueError) as error:
         MultiPeriodDiscriminator.from_original(original, {**arguments, "channels": [1, 4, 9]})
-    assert_error(error, "discriminators.0.convs.1.weight", "(8, 4, 5, 1)", "(9, 4, 5, 1)")
+    assert_error(error, "discriminators.0.blocks.1.0.weight", "(8, 4, 5, 1)", "(9, 4, 5, 1)")
     scale = {
         key.replace("convs", "blocks").replace("output_conv", "conv_post"): value
         for key, value in small("scale").state_dict().items()

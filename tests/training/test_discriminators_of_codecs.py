@@ -159,7 +159,7 @@ def test_original_checkpoints(name, tmp_path):
     with pytest.raises(ValueError, match="no argument 'fliters'"):
         model_class.from_original(weights, {**ARGUMENTS[name], "fliters": 3})
     surprise = "discriminator.surprise" if name == "patch" else "surprise"
-    with pytest.raises(ValueError, match="unexpected key 'surprise'"):
+    with pytest.raises(ValueError, match=f"unexpected key {surprise!r}"):
         model_class.from_original({**weights, surprise: torch.zeros(1)}, ARGUMENTS[name])
     key = next(key for key in weights if key.endswith("bias"))
     with pytest.raises(ValueError, match="missing key"):
@@ -173,7 +173,7 @@ def test_a_checkpoint_with_another_window_is_refused():
     key = "discriminators.0.spec_transform.window"
     with pytest.raises(ValueError) as error:
         MultiScaleStftDiscriminator.from_original({**weights, key: torch.ones(64)}, ARGUMENTS["stft"])
-    assert_error(error, key, "Hann", "64")
+    assert_error(error, key, "other values")
 
 
 def test_published_sizes():

@@ -40,6 +40,7 @@ class ClassGptConfig(StrictConfig):
     """
 
     model_type = "melreformer_class_gpt"
+    _presets = _PRESETS
 
     vocab_size: int = 128
     num_tokens: int = 265
@@ -52,13 +53,6 @@ class ClassGptConfig(StrictConfig):
     residual_dropout: float = 0.0
     initializer_range: float = 0.02
     use_cache: bool = True
-
-    @classmethod
-    def preset(cls, name: str, **overrides: object) -> "ClassGptConfig":
-        """`"vas"` (the published size) or `"tiny"`, with single fields replaced by `overrides`."""
-        if name not in _PRESETS:
-            raise ValueError(f"ClassGptConfig.preset: name must be one of {sorted(_PRESETS)}, got {name!r}.")
-        return cls(**{**_PRESETS[name], **overrides})
 
     def validate_architecture(self):
         """Rules between fields."""

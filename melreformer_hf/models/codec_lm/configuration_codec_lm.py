@@ -47,6 +47,7 @@ class CodecLMConfig(StrictConfig):
     """
 
     model_type = "melreformer_codec_lm"
+    _presets = _PRESETS
 
     num_quantizers: int = 32
     codebook_size: int = 1024
@@ -62,13 +63,6 @@ class CodecLMConfig(StrictConfig):
     dropout: float = 0.0
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
-
-    @classmethod
-    def preset(cls, name: str, **overrides: object) -> "CodecLMConfig":
-        """`"encodec_24khz"`, `"encodec_48khz"` or `"tiny"`, with single fields replaced by `overrides`."""
-        if name not in _PRESETS:
-            raise ValueError(f"CodecLMConfig.preset: name must be one of {sorted(_PRESETS)}, got {name!r}.")
-        return cls(**{**_PRESETS[name], **overrides})
 
     def validate_architecture(self):
         """Rules between fields."""

@@ -39,7 +39,14 @@ _NAMES = {
     "layer_norm_eps": ("layer_norm_eps", POSITIVE),
     "dropout": ("dropout", SHARE),
 }
-_ORIGINAL_DEFAULTS = {"n_q": 32, "card": 1024, "dim": 200, "num_layers": 5, "num_heads": 8, "past_context": 1000}
+_ORIGINAL_DEFAULTS = {
+    "num_quantizers": 32,
+    "codebook_size": 1024,
+    "hidden_size": 200,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 8,
+    "num_context_frames": 1000,
+}
 
 
 def configuration_from_original(arguments: Mapping) -> CodecLMConfig:
@@ -48,8 +55,8 @@ def configuration_from_original(arguments: Mapping) -> CodecLMConfig:
     Raises:
         ValueError: an argument is unknown.
     """
-    arguments = {**_ORIGINAL_DEFAULTS, **arguments}
     fields = take_arguments(arguments, _NAMES, {"hidden_scale": POSITIVE, "gelu": FLAG}, ORIGIN)
+    fields = _ORIGINAL_DEFAULTS | fields
     fields["position_period"] = float(fields.get("position_period", 10000.0))
     fields["dropout"] = float(fields.get("dropout", 0.0))
     fields["activation"] = "gelu" if arguments.get("gelu", True) else "relu"

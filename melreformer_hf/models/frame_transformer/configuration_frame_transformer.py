@@ -93,6 +93,7 @@ class FrameTransformerConfig(StrictConfig):
     """
 
     model_type = "melreformer_frame_transformer"
+    _presets = _PRESETS
 
     sampling_rate: int = 44100
     n_fft: int = 2048
@@ -120,13 +121,6 @@ class FrameTransformerConfig(StrictConfig):
             if isinstance(getattr(self, name), list):
                 setattr(self, name, tuple(getattr(self, name)))
         super().__post_init__(**kwargs)
-
-    @classmethod
-    def preset(cls, name: str, **overrides: object) -> "FrameTransformerConfig":
-        """A generation of the original or `"tiny"`, with single fields replaced by `overrides`."""
-        if name not in _PRESETS:
-            raise ValueError(f"FrameTransformerConfig.preset: name must be one of {sorted(_PRESETS)}, got {name!r}.")
-        return cls(**{**_PRESETS[name], **overrides})
 
     @property
     def transform(self) -> Transform:

@@ -43,6 +43,7 @@ class GptVaeConfig(StrictConfig):
     """
 
     model_type = "melreformer_gpt_vae"
+    _presets = _PRESETS
 
     vocab_size: int = 128
     num_tokens: int = 265
@@ -57,13 +58,6 @@ class GptVaeConfig(StrictConfig):
     residual_dropout: float = 0.0
     initializer_range: float = 0.02
     use_cache: bool = True
-
-    @classmethod
-    def preset(cls, name: str, **overrides: object) -> "GptVaeConfig":
-        """`"vas"` (the published size) or `"tiny"`, with single fields replaced by `overrides`."""
-        if name not in _PRESETS:
-            raise ValueError(f"GptVaeConfig.preset: name must be one of {sorted(_PRESETS)}, got {name!r}.")
-        return cls(**{**_PRESETS[name], **overrides})
 
     def validate_architecture(self):
         """Rules between fields."""

@@ -63,6 +63,7 @@ class HifiVocoderConfig(StrictConfig):
     """
 
     model_type = "melreformer_hifi_vocoder"
+    _presets = _PRESETS
 
     architecture: str = "istft"
     mel: dict | None = None
@@ -84,13 +85,6 @@ class HifiVocoderConfig(StrictConfig):
         for name in ("upsample_rates", "upsample_kernel_sizes", "resblock_kernel_sizes", "resblock_dilations"):
             setattr(self, name, _as_tuple(getattr(self, name)))
         super().__post_init__(**kwargs)
-
-    @classmethod
-    def preset(cls, name: str, **overrides: object) -> "HifiVocoderConfig":
-        """A published (or the package's own) size by name, with single fields replaced by `overrides`."""
-        if name not in _PRESETS:
-            raise ValueError(f"HifiVocoderConfig.preset: name must be one of {sorted(_PRESETS)}, got {name!r}.")
-        return cls(**{**_PRESETS[name], **overrides})
 
     @property
     def mel_config(self) -> MelConfig:

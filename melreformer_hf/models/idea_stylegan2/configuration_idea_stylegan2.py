@@ -41,6 +41,7 @@ class IdeaStyleGan2Config(StrictConfig):
     """
 
     model_type = "melreformer_idea_stylegan2"
+    _presets = _PRESETS
 
     mel: dict | None = None
     num_columns: int = 256
@@ -63,13 +64,6 @@ class IdeaStyleGan2Config(StrictConfig):
         self.channels = tuple(self.channels)
         self.blur_taps = tuple(self.blur_taps)
         super().__post_init__(**kwargs)
-
-    @classmethod
-    def preset(cls, name: str, **overrides: object) -> "IdeaStyleGan2Config":
-        """A size by name (`base` or `tiny`), with single fields replaced by `overrides`."""
-        if name not in _PRESETS:
-            raise ValueError(f"IdeaStyleGan2Config.preset: name must be one of {sorted(_PRESETS)}, got {name!r}.")
-        return cls(**{**_PRESETS[name], **overrides})
 
     @property
     def mel_config(self) -> MelConfig:

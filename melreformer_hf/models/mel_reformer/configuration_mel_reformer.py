@@ -59,6 +59,7 @@ class MelReformerConfig(StrictConfig):
     """
 
     model_type = "melreformer_mel_reformer"
+    _presets = _PRESETS
 
     architecture: str = "local"
     mel: dict | None = None
@@ -87,13 +88,6 @@ class MelReformerConfig(StrictConfig):
     def __post_init__(self, **kwargs):
         self.band_channels = tuple(self.band_channels)
         super().__post_init__(**kwargs)
-
-    @classmethod
-    def preset(cls, name: str, **overrides: object) -> "MelReformerConfig":
-        """A size by name (`tiny` or `base`), with single fields replaced by `overrides`."""
-        if name not in _PRESETS:
-            raise ValueError(f"MelReformerConfig.preset: name must be one of {sorted(_PRESETS)}, got {name!r}.")
-        return cls(**{**_PRESETS[name], **overrides})
 
     @property
     def mel_config(self) -> MelConfig:

@@ -46,6 +46,7 @@ class MelVqvaeConfig(StrictConfig):
     """
 
     model_type = "melreformer_mel_vqvae"
+    _presets = _PRESETS
 
     mel: dict | None = None
     input_range: list | tuple = (0.0, 1.0)
@@ -65,13 +66,6 @@ class MelVqvaeConfig(StrictConfig):
         for name in ("input_range", "channel_multipliers", "attention_resolutions"):
             setattr(self, name, tuple(getattr(self, name)))
         super().__post_init__(**kwargs)
-
-    @classmethod
-    def preset(cls, name: str, **overrides: object) -> "MelVqvaeConfig":
-        """`"vas"` (the published size) or `"tiny"`, with single fields replaced by `overrides`."""
-        if name not in _PRESETS:
-            raise ValueError(f"MelVqvaeConfig.preset: name must be one of {sorted(_PRESETS)}, got {name!r}.")
-        return cls(**{**_PRESETS[name], **overrides})
 
     @property
     def mel_config(self) -> MelConfig:

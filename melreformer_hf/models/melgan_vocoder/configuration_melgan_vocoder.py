@@ -29,6 +29,7 @@ class MelGanVocoderConfig(StrictConfig):
     """
 
     model_type = "melreformer_melgan_vocoder"
+    _presets = _PRESETS
 
     mel: dict | None = None
     base_channels: int = 32
@@ -38,13 +39,6 @@ class MelGanVocoderConfig(StrictConfig):
     def __post_init__(self, **kwargs):
         self.upsample_rates = tuple(self.upsample_rates)
         super().__post_init__(**kwargs)
-
-    @classmethod
-    def preset(cls, name: str, **overrides: object) -> "MelGanVocoderConfig":
-        """`"melgan"` (the published size and mel) or `"tiny"`, with single fields replaced by `overrides`."""
-        if name not in _PRESETS:
-            raise ValueError(f"MelGanVocoderConfig.preset: name must be one of {sorted(_PRESETS)}, got {name!r}.")
-        return cls(**{**_PRESETS[name], **overrides})
 
     @property
     def mel_config(self) -> MelConfig:

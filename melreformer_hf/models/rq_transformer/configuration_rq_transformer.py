@@ -91,6 +91,7 @@ class RQTransformerConfig(StrictConfig):
     """
 
     model_type = "melreformer_rq_transformer"
+    _presets = _PRESETS
 
     vocab_size: int = 1024
     num_positions: int = 512
@@ -117,13 +118,6 @@ class RQTransformerConfig(StrictConfig):
     residual_dropout: float = 0.0
     embedding_dropout: float = 0.0
     initializer_range: float = 0.02
-
-    @classmethod
-    def preset(cls, name: str, **overrides: object) -> "RQTransformerConfig":
-        """A published size (`"imagenet_480m"`, ...) or `"tiny"`, with single fields replaced by `overrides`."""
-        if name not in _PRESETS:
-            raise ValueError(f"RQTransformerConfig.preset: name must be one of {sorted(_PRESETS)}, got {name!r}.")
-        return cls(**{**_PRESETS[name], **overrides})
 
     @property
     def mel_config(self) -> MelConfig:

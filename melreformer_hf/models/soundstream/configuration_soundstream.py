@@ -89,6 +89,7 @@ class SoundStreamConfig(StrictConfig):
     """
 
     model_type = "melreformer_soundstream"
+    _presets = _PRESETS
 
     sampling_rate: int = 24000
     audio_channels: int = 1
@@ -131,13 +132,6 @@ class SoundStreamConfig(StrictConfig):
             value = getattr(self, name)
             setattr(self, name, tuple(value) if isinstance(value, list) else value)
         super().__post_init__(**kwargs)
-
-    @classmethod
-    def preset(cls, name: str, **overrides: object) -> "SoundStreamConfig":
-        """`"soundstream"` (the paper's), `"lumenpallidium"` (the original's) or `"tiny"`, with `overrides`."""
-        if name not in _PRESETS:
-            raise ValueError(f"SoundStreamConfig.preset: name must be one of {sorted(_PRESETS)}, got {name!r}.")
-        return cls(**{**_PRESETS[name], **overrides})
 
     @property
     def hop_length(self) -> int:

@@ -270,7 +270,7 @@ def test_original_files_of_unusual_sizes(suffix, tmp_path):
     [
         ({"upsample_rate": [2]}, ("no argument 'upsample_rate'",)),
         ({"hop_size": 256}, ("hop_size", "15", "256")),
-        ({"num_mels": 21}, ("input_conv.weight", "shape")),
+        ({"num_mels": 21}, ("conv_pre.weight", "shape")),
     ],
 )
 def test_original_arguments_that_do_not_fit(change, fragments):

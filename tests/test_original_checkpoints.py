@@ -196,9 +196,21 @@ def test_wrong_arguments_are_named(name):
 
 # One of them is an argument of every original, and doubling it changes the network.
 SIZES = (
-    *("n_layer", "num_layers", "n_layers", "n_layers_per_block", "depth", "dim", "d_model", "dim_embed", "ch", "ngf"),
-    *("initial_channels", "channels", "filters", "n_mlp", "num_D", "disc_ndf", "first_channel_size", "embedding_dim"),
-    *("upsample_initial_channel", "embed_dim", "dimension", "n_embed", "channel_sizes", "size"),
+    *(
+        "size",
+        "n_layer",
+        "num_layers",
+        "n_layers",
+        "n_layers_per_block",
+        "depth",
+        "dim",
+        "d_model",
+        "dim_embed",
+        "ch",
+        "ngf",
+    ),
+    *("initial_channels", "channels", "filters", "num_D", "disc_ndf", "first_channel_size", "embedding_dim"),
+    *("upsample_initial_channel", "embed_dim", "dimension", "n_embed", "channel_sizes"),
 )
 
 

@@ -124,6 +124,7 @@ class ModelContractMixin:
         config.save_pretrained(tmp_path)
         loaded = type(config).from_pretrained(tmp_path)
         assert loaded.to_diff_dict() == config.to_diff_dict()
+        assert type(config)(**config.to_dict()).to_diff_dict() == config.to_diff_dict()
 
     def test_unknown_config_keys_are_refused(self):
         config_class = type(self.config())

@@ -64,4 +64,28 @@ def mel_config_of(values: dict | None, **defaults: object) -> MelConfig:
     return MelConfig.from_dict(values)
 
 
-__all__ = ["StrictConfig", "mel_config_of"]
+class MelStrictConfig(StrictConfig):
+    """`StrictConfig` of a model that takes or makes log-mel spectrograms; subclasses have a field `mel: dict | None`."""
+
+    @property
+    def mel_config(self) -> MelConfig:
+        """The mel contract."""
+        return mel_config_of(self.mel)
+
+    @property
+    def sampling_rate(self) -> int:
+        """Samples per second of the waveforms behind the mels."""
+        return self.mel_config.sampling_rate
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame."""
+        return self.mel_config.hop_length
+
+    @property
+    def num_mel_bins(self) -> int:
+        """Mel bands."""
+        return self.mel_config.num_mel_bins
+
+
+__all__ = ["MelStrictConfig", "StrictConfig", "mel_config_of"]

@@ -5,7 +5,7 @@ import math
 from huggingface_hub.dataclasses import strict
 
 from melreformer_hf.audio.mel import MelConfig
-from melreformer_hf.nn.configuration import StrictConfig, mel_config_of
+from melreformer_hf.nn.configuration import MelStrictConfig
 
 _HIFIGAN_MEL = MelConfig.preset("hifigan").to_dict()
 _HIFIGAN_V1 = {"architecture": "hifigan", "mel": _HIFIGAN_MEL, "initializer_range": 0.01}
@@ -36,7 +36,7 @@ def _as_tuple(values: object) -> object:
 
 
 @strict
-class HifiVocoderConfig(StrictConfig):
+class HifiVocoderConfig(MelStrictConfig):
     """Configuration of `HifiVocoderModel`.
 
     Args:
@@ -85,26 +85,6 @@ class HifiVocoderConfig(StrictConfig):
         for name in ("upsample_rates", "upsample_kernel_sizes", "resblock_kernel_sizes", "resblock_dilations"):
             setattr(self, name, _as_tuple(getattr(self, name)))
         super().__post_init__(**kwargs)
-
-    @property
-    def mel_config(self) -> MelConfig:
-        """The mel contract of the input."""
-        return mel_config_of(self.mel)
-
-    @property
-    def sampling_rate(self) -> int:
-        """Samples per second of the output."""
-        return self.mel_config.sampling_rate
-
-    @property
-    def hop_length(self) -> int:
-        """Samples per frame."""
-        return self.mel_config.hop_length
-
-    @property
-    def num_mel_bins(self) -> int:
-        """Mel bands of the input."""
-        return self.mel_config.num_mel_bins
 
     def validate_architecture(self):
         """Rules between fields."""

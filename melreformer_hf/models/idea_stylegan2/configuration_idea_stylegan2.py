@@ -4,8 +4,7 @@ import math
 
 from huggingface_hub.dataclasses import strict
 
-from melreformer_hf.audio.mel import MelConfig
-from melreformer_hf.nn.configuration import StrictConfig, mel_config_of
+from melreformer_hf.nn.configuration import MelStrictConfig
 
 _PRESETS: dict[str, dict] = {
     "base": {},
@@ -14,7 +13,7 @@ _PRESETS: dict[str, dict] = {
 
 
 @strict
-class IdeaStyleGan2Config(StrictConfig):
+class IdeaStyleGan2Config(MelStrictConfig):
     """Configuration of `IdeaStyleGan2Model`.
 
     Args:
@@ -64,16 +63,6 @@ class IdeaStyleGan2Config(StrictConfig):
         self.channels = tuple(self.channels)
         self.blur_taps = tuple(self.blur_taps)
         super().__post_init__(**kwargs)
-
-    @property
-    def mel_config(self) -> MelConfig:
-        """The mel contract of ideas."""
-        return mel_config_of(self.mel)
-
-    @property
-    def num_mel_bins(self) -> int:
-        """Mel bands of an idea."""
-        return self.mel_config.num_mel_bins
 
     @property
     def coarsest_shape(self) -> tuple:

@@ -3,7 +3,7 @@
 from huggingface_hub.dataclasses import strict
 
 from melreformer_hf.audio.mel import MelConfig
-from melreformer_hf.nn.configuration import StrictConfig, mel_config_of
+from melreformer_hf.nn.configuration import MelStrictConfig, mel_config_of
 
 _PRESETS: dict[str, dict] = {
     "tiny": {},
@@ -25,7 +25,7 @@ _PRESETS: dict[str, dict] = {
 
 
 @strict
-class MelReformerConfig(StrictConfig):
+class MelReformerConfig(MelStrictConfig):
     """Configuration of `MelReformerModel`.
 
     Args:
@@ -95,11 +95,6 @@ class MelReformerConfig(StrictConfig):
         if self.mel is None and self.architecture == "original":
             return MelConfig.preset("melreformer")
         return mel_config_of(self.mel)
-
-    @property
-    def num_mel_bins(self) -> int:
-        """Mel bands."""
-        return self.mel_config.num_mel_bins
 
     def validate_architecture(self):
         """Rules between fields."""

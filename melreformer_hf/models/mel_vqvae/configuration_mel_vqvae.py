@@ -3,7 +3,7 @@
 from huggingface_hub.dataclasses import strict
 
 from melreformer_hf.audio.mel import MelConfig
-from melreformer_hf.nn.configuration import StrictConfig
+from melreformer_hf.nn.configuration import MelStrictConfig
 
 _PRESETS: dict[str, dict] = {
     "vas": {},
@@ -22,7 +22,7 @@ _PRESETS: dict[str, dict] = {
 
 
 @strict
-class MelVqvaeConfig(StrictConfig):
+class MelVqvaeConfig(MelStrictConfig):
     """Configuration of `MelVqvaeModel`; the defaults are the published size (71,907,713 parameters).
 
     Args:
@@ -71,11 +71,6 @@ class MelVqvaeConfig(StrictConfig):
     def mel_config(self) -> MelConfig:
         """The mel contract of input and output."""
         return MelConfig.preset("specvqgan") if self.mel is None else MelConfig.from_dict(self.mel)
-
-    @property
-    def num_mel_bins(self) -> int:
-        """Mel bands of input and output."""
-        return self.mel_config.num_mel_bins
 
     @property
     def stride(self) -> int:

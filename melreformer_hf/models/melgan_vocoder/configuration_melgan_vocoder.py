@@ -5,7 +5,7 @@ import math
 from huggingface_hub.dataclasses import strict
 
 from melreformer_hf.audio.mel import MelConfig
-from melreformer_hf.nn.configuration import StrictConfig, mel_config_of
+from melreformer_hf.nn.configuration import MelStrictConfig
 
 _PRESETS: dict[str, dict] = {
     "melgan": {"mel": MelConfig.preset("melgan").to_dict()},
@@ -14,7 +14,7 @@ _PRESETS: dict[str, dict] = {
 
 
 @strict
-class MelGanVocoderConfig(StrictConfig):
+class MelGanVocoderConfig(MelStrictConfig):
     """Configuration of `MelGanVocoderModel`.
 
     Args:
@@ -39,26 +39,6 @@ class MelGanVocoderConfig(StrictConfig):
     def __post_init__(self, **kwargs):
         self.upsample_rates = tuple(self.upsample_rates)
         super().__post_init__(**kwargs)
-
-    @property
-    def mel_config(self) -> MelConfig:
-        """The mel contract of the input."""
-        return mel_config_of(self.mel)
-
-    @property
-    def sampling_rate(self) -> int:
-        """Samples per second of the output."""
-        return self.mel_config.sampling_rate
-
-    @property
-    def hop_length(self) -> int:
-        """Samples per frame."""
-        return self.mel_config.hop_length
-
-    @property
-    def num_mel_bins(self) -> int:
-        """Mel bands of the input."""
-        return self.mel_config.num_mel_bins
 
     @property
     def stage_channels(self) -> tuple:

@@ -3,7 +3,7 @@
 An epoch is as many random crops as fill the hours of the training split. Before the first one nothing is open, nothing is decoded, and
 the system is told to forget the files. Four readers are measured, each from that state, in one process:
 
-- crops without a cache: every crop decodes what it needs, in every epoch;
+- crops without a cache, as of a split larger than it: every crop decodes what it needs, in every epoch;
 - crops with the cache that trainings use (`cache_minutes`);
 - the same with what the vocoder's recipe makes of them: batches of 8 crops with their mels, as a training's worker does;
 - the peer: Hugging Face `datasets` streaming the same Parquet files, decoding one 30-second segment after another.

@@ -86,6 +86,7 @@ class MelConfig:
     center: bool = False
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         nyquist = self.sampling_rate / 2
         rules = [
             ("sampling_rate", self.sampling_rate > 0, "be positive"),
@@ -104,6 +105,23 @@ class MelConfig:
         for name, holds, rule in rules:
             if not holds:
                 raise ValueError(f"MelConfig.{name} must {rule}, got {getattr(self, name)!r}.")
+
+    def _check_kinds(self) -> None:
+        """Numbers are finite, counts whole, and only what may be absent is."""
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), str(field.type)
+            if kind in ("str", "bool"):
+                right = isinstance(value, str if kind == "str" else bool)
+            elif value is None:
+                right = kind.endswith("| None")
+            else:
+                right = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+                right = right and (kind != "int" or float(value).is_integer())
+            if not right:
+                wanted = {"int": "a whole number", "str": "a string", "bool": "true or false"}.get(
+                    kind, "a finite number"
+                )
+                raise ValueError(f"MelConfig.{field.name} must be {wanted}, got {value!r}.")
 
     @classmethod
     def preset(cls, name: str, **overrides: object) -> MelConfig:

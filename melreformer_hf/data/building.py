@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,8 @@ from melreformer_hf.data.rendering import check_metadata, find_row, read_metadat
 
 SEGMENT_SECONDS = 30
 DATASET_FILE = "dataset.json"
+MAX_SAMPLING_RATE = 655350
+_SPLIT_NAME = re.compile(r"\w+([.-]\w+)*")  # it becomes the name of a file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,11 @@ class BuildConfig:
 
     def __post_init__(self) -> None:
         rules = [
-            ("sampling_rate", self.sampling_rate > 0, "be positive"),
+            (
+                "sampling_rate",
+                0 < self.sampling_rate <= MAX_SAMPLING_RATE,
+                f"be in 1..{MAX_SAMPLING_RATE} (FLAC's most)",
+            ),
             ("test_fraction", 0 <= self.test_fraction < 1, "be in [0, 1)"),
             ("shard_minutes", self.shard_minutes > 0, "be positive"),
             ("workers", self.workers >= 1, "be at least 1"),
@@ -140,7 +147,8 @@ def build_dataset(folder: Path, output: Path, config: BuildConfig, progress: boo
         the report also written to `report.json`: hours and recordings per split, skipped files with reasons.
 
     Raises:
-        ValueError: no audio file found, none usable, metadata for none of them, or `output` holds something else.
+        ValueError: no audio file found, none usable, metadata for none of them or with splits that are no words, two
+            recordings of one name, or `output` holds something else.
     """
     folder, output = Path(folder), Path(output)
     files = sorted(
@@ -154,7 +162,7 @@ def build_dataset(folder: Path, output: Path, config: BuildConfig, progress: boo
     metadata = read_metadata(metadata_path) if metadata_path else {}
     check_metadata(metadata, files, folder)
     tasks = [(str(path), _row_of(path, folder, metadata, config), config.sampling_rate) for path in files]
-    _check_splits(tasks)
+    _check_rows(tasks)
     building = output.with_name(f".{output.name}.partial")
     shutil.rmtree(building, ignore_errors=True)
     (building / "data").mkdir(parents=True)
@@ -185,9 +193,13 @@ def _row_of(path: Path, folder: Path, metadata: dict, config: BuildConfig) -> di
     }
 
 
-def _check_splits(tasks: list[tuple[str, dict, int]]) -> None:
+def _check_rows(tasks: list[tuple[str, dict, int]]) -> None:
     seen: dict[str, str] = {}
     for path, row, _ in tasks:
+        if not _SPLIT_NAME.fullmatch(row["split"]):
+            raise ValueError(
+                f"split must be a word such as train or test, got {row['split']!r} for {row['recording']!r} in the metadata."
+            )
         if row["recording"] in seen:
             raise ValueError(
                 f"The recording {row['recording']!r} appears twice, the second time as {path}. Rename one."

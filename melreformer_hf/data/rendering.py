@@ -61,12 +61,28 @@ def render_file(midi: Path, output: Path, soundfont: str | os.PathLike, sampling
 
 
 def read_metadata(path: Path) -> dict[str, dict[str, str]]:
-    """Rows of a metadata CSV by file name; a `path` column (as in a manifest) serves as well as `file_name`."""
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if rows and not {"file_name", "path"} & set(rows[0]):
-        raise ValueError(f"{path} must have a column file_name or path, got {sorted(rows[0])}.")
-    return {row.get("file_name") or row["path"]: row for row in rows}
+    """Rows of a metadata CSV by file name; a `path` column (as in a manifest) serves as well as `file_name`.
+
+    Raises:
+        ValueError: not text in UTF-8, no column for the name, a row without a name, or two rows that contradict.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets begin the file with a mark
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} must be a CSV file in UTF-8: {error}") from error
+    columns = {str(name) for name in rows[0]} if rows else {"file_name"}
+    if not {"file_name", "path"} & columns:
+        raise ValueError(f"{path} must have a column file_name or path, got {sorted(columns)}.")
+    named: dict[str, dict[str, str]] = {}
+    for number, row in enumerate(rows, start=2):
+        name = row.get("file_name") or row.get("path")
+        if not name:
+            raise ValueError(f"Row {number} of {path} must name a file in column file_name or path, got {row}.")
+        if named.get(name, row) != row:
+            raise ValueError(f"{path} tells two things about {name!r}; the second time in row {number}.")
+        named[name] = row
+    return named
 
 
 def find_row(metadata: dict[str, dict[str, str]], file: Path, root: Path) -> dict[str, str]:

@@ -15,13 +15,14 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from melreformer_hf.data.building import SEGMENT_SECONDS
-from melreformer_hf.data.shards import Recording, open_shards, recordings_of, resolve_dataset
+from melreformer_hf.data.shards import LocalShards, Recording, open_shards, recordings_of, resolve_dataset
 
 
 class RecordingStore:
     """Random access to the recordings of one split of a built dataset.
 
-    Decoded segments (16 bit) are kept in a bounded cache, so that crops of the same neighbourhood decode once.
+    A split that fits into the cache is decoded once and kept (16 bit). Of a larger one in a folder, short crops decode
+    only what they need, because a segment would be gone from the cache before it is asked for again.
 
     Args:
         dataset: folder made by `melreformer data build`; the id `user/name` of one on the Hub, which is downloaded
@@ -47,6 +48,8 @@ class RecordingStore:
         self.recordings: list[Recording] = []
         for shard, name in enumerate(self._names):
             self.recordings += recordings_of(self._file(shard), shard, name)
+        # What came over the network is kept in any case.
+        self._seeks = isinstance(self._shards, LocalShards) and self.hours * 60 > cache_minutes
 
     def _file(self, shard: int):
         key = (os.getpid(), shard)  # a forked worker must not share a file position with its parent
@@ -63,19 +66,24 @@ class RecordingStore:
         """Hours of audio in the split."""
         return sum(recording.num_samples for recording in self.recordings) / self.sampling_rate / 3600
 
-    def _segment(self, shard: int, row: int) -> np.ndarray:
+    def _part(self, shard: int, row: int, begin: int, end: int) -> np.ndarray:
+        """Samples [begin, end) of a segment, int16."""
         import soundfile
 
         key = (shard, row)
         if key in self._cache:
             self._cache.move_to_end(key)
-            return self._cache[key]
+            return self._cache[key][begin:end]
         cell = self._file(shard).read_row_group(row, columns=["audio"])["audio"][0].as_py()
-        data, _ = soundfile.read(io.BytesIO(cell["bytes"]), dtype="int16")
+        with soundfile.SoundFile(io.BytesIO(cell["bytes"])) as file:
+            if self._seeks and 2 * (end - begin) < self._segment_samples:
+                file.seek(begin)
+                return file.read(end - begin, dtype="int16")
+            data = file.read(dtype="int16")
         self._cache[key] = data
         if len(self._cache) > self._cache_size:
             self._cache.popitem(last=False)
-        return data
+        return data[begin:end]
 
     def read(self, recording: Recording, start: int = 0, length: int | None = None) -> torch.Tensor:
         """Samples [start, start + length) of a recording, float32, full scale at 1.
@@ -92,8 +100,8 @@ class RecordingStore:
         step = self._segment_samples
         parts = []
         for index in range(start // step, (start + length - 1) // step + 1):
-            data = self._segment(recording.shard, recording.first_row + index)
-            parts.append(data[max(0, start - index * step) : start + length - index * step])
+            begin, end = max(0, start - index * step), min(step, start + length - index * step)
+            parts.append(self._part(recording.shard, recording.first_row + index, begin, end))
         return torch.from_numpy(np.concatenate(parts).astype(np.float32) / 32768.0)
 
 

@@ -96,6 +96,7 @@ class TrainingConfig:
             ("learning_rate", self.learning_rate > 0, "be positive"),
             ("warmup_steps", self.warmup_steps >= 0, "not be negative"),
             ("num_workers", self.num_workers >= 0, "not be negative"),
+            ("cache_minutes", self.cache_minutes >= 0, "not be negative"),
             ("weight_decay", self.weight_decay >= 0, "not be negative"),
             ("adam_epsilon", self.adam_epsilon > 0, "be positive"),
             ("max_grad_norm", self.max_grad_norm > 0, "be positive"),

@@ -53,7 +53,9 @@ def test_dictionary_round_trip_and_unknown_fields():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("fmax", 20000.0), ("hop_length", 0), ("win_length", 4096), ("power", 3.0), ("log_base", "2"), ("fmin", 9000.0)],
+    [("fmax", 20000.0), ("hop_length", 0), ("win_length", 4096), ("power", 3.0), ("log_base", "2"), ("fmin", 9000.0)]
+    + [("sampling_rate", "22050"), ("hop_length", 256.5), ("n_fft", None), ("log_floor", float("inf")), ("center", 1)]
+    + [("num_mel_bins", True), ("fmin", float("nan")), ("sampling_rate", -22050), ("log_base", 10), ("clip_max", "1")],
 )
 def test_broken_rules_name_field_and_value(field, value):
     with pytest.raises(ValueError) as error:

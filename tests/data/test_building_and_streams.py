@@ -82,6 +82,20 @@ def test_reading_across_segments_equals_the_file(dataset):
         store.read(recording, 0, recording.num_samples + 1)
 
 
+def test_what_a_small_cache_decodes_in_parts_is_what_a_large_one_holds(dataset):
+    small, large = (RecordingStore(dataset[0], "train", minutes) for minutes in (0.1, 60.0))
+    generator = np.random.default_rng(0)
+    for recording in small.recordings:
+        for _ in range(6):
+            start = int(generator.integers(recording.num_samples - 1))
+            length = int(generator.integers(1, min(40 * RATE, recording.num_samples - start) + 1))
+            assert torch.equal(small.read(recording, start, length), large.read(recording, start, length))
+        last = recording.num_samples - 1
+        assert torch.equal(small.read(recording, last, 1), large.read(recording, last, 1))
+    held = [sum(part.size for part in store._cache.values()) for store in (small, large)]
+    assert held[0] <= 4 * 30 * RATE and held[1] == sum(item.num_samples for item in large.recordings)
+
+
 def crops(stream, count):
     return [(item["index"], item["recording"], item["waveform"]) for item in itertools.islice(stream, count)]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
+import torch
 from testing_utils import assert_error
 
 from melreformer_hf.training.config import TrainingConfig, build_dataclass
@@ -45,6 +47,12 @@ def test_the_command_line_overrides_the_file(tmp_path):
         ({"ema_decay": 1.0}, ["ema_decay", "[0, 1)"]),
         ({"dataset": ""}, ["dataset", "data build"]),
         ({"adam_betas": [0.9, 1.0]}, ["adam_betas", "1.0"]),
+        ({"max_minutes": float("nan")}, ["max_minutes", "positive", "nan"]),
+        ({"max_minutes": -5}, ["max_minutes", "positive", "-5"]),
+        ({"learning_rate": float("nan")}, ["learning_rate", "positive", "nan"]),
+        ({"cache_minutes": -1}, ["cache_minutes", "-1"]),
+        ({"cpu": "maybe"}, ["cpu", "bool", "maybe"]),
+        ({"model": [1]}, ["model", "dict", "[1]"]),
     ],
 )
 def test_wrong_settings_are_refused(values, fragments):
@@ -86,6 +94,39 @@ def test_help_teaches_every_setting(recipe, capsys):
         assert f"--{field.name}" in text, field.name
     for field in dataclasses.fields(recipe.Options):
         assert field.name in text and field.metadata["help"].split()[0] in text, field.name
+
+
+def example_configs() -> list[tuple[Path, type]]:
+    by_name = {recipe.name: recipe for recipe in RECIPES}
+    files = sorted((ROOT / "examples/configs").glob("*.yaml"))
+    return [(file, by_name[name]) for file in files if (name := file.stem.rsplit("_", 1)[0]) in by_name]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_example_config_builds_its_models_without_memory(recipe):
+    # Fitting the idea model to recordings needs recordings; its sizes do not.
+    fitted = {"fit_crops": 0} if recipe is IdeaDiffusionRecipe else {}
+    counts = {}
+    for file in [file for file, owner in example_configs() if owner is recipe]:
+        with torch.device("meta"):
+            modules = recipe(TrainingConfig.from_yaml(file, {"dataset": "d", "options": fitted})).modules()
+        assert all(parameter.is_meta for module in modules.values() for parameter in module.parameters())
+        counts[file.stem] = sum(parameter.numel() for parameter in modules["model"].parameters())
+    assert counts[f"{recipe.name}_base"] > counts[f"{recipe.name}_tiny"] > 1e6, counts
+
+
+SOURCES = "\n".join(path.read_text() for path in sorted((ROOT / "melreformer_hf/training").rglob("*.py")))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_setting_is_used(recipe):
+    """A setting that is read nowhere but where it is declared would be parsed and ignored."""
+    every = {"validate_every_steps", "validate_every_minutes", "save_every_steps", "save_every_minutes"}
+    for owner, cls in (("config", TrainingConfig), ("options", recipe.Options)):
+        for field in dataclasses.fields(cls):
+            name = field.name.split("_", 1)[1] if field.name in every else field.name  # read as <what>_every_steps
+            used = re.search(rf"\b{owner}\.{name}\b", SOURCES) or f'}}_{name}"' in SOURCES
+            assert used, f"{owner}.{field.name} is read nowhere"
 
 
 def test_every_example_config_builds_its_recipe():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -73,28 +71,4 @@ def stack_mels(mels: Sequence[torch.Tensor], width: int = 1024, gap: int = 4) ->
     return np.concatenate(rows)
 
 
-def idea_and_mel(idea: torch.Tensor, mel: torch.Tensor, path: str | os.PathLike, max_width: int = 2048) -> Path:
-    """Write a PNG with an idea on the left and the mel it became on the right, on one colour scale.
-
-    Args:
-        idea: (mel, column).
-        mel: (mel, frame); longer than `max_width` frames it is averaged down.
-        path: the file, written complete or not at all.
-        max_width: widest picture of the mel in pixels.
-    """
-    from PIL import Image
-
-    low, high = min(idea.min().item(), mel.min().item()), max(idea.max().item(), mel.max().item())
-    left = mel_picture(idea, low, high)
-    right = mel_picture(mel, low, high, min(mel.shape[1], max_width))
-    gap = np.full((left.shape[0], 8, 3), 255, dtype=np.uint8)
-    picture = Image.fromarray(np.concatenate([left, gap, right], axis=1))
-    picture = picture.resize((picture.width, picture.height * 2), Image.Resampling.NEAREST)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.partial")
-    picture.save(temporary, format="PNG")
-    os.replace(temporary, path)
-    return path
-
-
-__all__ = ["colorize", "idea_and_mel", "mel_picture", "stack_mels"]
+__all__ = ["colorize", "mel_picture", "stack_mels"]

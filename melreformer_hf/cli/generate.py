@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Annotated
@@ -11,22 +10,62 @@ import typer
 
 from melreformer_hf.cli.errors import check_output_file
 
-Checkpoint = Annotated[str, typer.Option(help="Pipeline: bundled name, folder, or Hub id.", rich_help_panel="Model")]
+MIN_SECONDS = 1.0
+MAX_SECONDS = 6 * 3600.0
+PIECE_FRAMES = 64
+
+Checkpoint = Annotated[
+    str,
+    typer.Option(
+        help="Pipeline: name of a bundled checkpoint, folder, or Hub id such as user/name.", rich_help_panel="Model"
+    ),
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads. Default: torch's choice.", rich_help_panel="Machine")
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="cpu, cuda, cuda:NUMBER, or auto: a GPU where there is one, else the CPU.", rich_help_panel="Machine"
+    ),
+]
 
 
 def generate(
-    seconds: Annotated[float | None, typer.Option(help="Length; left out, the model draws one.")] = None,
-    output: Annotated[Path, typer.Option(help="WAV file to write; a picture goes beside it.")] = Path("song.wav"),
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same music. Default: a new one.")
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS", help="Length of a piece, 1 to 21600 (6 hours). Default: the model draws a length."
+        ),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps of the idea.")] = 20,
-    num_waveforms: Annotated[int, typer.Option(min=1, help="Pieces to generate.")] = 1,
+    output: Annotated[
+        Path, typer.Option(metavar="FILE.wav", help="WAV file to write; FILE.png beside it shows idea and mel.")
+    ] = Path("song.wav"),
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=2**63 - 1,
+            metavar="NUMBER",
+            help="The same seed gives the same music. Default: a new one, which is printed.",
+        ),
+    ] = None,
+    steps: Annotated[
+        int, typer.Option(min=1, metavar="NUMBER", help="Denoising steps of the idea: fewer are faster, coarser.")
+    ] = 20,
+    num_waveforms: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="NUMBER", help="Pieces to generate; several are numbered: FILE-0.wav, FILE-1.wav."
+        ),
+    ] = 1,
     checkpoint: Checkpoint = "piano-tiny",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's choice.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:NUMBER.")] = "auto",
+    threads: Threads = None,
+    device: Device = "auto",
 ) -> None:
-    """Generate music and write it as a WAV file, with a picture of its mel and idea.
+    """Generate music and write it as a WAV file, with a picture of its idea and mel.
+
+    Nothing is downloaded for a bundled checkpoint.
 
     Example: melreformer generate --seconds 20 --output song.wav --seed 7
     """
@@ -38,24 +77,30 @@ def generate(
     seed = torch.seed() % 2**32 if seed is None else seed
     generator = torch.Generator().manual_seed(seed)
     started = time.perf_counter()
-    result = pipe(
-        num_inference_steps=steps,
-        audio_length_in_s=seconds,
-        num_waveforms_per_prompt=num_waveforms,
-        generator=generator,
-    )
-    _report(result, output, time.perf_counter() - started, f"seed {seed}")
+    pipe.set_progress_bar_config(desc="idea", unit="step")
+    ideas, num_frames = pipe.sample_idea(steps, seconds, num_waveforms, generator)
+    result = _render(pipe, ideas, num_frames)
+    _report(result, pipe.mel_config, output, time.perf_counter() - started, f"seed {seed}")
 
 
 def expand(
-    recording: Annotated[Path, typer.Argument(help="WAV, FLAC, OGG or MP3 file.")],
-    output: Annotated[Path, typer.Option(help="WAV file to write; a picture goes beside it.")] = Path("expanded.wav"),
-    seconds: Annotated[float | None, typer.Option(help="Length of the result; default: the recording's.")] = None,
+    recording: Annotated[Path, typer.Argument(metavar="RECORDING", help="WAV, FLAC, OGG or MP3 file.")],
+    output: Annotated[
+        Path, typer.Option(metavar="FILE.wav", help="WAV file to write; FILE.png beside it shows idea and mel.")
+    ] = Path("expanded.wav"),
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS", help="Length of the result, 1 to 21600 (6 hours). Default: the recording's length."
+        ),
+    ] = None,
     checkpoint: Checkpoint = "piano-tiny",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's choice.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:NUMBER.")] = "auto",
+    threads: Threads = None,
+    device: Device = "auto",
 ) -> None:
     """Shrink a recording to its idea and let the model expand that to full length again.
+
+    The bundled model knows piano only: whatever it hears, it plays as piano.
 
     Example: melreformer expand song.mp3 --output again.wav
     """
@@ -68,18 +113,23 @@ def expand(
     pipe = load_pipeline(checkpoint, device, threads)
     waveform, rate = read_audio(recording, pipe.sampling_rate)
     started = time.perf_counter()
-    result = pipe.expand(waveform, rate, audio_length_in_s=seconds)
-    _report(result, output, time.perf_counter() - started, f"from {recording}")
+    idea, num_frames = pipe.idea_of(waveform, rate)
+    if seconds is not None:
+        num_frames = num_frames.new_tensor([pipe.frames_of(seconds)])
+    result = _render(pipe, idea, num_frames)
+    _report(result, pipe.mel_config, output, time.perf_counter() - started, f"from {recording}")
 
 
 def check_seconds(seconds: float | None) -> None:
-    """Refuse a length before the models are loaded; the pipeline knows the upper bound.
+    """Refuse a length before the models are loaded.
 
     Raises:
-        ValueError: zero, negative, infinite or not a number.
+        ValueError: shorter than a second, longer than six hours, or not a number.
     """
-    if seconds is not None and not 0 < seconds < math.inf:
-        raise ValueError(f"--seconds must be a positive number, got {seconds}.")
+    if seconds is not None and not MIN_SECONDS <= seconds <= MAX_SECONDS:
+        raise ValueError(
+            f"--seconds must be a number from {MIN_SECONDS:g} to {MAX_SECONDS:.0f} (6 hours), got {seconds:g}."
+        )
 
 
 def choose_device(device: str) -> str:
@@ -115,20 +165,47 @@ def load_pipeline(checkpoint: str, device: str, threads: int | None):
     device = choose_device(device)
     started = time.perf_counter()
     pipe = MelReformerPipeline.from_pretrained(checkpoint).to(device)
-    typer.echo(f"loaded {checkpoint} in {time.perf_counter() - started:.1f} s, on {device}")
+    where = f"cpu, {torch.get_num_threads()} threads" if device == "cpu" else device
+    typer.echo(f"loaded {checkpoint} in {time.perf_counter() - started:.1f} s, on {where}")
     return pipe
 
 
-def _report(result, output: Path, seconds: float, origin: str) -> None:
-    from melreformer_hf.audio.pictures import idea_and_mel
+def _render(pipe, ideas, num_frames):
+    """Expand ideas and make them audible below a progress bar: the samples of the pipeline's own call."""
+    import torch
+    from tqdm import tqdm
+
+    from melreformer_hf.pipelines.pipeline_utils import MusicPipelineOutput
+
+    samples, rate = num_frames * pipe.mel_config.hop_length, pipe.sampling_rate
+    mels, chunks = [], []
+    layout = "{l_bar}{bar}| {n:.1f}/{total:.1f} s of music [{elapsed}<{remaining}]"
+    with tqdm(total=int(samples.max()), unit_scale=1 / rate, desc="music", bar_format=layout) as bar:
+        pieces = pipe.stream_idea(
+            ideas, num_frames, PIECE_FRAMES / pipe.mel_config.frame_rate, callback_on_mel=mels.append
+        )
+        for chunk in pieces:
+            chunks.append(chunk)
+            bar.update(chunk.shape[-1])
+    return MusicPipelineOutput(torch.cat(chunks, -1), torch.cat(mels, -1), ideas.float(), num_frames, samples, rate)
+
+
+def _report(result, mel_config, output: Path, seconds: float, origin: str) -> None:
+    from melreformer_hf.audio.figures import save_idea_and_mel
 
     for index, path in enumerate(result.save(output)):
         frames = int(result.num_frames[index])
         picture = path.with_suffix(".png")
-        idea_and_mel(result.ideas[index], result.mels[index, :, :frames], picture)
+        save_idea_and_mel(result.ideas[index], result.mels[index, :, :frames], mel_config, picture, origin)
         typer.echo(f"wrote {path} ({result.durations[index]:.1f} s, {origin}) and {picture}")
-    total = sum(result.durations)
-    typer.echo(f"{total:.1f} s of audio in {seconds:.1f} s: {total / seconds:.1f} times faster than real time")
+    typer.echo(f"{sum(result.durations):.1f} s of music in {seconds:.1f} s: {speed(sum(result.durations) / seconds)}")
 
 
-__all__ = ["check_seconds", "choose_device", "expand", "generate", "load_pipeline"]
+def speed(factor: float) -> str:
+    """Words for seconds of music per second of work."""
+    if factor >= 1:
+        return f"{factor:.1f} times faster than real time"
+    return f"{1 / factor:.1f} times slower than real time"
+
+
+__all__ = ["check_seconds", "choose_device", "expand", "generate", "load_pipeline", "speed"]

@@ -7,13 +7,17 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import soundfile
+import torch
 from audio_files import RATE, tone, write_music
 from pipeline_utils_for_tests import tiny_pipeline
 from typer.testing import CliRunner
 
+from melreformer_hf.cli.generate import speed
 from melreformer_hf.cli.main import app
+from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +37,29 @@ def test_generate_writes_wav_and_picture(checkpoint, tmp_path):
     output = tmp_path / "song.wav"
     words = ("generate", "--checkpoint", checkpoint, "--seconds", "1.5", "--steps", "3", "--seed", "5")
     text = run(*words, "--output", str(output))
-    assert "seed 5" in text and "faster than real time" in text and str(output) in text
+    assert "seed 5" in text and "than real time" in text and str(output) in text
     data, rate = soundfile.read(output)
     assert rate == RATE and abs(data.size / rate - 1.5) < 0.02
     assert (tmp_path / "song.png").read_bytes()[:4] == b"\x89PNG"
+    pipe = MelReformerPipeline.from_pretrained(checkpoint)
+    pipe.set_progress_bar_config(disable=True)
+    pipe(3, 1.5, generator=torch.Generator().manual_seed(5)).save(tmp_path / "called.wav")
+    np.testing.assert_allclose(soundfile.read(tmp_path / "called.wav")[0], data, atol=1e-4)
     run(*words, "--output", str(tmp_path / "again.wav"))
     assert (soundfile.read(tmp_path / "again.wav")[0] == data).all()
+
+
+def test_several_pieces_and_progress(checkpoint, tmp_path, capfd):
+    words = ("generate", "--checkpoint", checkpoint, "--seconds", "1", "--steps", "2", "--num-waveforms", "2")
+    text = run(*words, "--output", str(tmp_path / "song.wav"))
+    for index in range(2):
+        assert (tmp_path / f"song-{index}.png").is_file() and str(tmp_path / f"song-{index}.wav") in text
+    shown = text + capfd.readouterr().err
+    assert "idea: 100%" in shown and "1.0/1.0 s of music" in shown
+
+
+def test_speed_has_words_for_both_sides():
+    assert speed(5.04) == "5.0 times faster than real time" and speed(0.1) == "10.0 times slower than real time"
 
 
 def test_expand_reads_another_rate(checkpoint, tmp_path):

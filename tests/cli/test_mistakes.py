@@ -14,9 +14,10 @@ from audio_files import RATE, tone
 from pipeline_utils_for_tests import tiny_pipeline
 from typer.testing import CliRunner
 
-from melreformer_hf.cli import demo, errors
+from melreformer_hf.cli import demo, errors, generate
 from melreformer_hf.cli.main import app, main
 from melreformer_hf.cli.tools import FAMILIES
+from melreformer_hf.pipelines.pipeline_mel_reformer import MAX_SECONDS
 
 COMMANDS = ("generate", "expand", "demo", "evaluate", "convert", "assemble", "push", "doctor", "data build")
 
@@ -50,8 +51,12 @@ def mistake(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("words", "fragment"),
     [
-        ("generate --seconds -3", "--seconds must be a positive number, got -3"),
-        ("generate --seconds nan", "--seconds"),
+        ("generate --seconds -3", "--seconds must be a number from 1 to 21600 (6 hours), got -3"),
+        ("generate --seconds 0", "--seconds must be a number from 1"),
+        ("generate --seconds 0.01", "--seconds must be a number from 1"),
+        ("generate --seconds 1e9", "--seconds must be a number from 1 to 21600 (6 hours), got 1e+09"),
+        ("generate --seconds inf", "--seconds must be a number from 1"),
+        ("generate --seconds nan", "--seconds must be a number from 1"),
         ("generate --seconds long", "--seconds"),
         ("generate --steps 0", "--steps"),
         ("generate --seed -1", "--seed"),
@@ -67,6 +72,7 @@ def mistake(monkeypatch, capsys, tmp_path):
         ("genarate", "generate"),
         ("expand", "Missing argument"),
         ("expand nowhere.wav", "nowhere.wav"),
+        ("expand nowhere.wav --seconds -1", "--seconds must be a number from 1"),
         ("data build nowhere --output x", "found none"),
         ("data build . --output x --test-fraction 2", "test_fraction"),
         ("data build . --output x --sampling-rate 0", "sampling_rate"),
@@ -87,8 +93,8 @@ def test_wrong_values_and_missing_files(mistake, words, fragment):
     assert any(part in message for part in fragment.split("|")), message
 
 
-def test_long_durations_are_refused_by_the_pipeline(mistake, checkpoint):
-    assert "21600" in mistake("generate", "--checkpoint", checkpoint, "--seconds", "1e9")
+def test_the_longest_duration_is_the_pipelines():
+    assert generate.MAX_SECONDS == MAX_SECONDS
 
 
 def test_wrong_recordings(mistake, checkpoint, tmp_path):

@@ -1,0 +1,168 @@
+"""Figures: mels with axes in seconds and Hz, a title and a colour bar, drawn with Pillow alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from melreformer_hf.audio.mel import MelConfig
+from melreformer_hf.audio.pictures import colorize, mel_picture
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+
+_INK, _PAPER, _MISSING = (32, 32, 32), (255, 255, 255), (216, 216, 216)
+_FONT_SIZE, _TITLE_SIZE, _TICK = 15, 18, 5
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 34, 46
+_PLOT_HEIGHT, _BAR_WIDTH = 320, 16
+_HERTZ = (0, 60, 125, 250, 500, 1000, 2000, 4000, 8000, 16000)
+_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
+
+
+def _font(size: int):
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)
+
+
+def band_of(frequency: float, config: MelConfig) -> float:
+    """Number of the mel band whose centre lies at a frequency in Hz; between two bands a fraction."""
+    from transformers.audio_utils import hertz_to_mel
+
+    low, high, mel = (hertz_to_mel(float(f), "slaney") for f in (config.fmin, config.max_frequency, frequency))
+    return (mel - low) / (high - low) * (config.num_mel_bins + 1) - 1
+
+
+def seconds_ticks(seconds: float, room: int = 8) -> list[float]:
+    """Round times from 0 to `seconds`, at most `room` steps apart."""
+    step = next((s for s in _SECONDS if seconds / s <= room), _SECONDS[-1])
+    return [step * index for index in range(int(seconds / step + 1e-6) + 1)]
+
+
+def _text(draw: ImageDraw, place: tuple[float, float], text: str, anchor: str, size: int = _FONT_SIZE) -> None:
+    draw.text(place, text, fill=_INK, font=_font(size), anchor=anchor)
+
+
+def _frequency_axis(draw: ImageDraw, config: MelConfig, height: int) -> None:
+    last = height + 99.0
+    for frequency in _HERTZ:
+        band = band_of(frequency, config)
+        y = _TOP + height * (1 - (band + 0.5) / config.num_mel_bins)
+        if _TOP <= y <= _TOP + height and last - y > _FONT_SIZE:
+            draw.line([(_LEFT - _TICK, y), (_LEFT, y)], fill=_INK)
+            label = f"{frequency // 1000}k" if frequency >= 1000 else str(frequency)
+            _text(draw, (_LEFT - _TICK - 3, y), label, "rm")
+            last = y
+    _text(draw, (4, _TOP - 8), "Hz", "ls")
+
+
+def _time_axis(draw: ImageDraw, seconds: float, width: int, height: int) -> None:
+    bottom = _TOP + height
+    for time in seconds_ticks(seconds, room=max(width // 60, 2)):
+        x = _LEFT + width * time / seconds
+        draw.line([(x, bottom), (x, bottom + _TICK)], fill=_INK)
+        _text(draw, (x, bottom + _TICK + 2), f"{time:g}", "mt")
+    _text(draw, (_LEFT + width / 2, bottom + _BOTTOM - 6), "seconds", "ms")
+
+
+def mel_figure(
+    mel: torch.Tensor,
+    config: MelConfig,
+    seconds: float,
+    title: str,
+    low: float,
+    high: float,
+    width: int = 480,
+    share: float = 1.0,
+) -> Image:
+    """A log-mel with axes.
+
+    Args:
+        mel: (mel, column), columns spread evenly over `share` of the time axis.
+        config: the contract, for the frequency axis.
+        seconds: length of the time axis.
+        title: above the plot.
+        low: value drawn black.
+        high: value drawn brightest.
+        width: pixels of the plot, without its margins.
+        share: part of the time axis that `mel` fills; the rest stays grey. 1 is all of it.
+
+    Returns:
+        RGB image.
+    """
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGB", (_LEFT + width + _RIGHT, _TOP + _PLOT_HEIGHT + _BOTTOM), _PAPER)
+    draw = ImageDraw.Draw(image)
+    box = (_LEFT, _TOP, _LEFT + width, _TOP + _PLOT_HEIGHT)
+    draw.rectangle(box, fill=_MISSING)
+    filled = min(max(round(width * share), 1), width)
+    if mel.shape[1] > 0:
+        plot = Image.fromarray(mel_picture(mel, low, high, min(filled, mel.shape[1])))
+        image.paste(plot.resize((filled, _PLOT_HEIGHT), Image.Resampling.BOX), box[:2])
+    draw.rectangle(box, outline=_INK)
+    _frequency_axis(draw, config, _PLOT_HEIGHT)
+    _time_axis(draw, seconds, width, _PLOT_HEIGHT)
+    _text(draw, (_LEFT + width / 2, _TOP - 10), title, "ms", _TITLE_SIZE)
+    return image
+
+
+def color_bar(config: MelConfig, low: float, high: float) -> Image:
+    """The colour scale of figures of the same height, with the contract's unit."""
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGB", (92, _TOP + _PLOT_HEIGHT + _BOTTOM), _PAPER)
+    draw = ImageDraw.Draw(image)
+    values = torch.linspace(high, low, _PLOT_HEIGHT)[:, None].expand(-1, _BAR_WIDTH)
+    image.paste(Image.fromarray(colorize(values, low, high)), (4, _TOP))
+    draw.rectangle((4, _TOP, 4 + _BAR_WIDTH, _TOP + _PLOT_HEIGHT), outline=_INK)
+    for share in np.linspace(0, 1, 5):
+        y = _TOP + _PLOT_HEIGHT * (1 - share)
+        draw.line([(4 + _BAR_WIDTH, y), (4 + _BAR_WIDTH + _TICK, y)], fill=_INK)
+        _text(draw, (4 + _BAR_WIDTH + _TICK + 3, y), f"{low + (high - low) * share:.1f}", "lm")
+    plain = config.log_multiplier == 1.0 and config.log_offset == 0.0
+    _text(draw, (4, _TOP - 10), ("nats" if config.log_base == "e" else "decades") if plain else "value", "ls")
+    return image
+
+
+def save_idea_and_mel(
+    idea: torch.Tensor, mel: torch.Tensor, config: MelConfig, path: str | os.PathLike, title: str
+) -> Path:
+    """Write a PNG: an idea on the left, the mel it became on the right, one colour scale, axes in seconds and Hz.
+
+    Args:
+        idea: (mel, column).
+        mel: (mel, frame); shown whole, however long.
+        config: the contract of both.
+        path: the file, written complete or not at all.
+        title: told about the mel, such as its seed.
+    """
+    from PIL import Image
+
+    seconds, bands = mel.shape[1] / config.frame_rate, config.num_mel_bins
+    low, high = min(idea.min().item(), mel.min().item()), max(idea.max().item(), mel.max().item())
+    parts = [
+        mel_figure(idea, config, seconds, f"idea, {bands} bands x {idea.shape[1]} columns", low, high, width=460),
+        mel_figure(
+            mel, config, seconds, f"log-mel, {bands} bands x {mel.shape[1]} frames; {title}", low, high, width=920
+        ),
+        color_bar(config, low, high),
+    ]
+    picture = Image.new("RGB", (sum(part.width for part in parts), parts[0].height), _PAPER)
+    left = 0
+    for part in parts:
+        picture.paste(part, (left, 0))
+        left += part.width
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.partial")
+    picture.save(temporary, format="PNG")
+    os.replace(temporary, path)
+    return path
+
+
+__all__ = ["band_of", "color_bar", "mel_figure", "save_idea_and_mel", "seconds_ticks"]

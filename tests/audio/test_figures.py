@@ -1,0 +1,55 @@
+"""Axes of figures lie where the mel contract says; what is drawn is what was given."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+
+from melreformer_hf.audio.figures import (
+    _LEFT,
+    _PLOT_HEIGHT,
+    _TOP,
+    band_of,
+    mel_figure,
+    save_idea_and_mel,
+    seconds_ticks,
+)
+from melreformer_hf.audio.mel import MelConfig, mel_filter_bank
+
+
+def test_bands_lie_at_the_peaks_of_the_filter_bank():
+    config = MelConfig.preset("hifigan", num_mel_bins=40, n_fft=4096, win_length=4096, hop_length=256)
+    bank = mel_filter_bank(config)
+    for band in (3, 11, 25, 39):
+        peak = bank[band].argmax().item() * config.sampling_rate / config.n_fft
+        assert abs(band_of(peak, config) - band) < 0.15
+
+
+def test_ticks_are_round_and_few():
+    assert seconds_ticks(20) == [0, 5, 10, 15, 20]
+    for seconds in (0.3, 1.0, 7.3, 61.0, 600.0, 21600.0):
+        ticks = seconds_ticks(seconds)
+        assert ticks[0] == 0 and ticks[-1] <= seconds + 1e-6 and 2 <= len(ticks) <= 9
+
+
+def test_loud_band_is_bright_at_its_height_and_the_rest_of_the_axis_is_grey():
+    config = MelConfig(num_mel_bins=64)
+    mel = torch.full((64, 50), -11.0)
+    mel[16] = 2.0
+    figure = np.asarray(mel_figure(mel, config, 2.0, "one tone", -11.0, 2.0, width=200, share=0.5))
+    column = figure[_TOP + 1 : _TOP + _PLOT_HEIGHT - 1, _LEFT + 50].astype(int).sum(-1)
+    expected = _PLOT_HEIGHT * (1 - 16.5 / 64)
+    assert abs(column.argmax() - expected) < _PLOT_HEIGHT / 64 + 1
+    assert (figure[_TOP + 10, _LEFT + 150] == 216).all() and (figure[_TOP + 10, _LEFT + 50] < 20).all()
+
+
+def test_idea_and_mel_are_written_whole(tmp_path):
+    config = MelConfig(num_mel_bins=16)
+    for frames in (1, 30, 5000):
+        path = save_idea_and_mel(
+            torch.randn(16, 8), torch.randn(16, frames), config, tmp_path / f"{frames}.png", "seed 1"
+        )
+        with Image.open(path) as picture:
+            assert picture.size[0] > 1400 and picture.size[1] == _PLOT_HEIGHT + 80
+    assert not list(tmp_path.glob(".*"))

@@ -15,23 +15,29 @@ import gradio as gr
 import numpy as np
 import torch
 
+from melreformer_hf.audio.figures import mel_figure
 from melreformer_hf.audio.io import read_audio
-from melreformer_hf.audio.pictures import mel_picture
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
 
 MAX_SECONDS = 120
 MIN_SECONDS = 1
 MAX_UPLOAD_MEGABYTES = 20
 MAX_SEED = 2**31 - 1
-PICTURE_WIDTH = 512
 SECONDS_BETWEEN_PICTURES = 0.7
-DESCRIPTION = """# MelReformer
-A diffusion model draws a small **idea** of a piece, 256 columns wide. An autoregressive model **expands** it to any
-length, a vocoder makes it **audible** while it grows. Everything runs on this machine's own processor."""
+IDEA, MEL = "the idea", "the mel it becomes"
+EXAMPLE = Path(__file__).parent / "prelude.ogg"
+HOW = """A diffusion model draws a small **idea** of a piece, {columns} columns wide. An autoregressive model **expands** it
+to any length; a vocoder makes it **audible** while it grows. Everything runs on this machine; nothing is downloaded."""
 NO_LIVE = "The live player needs `ffmpeg`, which is not installed here: the piece can be heard when it is finished."
-LIMITS = f"""A recording of up to {MAX_SECONDS} seconds and {MAX_UPLOAD_MEGABYTES} MB (WAV, FLAC, OGG, MP3) is shrunk to
-its idea and expanded again. The bundled model knows piano only: whatever it hears, it plays as piano."""
-CSS = ".picture img {object-fit: fill; width: 100%; height: 100%}"
+LIMITS = f"""Up to {MAX_SECONDS} seconds and {MAX_UPLOAD_MEGABYTES} MB of WAV, FLAC, OGG or MP3 are shrunk to an idea and
+expanded again. The bundled model knows piano only: whatever it hears, it plays as piano."""
+# In the browser: what is left unfinished says so; a finished piece keeps its numbers.
+STOPPED = "(status) => status.trim().endsWith('...') ? status + ' stopped.' : status"
+CSS = """
+.picture img {width: 100%; height: auto; background: white}
+.picture button, .picture .image-frame, .picture .image-container {height: auto; width: 100%}
+.status {min-height: 3em}
+"""
 
 
 def launch_settings() -> dict:
@@ -40,8 +46,8 @@ def launch_settings() -> dict:
 
 
 def refusal(message: str) -> gr.Error:
-    """An error for the visitor to read until closed; the log stays free of it."""
-    return gr.Error(message, duration=None, print_exception=False)
+    """An error for the visitor to read; the log stays free of it."""
+    return gr.Error(message, duration=20, print_exception=False)
 
 
 def to_int16(audio: torch.Tensor) -> np.ndarray:
@@ -49,13 +55,11 @@ def to_int16(audio: torch.Tensor) -> np.ndarray:
     return (audio.clamp(-1, 1) * 32767).round().to(torch.int16).cpu().numpy()
 
 
-def picture_of(mel: torch.Tensor, low: float, high: float, num_frames: int | None = None) -> np.ndarray:
-    """(2 * mel, PICTURE_WIDTH, 3) picture of a log-mel; what is missing up to `num_frames` stays grey."""
-    share = 1.0 if num_frames is None else mel.shape[1] / num_frames
-    width = min(max(round(PICTURE_WIDTH * share), 1), PICTURE_WIDTH)
-    canvas = np.full((mel.shape[0], PICTURE_WIDTH, 3), 96, dtype=np.uint8)
-    canvas[:, :width] = mel_picture(mel, low, high, width)
-    return canvas.repeat(2, axis=0)
+def rate_words(factor: float) -> str:
+    """Words for seconds of music per second of work."""
+    return (
+        f"{factor:.1f} times faster than it sounds" if factor >= 1 else f"{1 / factor:.1f} times slower than it sounds"
+    )
 
 
 def check_length(seconds: float) -> float:
@@ -89,6 +93,16 @@ class Player:
     def __init__(self, pipeline: MelReformerPipeline, live: bool) -> None:
         self.pipeline, self.live, self.rate = pipeline, live, pipeline.sampling_rate
 
+    def picture(self, mel: torch.Tensor, name: str, seconds: float, high: float, share: float = 1.0) -> np.ndarray:
+        """(height, width, 3) figure of a (mel, column) log-mel over `seconds`; beyond `share` of them it stays grey."""
+        config = self.pipeline.mel_config
+        return np.asarray(mel_figure(mel, config, seconds, name, config.floor_value, high, share=share))
+
+    def blank(self, name: str, seconds: float) -> np.ndarray:
+        """The figure before anything is drawn."""
+        config = self.pipeline.mel_config
+        return self.picture(torch.zeros(config.num_mel_bins, 0), name, seconds, config.floor_value + 1)
+
     def play(self, idea: torch.Tensor, num_frames: torch.Tensor, started: float, origin: str) -> Iterator[tuple]:
         """(chunk, whole piece, idea, mel, status) while the piece is made.
 
@@ -101,8 +115,8 @@ class Player:
         frames, low = int(num_frames[0]), self.pipeline.mel_config.floor_value
         length = frames / self.pipeline.mel_config.frame_rate
         high = max(idea.max().item() + 1.0, low + 1.0)
-        drawn = picture_of(idea[0].cpu(), low, high)
-        yield gr.skip(), None, drawn, None, f"Expanding the idea to {length:.1f} s ..."
+        drawn = self.picture(idea[0].cpu(), IDEA, length, high)
+        yield gr.skip(), None, drawn, self.blank(MEL, length), f"Expanding the idea to {length:.1f} s ..."
         mels: list[torch.Tensor] = []
         chunks: list[torch.Tensor] = []
         shown, heard_after = 0.0, None
@@ -118,13 +132,14 @@ class Player:
                 continue
             shown = now
             made = sum(len(part) for part in chunks) / self.rate
-            picture = picture_of(torch.cat(mels, dim=1), low, high, frames)
+            mel = torch.cat(mels, dim=1)
+            picture = self.picture(mel, MEL, length, high, mel.shape[1] / frames)
             yield sound, gr.skip(), gr.skip(), picture, f"{made:.1f} of {length:.1f} s are made ..."
         seconds = time.perf_counter() - started
-        picture = picture_of(torch.cat(mels, dim=1), low, high)
+        picture = self.picture(torch.cat(mels, dim=1), MEL, length, high)
         status = (
-            f"**{length:.1f} s of music in {seconds:.1f} s**, {length / seconds:.1f} times faster than it sounds; the "
-            f"first sound was ready after {heard_after:.1f} s. {origin}"
+            f"**{length:.1f} s of music in {seconds:.1f} s**, {rate_words(length / seconds)}; the first sound was "
+            f"ready after {heard_after:.1f} s. {origin}"
         )
         yield gr.skip(), (self.rate, to_int16(torch.cat(chunks))), drawn, picture, status
 
@@ -136,7 +151,8 @@ class Player:
         if seed is None or not 0 <= seed <= MAX_SEED:
             raise refusal(f"The seed must be a whole number from 0 to {MAX_SEED}, got {seed}.")
         seed = int(seed)
-        yield gr.skip(), None, None, None, f"Drawing an idea in {int(steps)} steps ...", seed
+        empty = [self.blank(name, seconds) for name in (IDEA, MEL)]
+        yield gr.skip(), None, *empty, f"Drawing an idea in {int(steps)} steps ...", seed
         generator = torch.Generator().manual_seed(seed)
         drawn = _checked(lambda: self.pipeline.sample_idea(int(steps), seconds, generator=generator))
         for output in self.play(*drawn, started, f"Seed {seed}."):
@@ -159,37 +175,119 @@ def _checked(function: Callable):
         raise refusal(str(error)) from error
 
 
-def _outputs(live: bool) -> list[gr.components.Component]:
-    """Status, players and pictures, below the controls of a tab."""
-    status = gr.Markdown("")
+def _outputs(player: Player) -> list[gr.components.Component]:
+    """Status, players and pictures of a tab."""
+    status = gr.Markdown("", elem_classes="status")
+    streamed = gr.Audio(
+        label="Live, while it is made",
+        streaming=True,
+        autoplay=True,
+        interactive=False,
+        visible=player.live,
+        buttons=[],
+    )
+    whole = gr.Audio(label="The whole piece, to keep", type="numpy", interactive=False, buttons=["download"])
     with gr.Row():
-        streamed = gr.Audio(
-            label="Live, while it is made",
-            streaming=True,
-            autoplay=True,
-            interactive=False,
-            visible=live,
-            buttons=[],
-        )
-        whole = gr.Audio(label="The whole piece, to keep", type="numpy", interactive=False, buttons=["download"])
-    pictures = []
-    with gr.Row():
-        for caption in ("**Idea**: low notes at the bottom", "**Mel** it becomes, from left to right"):
-            with gr.Column(min_width=300):
-                gr.Markdown(caption)
-                pictures.append(_picture())
+        pictures = [
+            gr.Image(
+                player.blank(name, 20.0),
+                label=name,
+                show_label=False,
+                interactive=False,
+                format="png",
+                buttons=["download", "fullscreen"],
+                elem_classes="picture",
+                min_width=300,
+            )
+            for name in (IDEA, MEL)
+        ]
     return [streamed, whole, *pictures, status]
 
 
-def _picture() -> gr.Image:
-    return gr.Image(
-        show_label=False,
-        interactive=False,
-        format="png",
-        height=220,
-        buttons=["download", "fullscreen"],
-        elem_classes="picture",
+def _buttons(name: str, start: str, stop: str) -> list[gr.Button]:
+    """The button that starts and the one that stops."""
+    with gr.Row():
+        return [
+            gr.Button(name, variant="primary", elem_id=start, min_width=100),
+            gr.Button("Stop", elem_id=stop, min_width=100),
+        ]
+
+
+def _connect(
+    function: Callable, inputs: list, outputs: list, buttons: list[gr.Button], status: gr.Markdown, name: str
+) -> None:
+    """Wire a tab: one piece at a time is made for all visitors; Stop ends the visitor's own."""
+    start, stop = buttons
+    playing = start.click(
+        function,
+        inputs,
+        outputs,
+        api_name=name,
+        show_progress_on=status,
+        concurrency_id="model",
+        concurrency_limit=1,
     )
+    stop.click(None, cancels=[playing])
+    stop.click(None, [status], [status], js=STOPPED, api_visibility="private")
+
+
+def _generate_tab(player: Player) -> None:
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            seconds = gr.Slider(MIN_SECONDS, MAX_SECONDS, value=20, step=1, label="Length in seconds")
+            new_seed = gr.Checkbox(True, label="A new seed each time", elem_id="new_seed")
+            seed = gr.Number(
+                0,
+                precision=0,
+                minimum=0,
+                maximum=MAX_SEED,
+                label="Seed",
+                info="The same seed, length and steps give the same music.",
+            )
+            steps = gr.Slider(
+                4, 50, value=20, step=1, label="Denoising steps", info="Fewer are faster; the idea gets coarser."
+            )
+            buttons = _buttons("Generate", "generate", "stop")
+            inputs = [seconds, seed, new_seed, steps]
+            gr.Examples(
+                [[10, 1, False, 20], [20, 7, False, 20], [60, 42, False, 20]],
+                inputs,
+                label="Examples: choose one, then press Generate",
+                example_labels=["10 s, seed 1", "20 s, seed 7", "60 s, seed 42"],
+                api_visibility="private",
+            )
+        with gr.Column(scale=2, min_width=320):
+            outputs = _outputs(player)
+    _connect(player.generate, inputs, [*outputs, seed], buttons, outputs[-1], "generate")
+
+
+def _expand_tab(player: Player) -> None:
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            gr.Markdown(LIMITS)
+            recording = gr.Audio(
+                label="Recording", type="filepath", sources=["upload", "microphone"], elem_id="recording"
+            )
+            if EXAMPLE.is_file():
+                gr.Examples(
+                    [[str(EXAMPLE)]],
+                    [recording],
+                    label="Example",
+                    example_labels=["Opening of Bach's prelude BWV 846, 15 s"],
+                    api_visibility="private",
+                )
+            stretch = gr.Slider(
+                0.25,
+                4.0,
+                value=1.0,
+                step=0.25,
+                label="Stretch",
+                info=f"Length of the result, in times the recording's; {MAX_SECONDS} seconds at most.",
+            )
+            buttons = _buttons("Expand its idea", "expand", "stop_expanding")
+        with gr.Column(scale=2, min_width=320):
+            outputs = _outputs(player)
+    _connect(player.expand, [recording, stretch], outputs, buttons, outputs[-1], "expand")
 
 
 def build_demo(pipeline: MelReformerPipeline, live: bool | None = None) -> gr.Blocks:
@@ -202,55 +300,13 @@ def build_demo(pipeline: MelReformerPipeline, live: bool | None = None) -> gr.Bl
     pipeline.set_progress_bar_config(disable=True)
     live = shutil.which("ffmpeg") is not None if live is None else live
     player = Player(pipeline, live)
-    shared = {"concurrency_id": "model", "concurrency_limit": 1}
+    how = HOW.format(columns=pipeline.unet.config.num_columns)
     with gr.Blocks(title="MelReformer", analytics_enabled=False) as demo:
-        gr.Markdown(DESCRIPTION if live else f"{DESCRIPTION}\n\n{NO_LIVE}")
+        gr.Markdown(f"# MelReformer\n{how}" + ("" if live else f"\n\n{NO_LIVE}"))
         with gr.Tab("Generate"):
-            with gr.Row():
-                seconds = gr.Slider(MIN_SECONDS, MAX_SECONDS, value=20, step=1, label="Seconds of music")
-                seed = gr.Number(
-                    0,
-                    precision=0,
-                    minimum=0,
-                    maximum=MAX_SEED,
-                    label="Seed",
-                    info="The same seed gives the same music.",
-                )
-            new_seed = gr.Checkbox(True, label="A new seed each time", elem_id="new_seed")
-            with gr.Accordion("More settings", open=False):
-                steps = gr.Slider(4, 50, value=20, step=1, label="Denoising steps of the idea")
-            with gr.Row():
-                start = gr.Button("Generate", variant="primary", elem_id="generate", min_width=120)
-                stop = gr.Button("Stop", elem_id="stop", min_width=120)
-            outputs = _outputs(live)
-            playing = start.click(
-                player.generate,
-                [seconds, seed, new_seed, steps],
-                [*outputs, seed],
-                api_name="generate",
-                show_progress_on=outputs[-1],
-                **shared,
-            )
-            stop.click(None, cancels=[playing])
+            _generate_tab(player)
         with gr.Tab("Expand a recording"):
-            gr.Markdown(LIMITS)
-            recording = gr.Audio(
-                label="Recording", type="filepath", sources=["upload", "microphone"], elem_id="recording"
-            )
-            stretch = gr.Slider(0.25, 4.0, value=1.0, step=0.25, label="Length, in times the recording's")
-            with gr.Row():
-                again = gr.Button("Expand its idea", variant="primary", elem_id="expand", min_width=120)
-                halt = gr.Button("Stop", elem_id="stop_expanding", min_width=120)
-            outputs = _outputs(live)
-            expanding = again.click(
-                player.expand,
-                [recording, stretch],
-                outputs,
-                api_name="expand",
-                show_progress_on=outputs[-1],
-                **shared,
-            )
-            halt.click(None, cancels=[expanding])
+            _expand_tab(player)
     return demo.queue(max_size=16)
 
 

@@ -68,6 +68,15 @@ def test_generator_state_dict_round_trip():
         torch.testing.assert_close(back[key], value, rtol=0, atol=0, msg=key)
 
 
+@pytest.mark.parametrize("name", ["mpd", "msd"])
+def test_discriminator_state_dict_round_trip(name):
+    weights = fixture("02_hifihybrid").weights(f"{name}.")
+    back = small_discriminators()[name].to_original_state_dict()
+    assert back.keys() == weights.keys()
+    for key, value in weights.items():
+        torch.testing.assert_close(back[key], value, rtol=0, atol=0, msg=key)
+
+
 @pytest.mark.parametrize("side", ["real", "fake"])
 @pytest.mark.parametrize("name", ["mpd", "msd"])
 def test_discriminators(name, side):
@@ -125,24 +134,12 @@ def recipe_weights(names: dict[str, torch.Size], bound: str) -> dict[str, torch.
     }
 
 
-def original_names(module: torch.nn.Module, name: str) -> dict[str, torch.Size]:
-    """Names and shapes of the original discriminators' state dicts."""
-    block = ".blocks.{}.0." if name == "mpd" else ".blocks.{}."
-    result = {}
-    for key, value in module.state_dict().items():
-        head, _, tail = key.partition(".convs.")
-        number, _, rest = tail.partition(".")
-        original = head + block.format(number) + rest if tail else key.replace(".output_conv.", ".conv_post.")
-        result[original] = value.shape
-    return result
-
-
 @pytest.mark.parametrize("name", ["mpd", "msd"])
 def test_full_width_discriminators(name):
     golden = fixture("02_hifihybrid")
     model_class = {"mpd": MultiPeriodDiscriminator, "msd": MultiScaleDiscriminator}[name]
     with torch.device("meta"):
-        names = original_names(model_class(), name)
+        names = {key: value.shape for key, value in model_class().to_original_state_dict().items()}
     model = model_class.from_original(recipe_weights(names, name), {})
     assert sum(p.numel() for p in model.parameters()) == golden.config["full_size_param_counts"][name]
     with torch.no_grad():

@@ -12,6 +12,7 @@ from melreformer_hf.models.rq_transformer import modeling_rq_transformer
 from melreformer_hf.models.rq_transformer.configuration_rq_transformer import RQTransformerConfig
 from melreformer_hf.models.rq_transformer.modeling_rq_transformer import RQTransformerModel
 from melreformer_hf.models.rq_transformer.sampling_rq_transformer import choose, draw, soft_codes
+from melreformer_hf.models.rq_transformer.weights_rq_transformer import codebooks_from_original
 
 TINY = {"num_positions": 6, "initializer_range": 0.2}
 CODEBOOK = {"code_embedding": "codebook", "head_code_embedding": "codebook", "codebook_dim": 8}
@@ -262,6 +263,14 @@ def test_broken_original_checkpoints_are_refused():
         RQTransformerModel.from_original(weights, {**arguments, "input_emb_vqvae": True, "input_embed_dim": 8})
     with pytest.raises(ValueError, match="mel"):
         build("mel, codebooks").to_original_state_dict()
+
+
+def test_a_codebook_missing_in_the_middle_is_refused():
+    tables = {f"codebooks.{depth}.weight": torch.randn(5, 3) for depth in range(3)}
+    assert codebooks_from_original(tables).shape == (3, 4, 3)
+    for missing in ("codebooks.0.weight", "codebooks.1.weight"):
+        with pytest.raises(ValueError, match=missing):
+            codebooks_from_original({key: value for key, value in tables.items() if key != missing})
 
 
 def test_docstrings_run():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import numbers
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +17,13 @@ from melreformer_hf.audio.resize import resize_mel
 from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
 from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel
 from melreformer_hf.models.mel_reformer.modeling_mel_reformer import MelReformerModel
-from melreformer_hf.pipelines.pipeline_utils import MelPipeline, MusicPipelineOutput, row_generators
+from melreformer_hf.pipelines.pipeline_utils import (
+    MelPipeline,
+    MusicPipelineOutput,
+    check_callback,
+    row_generators,
+    tell_callback,
+)
 from melreformer_hf.processing.feature_extraction_mel import check_waveform
 
 MAX_SECONDS = 6 * 3600.0
@@ -45,7 +52,7 @@ class MelReformerPipeline(MelPipeline):
     """
 
     model_cpu_offload_seq = "unet->expansion->vocoder"
-    _callback_tensor_inputs = ["latents"]
+    _callback_tensor_inputs = ["latents", "log2_num_frames"]
 
     def __init__(
         self,
@@ -86,11 +93,11 @@ class MelReformerPipeline(MelPipeline):
             ValueError: the duration is not a positive number of at most six hours.
         """
         seconds = audio_length_in_s
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= MAX_SECONDS:
+        if isinstance(seconds, bool) or not isinstance(seconds, numbers.Real) or not 0 < seconds <= MAX_SECONDS:
             raise ValueError(
                 f"{name} must be a number of seconds above 0 and at most {MAX_SECONDS:.0f}, got {seconds!r}."
             )
-        return max(1, round(seconds * self.mel_config.frame_rate))
+        return max(1, round(float(seconds) * self.mel_config.frame_rate))
 
     def check_inputs(self, num_inference_steps: int, num_waveforms: int, output_type: str) -> None:
         """Raise ValueError naming argument, rule and value."""
@@ -98,8 +105,11 @@ class MelReformerPipeline(MelPipeline):
             ("num_inference_steps", num_inference_steps),
             ("num_waveforms_per_prompt", num_waveforms),
         ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+        most = self.scheduler.config.num_train_timesteps
+        if num_inference_steps > most:
+            raise ValueError(f"num_inference_steps must be at most {most}, got {num_inference_steps}.")
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type must be one of {OUTPUT_TYPES}, got {output_type!r}.")
 
@@ -111,6 +121,7 @@ class MelReformerPipeline(MelPipeline):
         num_waveforms_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw ideas and durations.
 
@@ -122,6 +133,7 @@ class MelReformerPipeline(MelPipeline):
             ValueError: an argument breaks its rule.
         """
         self.check_inputs(num_inference_steps, num_waveforms_per_prompt, "idea")
+        names = check_callback(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
         unet, device = self.unet, self._execution_device
         generators = row_generators(generator, num_waveforms_per_prompt)
         shape = (1, 1, unet.mel_config.num_mel_bins, unet.config.num_columns)
@@ -143,7 +155,9 @@ class MelReformerPipeline(MelPipeline):
                 predicted = unet(model_input.to(unet.dtype), timestep, durations).sample.float()
                 latents = self.scheduler.step(predicted, timestep, latents, return_dict=False)[0]
                 if callback_on_step_end is not None:
-                    latents = callback_on_step_end(self, index, timestep, {"latents": latents}).pop("latents", latents)
+                    tensors = {"latents": latents, "log2_num_frames": durations}
+                    tensors = tell_callback(self, callback_on_step_end, names, index, timestep, tensors)
+                    latents, durations = tensors["latents"], tensors["log2_num_frames"]
                 bar.update()
         ideas = unet.denormalize_idea(latents).clamp(min=self.mel_config.floor_value)
         return ideas, durations.exp2().round().long().clamp(min=1)
@@ -157,6 +171,7 @@ class MelReformerPipeline(MelPipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pt",
         callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         return_dict: bool = True,
     ) -> MusicPipelineOutput | tuple:
         """Generate music.
@@ -167,8 +182,11 @@ class MelReformerPipeline(MelPipeline):
             num_waveforms_per_prompt: pieces.
             generator: drives everything random; one, or one per piece. The same gives the same samples.
             output_type: `pt` (tensor), `np` (array), or stop at the `mel` or the `idea` (then `audios` holds that).
-            callback_on_step_end: called as `(pipeline, step, timestep, {"latents": ...})` after each denoising step;
-                returns the dictionary. Setting `pipeline._interrupt = True` ends the denoising.
+            callback_on_step_end: called as `(pipeline, step, timestep, tensors)` after each denoising step; returns the
+                dictionary, whose entries replace the pipeline's. Setting `pipeline._interrupt = True` ends the
+                denoising.
+            callback_on_step_end_tensor_inputs: what `tensors` holds: `latents` (batch, 1, mel, column), the noisy idea,
+                and `log2_num_frames` (batch,), the durations.
             return_dict: whether to return `MusicPipelineOutput` rather than a tuple of `audios`.
 
         Raises:
@@ -176,7 +194,12 @@ class MelReformerPipeline(MelPipeline):
         """
         self.check_inputs(num_inference_steps, num_waveforms_per_prompt, output_type)
         ideas, num_frames = self.sample_idea(
-            num_inference_steps, audio_length_in_s, num_waveforms_per_prompt, generator, callback_on_step_end
+            num_inference_steps,
+            audio_length_in_s,
+            num_waveforms_per_prompt,
+            generator,
+            callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
         )
         output = self._render(ideas, num_frames, output_type)
         self.maybe_free_model_hooks()
@@ -199,6 +222,9 @@ class MelReformerPipeline(MelPipeline):
         return MusicPipelineOutput(audios, mels.float(), ideas.float(), num_frames, samples, self.sampling_rate)
 
     def _mel_stream(self, ideas: torch.Tensor, num_frames: torch.Tensor, chunk_frames: int) -> Iterator[torch.Tensor]:
+        if not isinstance(ideas, torch.Tensor) or not ideas.is_floating_point():
+            kind = ideas.dtype if isinstance(ideas, torch.Tensor) else type(ideas).__name__
+            raise ValueError(f"ideas must be a floating point tensor (batch, mel, column), got {kind}.")
         if not ideas.isfinite().all():
             raise ValueError("ideas must be finite log-mels, got NaN or infinite values.")
         chunks = self.expansion.stream(ideas.to(self.expansion.dtype), num_frames, chunk_frames)
@@ -234,8 +260,9 @@ class MelReformerPipeline(MelPipeline):
                     callback_on_mel(piece.float())
                 yield piece
 
-        samples, position = num_frames * self.mel_config.hop_length, 0
+        num_frames, position = torch.as_tensor(num_frames), 0
         for chunk in self.vocoder.stream(told(self._mel_stream(ideas, num_frames, chunk_frames))):
+            samples = num_frames.to(chunk.device) * self.mel_config.hop_length
             inside = torch.arange(position, position + chunk.shape[-1], device=chunk.device) < samples[:, None]
             position += chunk.shape[-1]
             yield chunk.float() * inside
@@ -248,6 +275,7 @@ class MelReformerPipeline(MelPipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         chunk_length_in_s: float = 0.75,
         callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> Iterator[torch.Tensor]:
         """Generate music and yield it while it is made, at constant memory whatever its length.
 
@@ -262,7 +290,12 @@ class MelReformerPipeline(MelPipeline):
         """
         self.frames_of(chunk_length_in_s, "chunk_length_in_s")
         ideas, num_frames = self.sample_idea(
-            num_inference_steps, audio_length_in_s, num_waveforms_per_prompt, generator, callback_on_step_end
+            num_inference_steps,
+            audio_length_in_s,
+            num_waveforms_per_prompt,
+            generator,
+            callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
         )
         yield from self.stream_idea(ideas, num_frames, chunk_length_in_s)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,6 +145,46 @@ def check_weights(folder: Path, module: nn.Module) -> None:
                 f"The weights in {folder} do not fit its configuration: {key!r} has shape {shapes[key]}, the "
                 f"configuration asks for {list(tensor.shape)}."
             )
+
+
+def check_callback(pipe: DiffusionPipeline, callback: Callable | None, tensor_inputs: Sequence[str]) -> list[str]:
+    """The tensors that a callback asks for.
+
+    Raises:
+        ValueError: the callback cannot be called, or asks for what the pipeline does not tell.
+    """
+    if callback is not None and not callable(callback):
+        raise ValueError(f"callback_on_step_end must be a function or None, got {callback!r}.")
+    names = [tensor_inputs] if isinstance(tensor_inputs, str) else list(tensor_inputs)
+    known = pipe._callback_tensor_inputs
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"callback_on_step_end_tensor_inputs must be among {known}, got {unknown}.")
+    return names
+
+
+def tell_callback(
+    pipe: DiffusionPipeline,
+    callback: Callable,
+    names: list[str],
+    step: int,
+    timestep: torch.Tensor,
+    tensors: dict[str, torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """Call a callback after a denoising step; `tensors` with the entries replaced that it returns.
+
+    Raises:
+        ValueError: it returned no dictionary, or tensors of another shape.
+    """
+    returned = callback(pipe, step, timestep, {name: tensors[name] for name in names})
+    if not isinstance(returned, dict):
+        raise ValueError(
+            f"callback_on_step_end must return the dictionary of tensors that it was given, got {returned!r}."
+        )
+    for name in names:
+        if name in returned and returned[name].shape != tensors[name].shape:
+            shapes = tuple(tensors[name].shape), tuple(returned[name].shape)
+            raise ValueError(f"callback_on_step_end must keep the shape {shapes[0]} of {name}, returned {shapes[1]}.")
+    return {name: returned.get(name, value) for name, value in tensors.items()}
 
 
 def row_generators(

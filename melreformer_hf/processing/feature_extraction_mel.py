@@ -80,21 +80,41 @@ def _is_one(waveform: object) -> bool:
     return isinstance(waveform, (np.ndarray, torch.Tensor)) and waveform.ndim <= 1
 
 
-def check_waveform(waveform: np.ndarray | torch.Tensor) -> torch.Tensor:
+def check_waveform(waveform: np.ndarray | torch.Tensor | Sequence[float]) -> torch.Tensor:
     """A mono floating point waveform as a float32 tensor, or a ValueError that says what is wrong with it."""
-    tensor = torch.as_tensor(waveform)
-    if tensor.ndim != 1:
+    if isinstance(waveform, np.ndarray) and any(stride < 0 for stride in waveform.strides):
+        waveform = waveform.copy()  # a reversed view; tensors have none
+    try:
+        tensor = torch.as_tensor(waveform)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"waveform must be mono with shape (samples,), got shape {tuple(tensor.shape)}. Mix channels down first, "
-            "for example with waveform.mean(0)."
-        )
-    if not tensor.is_floating_point():
-        raise ValueError(f"waveform must be floating point with full scale at 1, got {tensor.dtype}.")
+            f"waveform must be an array or a tensor of samples, got {type(waveform).__name__} ({error}). Read files with "
+            "melreformer_hf.audio.io.read_audio(path)."
+        ) from error
     if tensor.numel() == 0:
         raise ValueError("waveform must not be empty.")
+    if tensor.ndim != 1:
+        raise ValueError(
+            f"waveform must be mono with shape (samples,), got shape {tuple(tensor.shape)}.{_channel_advice(tensor)}"
+        )
+    if not tensor.is_floating_point():
+        advice = ""
+        if tensor.dtype in (torch.int16, torch.int32):
+            advice = f" Divide it by {-torch.iinfo(tensor.dtype).min}."
+        raise ValueError(f"waveform must be floating point with full scale at 1, got {tensor.dtype}.{advice}")
     if not tensor.isfinite().all():
         raise ValueError("waveform must be finite, got NaN or infinite samples.")
-    return tensor.float()
+    tensor = tensor.float()
+    if not tensor.isfinite().all():
+        raise ValueError("waveform must fit into float32 with full scale at 1, got larger samples.")
+    return tensor
+
+
+def _channel_advice(tensor: torch.Tensor) -> str:
+    if tensor.ndim != 2:
+        return ""
+    axis = 0 if tensor.shape[0] <= tensor.shape[1] else 1  # there are more samples than channels
+    return f" Mix channels down first, for example with waveform.mean({axis})."
 
 
 __all__ = ["MelFeatureExtractor", "check_waveform"]

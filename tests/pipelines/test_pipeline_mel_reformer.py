@@ -125,13 +125,27 @@ def test_folder_round_trip(pipe, tmp_path):
     torch.testing.assert_close(generate(loaded).audios, expected, **CLOSE)
 
 
-def test_half_precision_runs(pipe, tmp_path):
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.05), (torch.bfloat16, 0.2)], ids=str)
+def test_half_precision_runs_and_stays_close(pipe, tmp_path, dtype, tolerance):
     pipe.save_pretrained(tmp_path)
-    half = MelReformerPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    half = MelReformerPipeline.from_pretrained(tmp_path, dtype=dtype)
     half.set_progress_bar_config(disable=True)
-    assert half.expansion.dtype == torch.bfloat16
-    output = generate(half)
-    assert output.audios.dtype == torch.float32 and output.audios.isfinite().all()
+    assert {half.unet.dtype, half.expansion.dtype, half.vocoder.dtype} == {dtype}
+    output, expected = generate(half).audios, generate(pipe).audios
+    assert output.dtype == torch.float32 and output.isfinite().all()
+    assert (output - expected).abs().mean() < tolerance * expected.abs().mean()
+    streamed = list(half.stream(num_inference_steps=3, audio_length_in_s=1.0, generator=seeded()))
+    assert torch.cat(streamed, dim=-1).shape == expected.shape
+
+
+def test_the_progress_bar_counts_the_steps(pipe, capsys):
+    pipe.set_progress_bar_config(disable=False, desc="idea")
+    try:
+        generate(pipe)
+    finally:
+        pipe.set_progress_bar_config(disable=True)
+    shown = capsys.readouterr().err
+    assert "idea" in shown and "3/3" in shown
 
 
 def test_saving_wav_files(pipe, tmp_path):

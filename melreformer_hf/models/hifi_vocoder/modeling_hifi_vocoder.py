@@ -127,6 +127,14 @@ class HifiVocoderModel(HifiVocoderPreTrainedModel):
 
     Args:
         config: sizes and architecture.
+
+    Example:
+        >>> import torch
+        >>> from melreformer_hf import HifiVocoderConfig, HifiVocoderModel
+        >>> vocoder = HifiVocoderModel(HifiVocoderConfig()).eval()
+        >>> mel = torch.full((1, 128, 20), -8.0)
+        >>> vocoder(mel).waveform.shape, sum(chunk.shape[-1] for chunk in vocoder.stream(mel.split(5, dim=-1)))
+        (torch.Size([1, 5120]), 5120)
     """
 
     def __init__(self, config: HifiVocoderConfig) -> None:
@@ -221,18 +229,21 @@ class HifiVocoderModel(HifiVocoderPreTrainedModel):
         """Synthesize.
 
         Args:
-            input_features: (batch, mel, frame) log-mel under `config.mel_config`.
+            input_features: (batch, mel, frame) log-mel under `config.mel_config`. What is not finite comes out so;
+                `stream` refuses it.
             return_dict: `False` gives a tuple.
 
         Raises:
-            ValueError: the shape is not (batch, num_mel_bins, at least one frame).
+            ValueError: the shape is not (batch, num_mel_bins, at least one frame), or not floating point.
         """
-        bins = self.config.num_mel_bins
-        if input_features.ndim != 3 or input_features.shape[1] != bins or input_features.shape[2] < 1:
+        bins, shape = self.config.num_mel_bins, tuple(input_features.shape)
+        if len(shape) != 3 or shape[1] != bins or not shape[0] or not shape[2]:
             raise ValueError(
-                f"input_features must be (batch, {bins}, frames) with at least one frame, got "
-                f"{tuple(input_features.shape)}. A single mel needs a batch axis: mel.unsqueeze(0)."
+                f"input_features must be (batch, {bins}, frames) with at least one frame, got {shape}. A single mel "
+                "needs a batch axis: mel.unsqueeze(0)."
             )
+        if not input_features.is_floating_point():
+            raise ValueError(f"input_features must be floating point log-mels, got {input_features.dtype}.")
         waveform = self.generator(input_features)
         if return_dict is False:
             return (waveform,)
@@ -241,8 +252,11 @@ class HifiVocoderModel(HifiVocoderPreTrainedModel):
     def _checked(self, mel_chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         bins = self.config.num_mel_bins
         for chunk in mel_chunks:
-            if chunk.ndim != 3 or chunk.shape[1] != bins:
-                raise ValueError(f"every mel chunk must be (batch, {bins}, frames), got {tuple(chunk.shape)}.")
+            if chunk.ndim != 3 or chunk.shape[1] != bins or not chunk.is_floating_point():
+                raise ValueError(
+                    f"every mel chunk must be floating point (batch, {bins}, frames), got {tuple(chunk.shape)} of "
+                    f"{chunk.dtype}."
+                )
             if not chunk.isfinite().all():
                 raise ValueError("every mel chunk must be finite, got NaN or infinite log-mels.")
             yield chunk

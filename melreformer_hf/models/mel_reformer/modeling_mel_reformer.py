@@ -23,11 +23,13 @@ from transformers.utils import ModelOutput
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
 from melreformer_hf.models.mel_reformer.encoder_mel_reformer import ColumnCurves, IdeaEncoder, ResidualBlock2d
-from melreformer_hf.models.mel_reformer.local_mel_reformer import LocalExpansion, gather
+from melreformer_hf.models.mel_reformer.local_mel_reformer import EncodedIdea, LocalExpansion, gather
 from melreformer_hf.models.mel_reformer.original_mel_reformer import OriginalExpansion
 from melreformer_hf.models.mel_reformer.weights_mel_reformer import config_of, from_original_keys, to_original_keys
 from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.convnext import ConvNeXtBlock, init_convnext_block
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 @dataclass
@@ -143,13 +145,14 @@ class MelReformerModel(MelReformerPreTrainedModel):
         bins, columns = self.config.num_mel_bins, self.config.idea_columns
         if self.config.architecture == "original" and input_features.ndim == 3:
             columns = input_features.shape[-1]  # the original resizes by itself what is longer than its block
-        if input_features.ndim != 3 or tuple(input_features.shape[1:]) != (bins, columns):
+        shape = tuple(input_features.shape)
+        if len(shape) != 3 or shape[1:] != (bins, columns) or not shape[0] or not input_features.is_floating_point():
             raise ValueError(
-                f"input_features must be ideas of shape (batch, {bins}, {columns}), got {tuple(input_features.shape)}. "
-                f"Make them with resize_mel(mel, {columns})."
+                f"input_features must be floating point ideas of shape (batch, {bins}, {columns}), got {shape} of "
+                f"{input_features.dtype}. Make them with resize_mel(mel, {columns})."
             )
         num_frames = torch.as_tensor(num_frames, device=input_features.device)
-        if num_frames.is_floating_point() or num_frames.shape != input_features.shape[:1]:
+        if num_frames.dtype not in _INTEGERS or num_frames.shape != input_features.shape[:1]:
             raise ValueError(
                 f"num_frames must hold one integer per idea, shape ({input_features.shape[0]},), got "
                 f"{tuple(num_frames.shape)} of {num_frames.dtype}."
@@ -157,6 +160,17 @@ class MelReformerModel(MelReformerPreTrainedModel):
         if int(num_frames.min()) < 1:
             raise ValueError(f"num_frames must be at least 1, got {num_frames.tolist()}.")
         return num_frames
+
+    def _check_stretch(self, batch: int, told: torch.Tensor, **others: torch.Tensor | None) -> None:
+        bins, fold_size = self.config.num_mel_bins, self.config.fold_size
+        if told.ndim != 3 or tuple(told.shape[:2]) != (batch, bins) or not told.shape[2]:
+            raise ValueError(
+                f"labels and decoder_input_features must have shape ({batch}, {bins}, frames), got {tuple(told.shape)}."
+            )
+        shapes = {"labels": tuple(told.shape), "previous_features": (batch, bins, fold_size), "start_frames": (batch,)}
+        for name, value in others.items():
+            if value is not None and tuple(value.shape) != shapes[name]:
+                raise ValueError(f"{name} must have shape {shapes[name]}, got {tuple(value.shape)}.")
 
     def forward(
         self,
@@ -189,15 +203,27 @@ class MelReformerModel(MelReformerPreTrainedModel):
         told = labels if decoder_input_features is None else decoder_input_features
         if told is None:
             raise ValueError("forward needs labels or decoder_input_features; to expand freely call generate().")
+        others = {"labels": labels, "previous_features": previous_features, "start_frames": start_frames}
+        self._check_stretch(len(input_features), told, **others)
         named = self.config.return_dict if return_dict is None else return_dict
         if self.config.architecture == "original":
             if start_frames is not None or previous_features is not None:
                 raise ValueError("start_frames and previous_features belong to the local architecture; pass neither.")
             output = self._forward_original(input_features, num_frames, labels, told)
-            return output if named else output.to_tuple()
-        if start_frames is None:
-            start_frames = torch.zeros_like(num_frames)
-        encoded = self.expansion.encode(self._normalize(input_features), num_frames)
+        else:
+            start_frames = torch.zeros_like(num_frames) if start_frames is None else start_frames
+            encoded = self.expansion.encode(self._normalize(input_features), num_frames)
+            output = self._forward_local(encoded, labels, told, start_frames, previous_features)
+        return output if named else output.to_tuple()
+
+    def _forward_local(
+        self,
+        encoded: EncodedIdea,
+        labels: torch.Tensor | None,
+        told: torch.Tensor,
+        start_frames: torch.Tensor,
+        previous_features: torch.Tensor | None,
+    ) -> MelReformerOutput:
         if previous_features is None:
             shape = (told.shape[0], told.shape[1], self.config.fold_size)
             previous = told.new_full(shape, self.expansion.silence)
@@ -211,8 +237,7 @@ class MelReformerModel(MelReformerPreTrainedModel):
             weight = inside / (inside.sum().clamp(min=1) * labels.shape[1])
             error = (improved - target).abs() + 0.5 * (made - target).abs() + 0.5 * (drawn - target).abs()
             loss = (error * weight).sum() * self.config.mel_scale
-        output = MelReformerOutput(loss, *(self._denormalize(mel) for mel in (improved, made, drawn)))
-        return output if named else output.to_tuple()
+        return MelReformerOutput(loss, *(self._denormalize(mel) for mel in (improved, made, drawn)))
 
     def _forward_original(
         self, mel: torch.Tensor, num_frames: torch.Tensor, labels: torch.Tensor | None, told: torch.Tensor
@@ -245,11 +270,13 @@ class MelReformerModel(MelReformerPreTrainedModel):
             (batch, mel, n) log-mel pieces that concatenate to `generate`'s result.
 
         Raises:
-            ValueError: wrong shapes, lengths below 1, or `chunk_frames` below 1.
+            ValueError: wrong shapes, ideas that are not finite, lengths below 1, or `chunk_frames` below 1.
         """
         num_frames = self._check(input_features, num_frames)
         if chunk_frames < 1:
             raise ValueError(f"chunk_frames must be at least 1, got {chunk_frames}.")
+        if not input_features.isfinite().all():
+            raise ValueError("input_features must be finite ideas, got NaN or infinite log-mels.")
         floor, frame = self.config.mel_config.floor_value, 0
         for piece in self._pieces(input_features, num_frames, chunk_frames, prime):
             frames = frame + torch.arange(piece.shape[-1], device=piece.device)

@@ -166,6 +166,88 @@ def test_bad_requests(dataset, tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").is_file()
 
 
+def _write(path, samples, rate=RATE, **options):
+    soundfile.write(path, np.asarray(samples, dtype=np.float32), rate, **options)
+
+
+def test_bad_files_are_listed_and_odd_ones_are_used(tmp_path):
+    """Each in its own way: nothing stops the build, nothing is left out without a reason."""
+    music, whole = tmp_path / "in", tone(1.0)
+    (music / "folder.wav").mkdir(parents=True)
+    odd = {"eight.wav": np.stack([whole] * 8, axis=1), "loud.wav": whole * 1e6, "stereo.wav": np.stack([whole] * 2, 1)}
+    for name, samples in odd.items():
+        _write(music / name, samples, subtype="FLOAT")
+    _write(music / "rate.flac", tone(1.0, 300.0, 48000), 48000)
+    bad = {
+        "nan.wav": np.full(RATE, np.nan),
+        "inf.wav": np.full(RATE, np.inf),
+        "empty.wav": [],
+        "silent.wav": np.zeros(RATE),
+    }
+    for name, samples in {**bad, "short.wav": whole[:100]}.items():
+        _write(music / name, samples, subtype="FLOAT")
+    _write(music / "cut.flac", whole)
+    (music / "cut.flac").write_bytes((music / "cut.flac").read_bytes()[:1000])
+    (music / "text.ogg").write_text("no music")
+    (music / "nothing.mp3").touch()
+    report = build_dataset(music, tmp_path / "out", BuildConfig(test_fraction=0.0), progress=False)
+    skipped = {item["file"]: item["reason"] for item in report["skipped"]}
+    expected = {"nan.wav": "NaN", "inf.wav": "infinite", "empty.wav": "no samples", "silent.wav": "silent"}
+    expected |= {
+        "short.wav": "shorter than 0.1 s",
+        "cut.flac": "decoded",
+        "text.ogg": "decoded",
+        "nothing.mp3": "decoded",
+    }
+    expected |= {"folder.wav": "No audio file"}
+    assert set(skipped) == set(expected)
+    assert all(fragment in skipped[name] for name, fragment in expected.items()), skipped
+    store = RecordingStore(tmp_path / "out")
+    read = {item.name: store.read(item) for item in store.recordings}
+    assert set(read) == {"eight", "loud", "stereo", "rate"}
+    for name, waveform in read.items():
+        assert waveform.numel() == RATE and waveform.abs().max() <= 1.0, name
+    torch.testing.assert_close(read["eight"], read["stereo"], rtol=0, atol=1e-4)  # channels are averaged
+    torch.testing.assert_close(read["loud"], read["stereo"] / read["stereo"].abs().max(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "fragment"),
+    [
+        ("file_name,split\na.wav,../outside\n", "split must be a word"),
+        ("file_name,split\na.wav,one/two\n", "split must be a word"),
+        ("name,split\na.wav,train\n", "column file_name or path"),
+        ("file_name,split\n,train\n", "Row 2 .* must name a file"),
+        ("file_name,split\na.wav,train\na.wav,test\n", "two things about 'a.wav'"),
+        ("file_name,split\nother.wav,train\n", "names none of the files"),
+        (b"file_name,split\n\xff\xfe.wav,train\n", "UTF-8"),
+    ],
+)
+def test_bad_metadata_is_refused(tmp_path, rows, fragment):
+    _write(tmp_path / "a.wav", tone(0.5))
+    (tmp_path / "metadata.csv").write_bytes(rows if isinstance(rows, bytes) else rows.encode())
+    with pytest.raises(ValueError, match=fragment):
+        build_dataset(tmp_path, tmp_path / "out", BuildConfig(), progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "metadata.csv"]
+
+
+def test_metadata_of_a_spreadsheet_is_read(tmp_path):
+    _write(tmp_path / "a.wav", tone(0.5))
+    (tmp_path / "metadata.csv").write_text("file_name,split\na.wav,validation\n", encoding="utf-8-sig")
+    report = build_dataset(tmp_path, tmp_path / "out", BuildConfig(), progress=False)
+    assert list(report["splits"]) == ["validation"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("sampling_rate", 10**9), ("sampling_rate", -1), ("test_fraction", float("nan")), ("test_fraction", -0.1)]
+    + [("shard_minutes", 0), ("shard_minutes", float("nan")), ("workers", -2)],
+)
+def test_absurd_settings_of_a_build_are_refused(field, value):
+    with pytest.raises(ValueError, match=f"{field} must .*got {value}"):
+        BuildConfig(**{field: value})
+
+
 def test_splits_depend_on_the_name_alone():
     splits = [split_of(f"recording {index}", 0.2) for index in range(500)]
     assert 60 < splits.count("test") < 140

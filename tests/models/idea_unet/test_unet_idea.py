@@ -7,6 +7,7 @@ import doctest
 
 import pytest
 import torch
+from documented_shapes import check_documented_shapes
 from testing_utils import assert_error
 
 from melreformer_hf.audio.mel import MelConfig
@@ -39,6 +40,8 @@ def test_save_load_determinism_and_rows(tmp_path):
     expected = model(*inputs(3)).sample
     assert expected.shape == (3, 1, BINS, COLUMNS)
     assert torch.equal(model(*inputs(3), return_dict=False)[0], expected)
+    named = dict(zip(("sample", "timestep", "log2_num_frames"), inputs(3), strict=True))
+    check_documented_shapes(model(**named), {**named, "timestep": 1}, model)
     model.save_pretrained(tmp_path)
     loaded = IdeaUNetModel.from_pretrained(tmp_path)
     torch.testing.assert_close(loaded(*inputs(3)).sample, expected, rtol=1e-5, atol=1e-5)

@@ -153,6 +153,23 @@ def test_every_key_that_is_missing_or_misshapen_is_named(name):
     assert f"key {key!r} has shape {tuple(wide.shape)}" in message and str(tuple(weights[key].shape)) in message
 
 
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (lambda value: value.to(torch.int64), "torch.int64"),
+        (lambda value: value * torch.nan, "not finite"),
+        (lambda value: value.to("meta"), "meta device"),
+        (lambda value: value.to_sparse(), "sparse"),
+    ],
+)
+def test_tensors_without_proper_numbers(wrong, reason):
+    original = ORIGINALS["multires"]
+    weights, arguments = original.read()
+    for key, value in weights.items():
+        message = refusal(original, {**weights, key: wrong(value)}, arguments)
+        assert repr(key) in message and reason in message
+
+
 @every
 def test_what_does_not_belong_is_named(name):
     original = ORIGINALS[name]

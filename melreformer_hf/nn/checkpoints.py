@@ -46,6 +46,11 @@ def load_original_state_dict(source: Mapping[str, torch.Tensor] | str | os.PathL
             raise ValueError(
                 f"The checkpoint's entry {key!r} must be a tensor, got {type(value).__name__}. Pass the state dict itself."
             )
+        if value.is_meta or value.is_quantized or value.layout != torch.strided:
+            kind = "on the meta device" if value.is_meta else "quantised" if value.is_quantized else str(value.layout)
+            raise ValueError(
+                f"The checkpoint's entry {key!r} must be a dense tensor with its numbers, this one is {kind}."
+            )
     return dict(source)
 
 
@@ -87,7 +92,7 @@ def load_from_original(
         origin: what the checkpoint is, for messages.
 
     Raises:
-        ValueError: names the original's keys that are missing, unexpected, misshapen, of another kind of number, or
+        ValueError: names the original's keys that are missing, unexpected, misshapen, not finite, of another kind of number, or
             tables with other values than the arguments lead to.
     """
     expected = to_original({key: value.to("meta") for key, value in module.state_dict().items()})
@@ -131,6 +136,8 @@ def _differences(given: Mapping[str, torch.Tensor], expected: Mapping[str, torch
             problems.append(f"key {key!r} has shape {shapes[0]}, the arguments ask for {shapes[1]}")
         elif given[key].is_floating_point() != expected[key].is_floating_point() and expected[key].is_meta:
             problems.append(f"key {key!r} holds {given[key].dtype}, the original {expected[key].dtype}")
+        elif not given[key].isfinite().all():
+            problems.append(f"key {key!r} holds values that are not finite")
     return problems
 
 

@@ -97,7 +97,11 @@ def save_checkpoint(
     keep: int,
     wait: Callable[[], None],
 ) -> Path:
-    """Write a checkpoint; every process calls it, `wait` is their barrier. Older ones beyond `keep` are removed."""
+    """Write a checkpoint; every process calls it, `wait` is their barrier.
+
+    Older ones beyond `keep` are removed, and those of later steps: they belong to what a training did before it was
+    continued from an earlier checkpoint, and `latest` must not mean them.
+    """
     target = output_dir / FOLDER / f"step-{step:08d}"
     partial = target.with_name(f".{target.name}.partial")
     if rank == 0:
@@ -116,8 +120,10 @@ def save_checkpoint(
     if rank == 0:
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
-        for old in list_checkpoints(output_dir)[:-keep]:
-            shutil.rmtree(old)
+        existing = list_checkpoints(output_dir)
+        current = existing.index(target) + 1
+        for other in [*existing[: max(0, current - keep)], *existing[current:]]:
+            shutil.rmtree(other)
     wait()
     return target
 

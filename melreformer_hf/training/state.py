@@ -65,19 +65,18 @@ class TrainingState:
         return saved if scaler is None else {**saved, "gradient_scaler": scaler}
 
     def resume(self) -> None:
-        """Continue where `config.resume` says; without it the folder must hold no training yet.
+        """Continue where `config.resume` says; otherwise the folder must hold no training yet.
 
         Raises:
-            ValueError: the folder holds a training already, or the checkpoint belongs to another one.
+            ValueError: the folder holds another training already, or the checkpoint does not fit.
         """
-        if self.config.resume is None:
-            if checkpointing.list_checkpoints(self.output_dir):
-                raise ValueError(
-                    f"output_dir {self.output_dir} holds a training already. Continue it with --resume latest, or "
-                    "choose another folder."
-                )
-            return
-        path = checkpointing.find_checkpoint(self.config.resume, self.output_dir)
+        resume, existing = self.config.resume, checkpointing.list_checkpoints(self.output_dir)
+        path = None if resume is None else checkpointing.find_checkpoint(resume, self.output_dir)
+        if existing and (path is None or path.resolve() not in [own.resolve() for own in existing]):
+            raise ValueError(
+                f"output_dir {self.output_dir} holds a training already. Continue it with --resume latest, or choose "
+                "another folder."
+            )
         if path is None:
             return
         state = checkpointing.load_checkpoint(

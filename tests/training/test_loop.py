@@ -201,7 +201,7 @@ def _two_processes(words: list[str]) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [str(ROOT / "examples/train_vocoder.py"), *words]
-    subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
+    subprocess.run(command, env=environment, capture_output=True, timeout=300, check=False)
 
 
 def test_two_processes_equal_one_at_the_same_global_batch(dataset, tmp_path):

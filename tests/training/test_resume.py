@@ -36,7 +36,7 @@ def run_until_killed(words: list[str], output: Path, lines: int) -> None:
     command = [sys.executable, str(ROOT / "examples/train_vocoder.py"), *words]
     with open(output.with_suffix(".txt"), "wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    metrics, deadline = output / "metrics.jsonl", time.monotonic() + 60
+    metrics, deadline = output / "metrics.jsonl", time.monotonic() + 240
     try:
         while not metrics.is_file() or len(metrics.read_text().splitlines()) < lines:
             assert process.poll() is None, output.with_suffix(".txt").read_text()[-2000:]
@@ -85,6 +85,22 @@ def test_folders_that_hold_a_training_are_not_overwritten(dataset, tmp_path, cap
     with pytest.raises(SystemExit):
         main(VocoderRecipe, words)
     assert "--resume latest" in capsys.readouterr().err
+
+
+def test_what_was_after_an_earlier_checkpoint_is_dropped_when_it_is_continued(dataset, tmp_path, capsys):
+    run, more = tmp_path / "run", ["--save_every_steps", 1, "--keep_checkpoints", 3]
+    main(VocoderRecipe, arguments(dataset, run, "--max_steps", 3, *more))
+    first = run / "checkpoints/step-00000001"
+    words = arguments(dataset, run, "--max_steps", 2, *more, "--resume", first)
+    main(VocoderRecipe, words)
+    assert [path.name for path in list_checkpoints(run)] == ["step-00000001", "step-00000002"]
+    assert [line["step"] for line in losses(run)] == [1, 2]
+    elsewhere = tmp_path / "elsewhere"
+    main(VocoderRecipe, arguments(dataset, elsewhere, "--max_steps", 2, *more, "--resume", first))
+    assert losses(elsewhere)[-1] == losses(run)[-1]
+    with pytest.raises(SystemExit):  # both hold a training: the one must not overwrite the other
+        main(VocoderRecipe, arguments(dataset, elsewhere, "--max_steps", 2, *more, "--resume", first))
+    assert "holds a training already" in capsys.readouterr().err
 
 
 def test_resuming_refuses_what_does_not_fit(dataset, tmp_path, capsys):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 
 import torch
@@ -24,18 +23,9 @@ from melreformer_hf.nn.arguments import (
     several,
     take_arguments,
 )
+from melreformer_hf.nn.renaming import rename_keys
 from melreformer_hf.nn.weight_norm import fold_weight_norms, split_weight_norms
 
-# Original name, our name; {N} numbers a layer. HiFi-GAN numbers the residual blocks of all stages in one row: its two
-# numbers (stage, block) are written as one by `_flatten`.
-_HIFIGAN = [
-    ("conv_pre.", "input_conv."),
-    ("conv_post.", "output_conv."),
-    ("ups.{N}.", "stages.{N}.upsample."),
-    ("resblocks.{N}.{N}.convs1.{N}.", "stages.{N}.blocks.{N}.dilated.{N}."),
-    ("resblocks.{N}.{N}.convs2.{N}.", "stages.{N}.blocks.{N}.plain.{N}."),
-    ("resblocks.{N}.{N}.convs.{N}.", "stages.{N}.blocks.{N}.dilated.{N}."),
-]
 _HIFIHYBRID = [
     ("initial_block.", "input_conv."),
     ("final_block.conv.", "output_conv."),
@@ -59,7 +49,6 @@ _MARKS = {
     "hifigan": ("conv_pre.", "conv_post.", "ups.", "resblocks."),
     "hifihybrid": ("initial_block.", "final_block.", "blocks."),
 }
-TABLES = {"hifigan": _HIFIGAN, "hifihybrid": _HIFIHYBRID}
 
 _MEL_NAMES = {
     "sampling_rate": ("sampling_rate", SIZE),
@@ -94,34 +83,17 @@ _UNUSED = {
 }
 
 
-def _pattern(template: str) -> re.Pattern:
-    return re.compile("^" + re.escape(template).replace(r"\{N\}", r"(\d+)"))
-
-
-def _rename(key: str, rows: list[tuple[str, str]]) -> str:
-    for source, target in rows:
-        match = _pattern(source).match(key)
-        if match:
-            numbers = iter(match.groups())
-            return re.sub(r"\{N\}", lambda _, numbers=numbers: next(numbers), target) + key[match.end() :]
-    return key
-
-
-def _flatten(key: str, parallel: int) -> str:
-    """`resblocks.stage.block.` -> `resblocks.number.`"""
-    return re.sub(
-        r"^resblocks\.(\d+)\.(\d+)\.", lambda m: f"resblocks.{int(m[1]) * parallel + int(m[2])}.", key, count=1
-    )
-
-
-def _unflatten(key: str, parallel: int) -> str:
-    """`resblocks.number.` -> `resblocks.stage.block.`"""
-    return re.sub(
-        r"^resblocks\.(\d+)\.(?=convs)",
-        lambda m: f"resblocks.{int(m[1]) // parallel}.{int(m[1]) % parallel}.",
-        key,
-        count=1,
-    )
+def key_table(config: HifiVocoderConfig) -> list[tuple[str, str]]:
+    """(original, ours) beginnings of names; HiFi-GAN numbers the residual blocks of all stages in one row."""
+    if config.architecture == "hifihybrid":
+        return _HIFIHYBRID
+    rows = [("conv_pre.", "input_conv."), ("conv_post.", "output_conv."), ("ups.{N}.", "stages.{N}.upsample.")]
+    convs = {"convs1": "dilated", "convs2": "plain"} if config.resblock_type == "1" else {"convs": "dilated"}
+    parallel = len(config.resblock_kernel_sizes)
+    for number in range(len(config.upsample_rates) * parallel):
+        ours = f"stages.{number // parallel}.blocks.{number % parallel}."
+        rows += [(f"resblocks.{number}.{a}.{{N}}.", f"{ours}{b}.{{N}}.") for a, b in convs.items()]
+    return rows
 
 
 def architecture_of(state_dict: Mapping[str, torch.Tensor]) -> str:
@@ -140,28 +112,16 @@ def architecture_of(state_dict: Mapping[str, torch.Tensor]) -> str:
 
 
 def to_ours(state_dict: Mapping[str, torch.Tensor], config: HifiVocoderConfig) -> dict[str, torch.Tensor]:
-    """Names of an original state dict -> names of `HifiVocoderModel.generator`; unknown names stay as they are."""
-    rows, parallel = TABLES[config.architecture], len(config.resblock_kernel_sizes)
-    return {
-        _rename(_unflatten(key, parallel), rows): value
-        for key, value in fold_weight_norms(state_dict, f"original {config.architecture}").items()
-    }
+    """The original's tensors, weight norms folded, under the names of `HifiVocoderModel.generator`."""
+    origin = f"original {config.architecture}"
+    return rename_keys(fold_weight_norms(state_dict, origin), key_table(config), origin)
 
 
 def to_original(
     state_dict: Mapping[str, torch.Tensor], config: HifiVocoderConfig, weight_norm: bool
 ) -> dict[str, torch.Tensor]:
     """Names of `HifiVocoderModel.generator` (plain weights) -> names of the original."""
-    parallel = len(config.resblock_kernel_sizes)
-    keep = "convs." if config.resblock_type == "2" else "convs1."
-    rows = [
-        (ours, original)
-        for original, ours in TABLES[config.architecture]
-        if not original.endswith(("convs.{N}.", "convs1.{N}."))
-        or original.startswith("blocks")
-        or keep + "{N}." in original
-    ]
-    renamed = {_flatten(_rename(key, rows), parallel): value for key, value in state_dict.items()}
+    renamed = rename_keys(state_dict, key_table(config), f"original {config.architecture}", reverse=True)
     return split_weight_norms(renamed) if weight_norm else {key: value.clone() for key, value in renamed.items()}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import gc
 import json
 
 import numpy as np
@@ -14,6 +16,7 @@ from testing_utils import assert_error
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
 from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
+from melreformer_hf.pipelines import pipeline_mel_reformer
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
 from melreformer_hf.pipelines.pipeline_utils import BUNDLED
 
@@ -70,6 +73,17 @@ def test_stream_equals_the_whole(pipe, chunk):
     )
     torch.testing.assert_close(torch.cat(pieces, dim=-1), whole, **CLOSE)
     assert len(pieces) > 1 or chunk > 1
+
+
+def test_a_stream_holds_no_more_after_a_minute_than_after_seconds(pipe):
+    def held() -> int:
+        return sum(thing.numel() for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
+
+    sizes = []
+    for number, _ in enumerate(pipe.stream(num_inference_steps=1, audio_length_in_s=60.0, generator=seeded())):
+        if number in (6, 20, 50):
+            sizes.append(held())
+    assert len(sizes) == 3 and max(sizes) <= 1.01 * sizes[0]
 
 
 def test_streaming_an_idea_tells_the_mel_before_it_sounds(pipe):
@@ -267,6 +281,12 @@ def test_parts_of_different_contracts_are_refused():
     with pytest.raises(ValueError) as error:
         MelReformerPipeline(**parts)
     assert_error(error, "hop_length: expansion has 256, vocoder has 128")
+
+
+@pytest.mark.skipif(not (BUNDLED / "piano-tiny").is_dir(), reason="no checkpoint is bundled in this tree")
+def test_docstring_example():
+    results = doctest.testmod(pipeline_mel_reformer)
+    assert results.attempted and not results.failed
 
 
 @pytest.mark.skipif(not (BUNDLED / "piano-tiny").is_dir(), reason="no checkpoint is bundled in this tree")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from testing_utils import ModelContractMixin, assert_error
 
 from melreformer_hf.audio import stft as stft_module
 from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram
+from melreformer_hf.models.hifi_vocoder import modeling_hifi_vocoder
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
 from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
 from melreformer_hf.training.losses.spectral import mel_l1_distance
@@ -367,3 +369,8 @@ def test_saved_configuration_is_plain_json(tmp_path):
     values = json.loads((Path(tmp_path) / "config.json").read_text())
     assert values["upsample_rates"] == [8, 8, 4]
     assert HifiVocoderConfig.from_pretrained(tmp_path).resblock_dilations == ((1, 2), (2, 6), (3, 12))
+
+
+def test_docstring_example():
+    results = doctest.testmod(modeling_hifi_vocoder)
+    assert results.attempted and not results.failed

@@ -7,8 +7,9 @@ import math
 import torch
 from torch.nn.functional import normalize, pad
 
-# Scores of one block on a CPU: the search for the largest reads them again while they are in a cache.
-CPU_BLOCK_BYTES = 1 << 21
+# Scores of one block on a CPU: small enough to stay in a shared cache, where the search for the largest reads them
+# again; large enough that threads, which wait for each other after every block, seldom do.
+CPU_BLOCK_BYTES = 1 << 23
 # Elsewhere only the memory of the scores is bounded.
 DEVICE_BLOCK_BYTES = 1 << 28
 # On a CPU a maximum is far cheaper than its position: maxima of groups first, then the position inside one group.

@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Make training data: render MIDI to audio, build datasets from audio.", no_args_is_help=True)
+app = typer.Typer(
+    help="Make training data: render MIDI to audio, build datasets from audio.\n\n"
+    "Example: melreformer data build ~/music --output data/mine",
+    no_args_is_help=True,
+)
 
 
 @app.command()
@@ -15,9 +19,13 @@ def render(
     midi_dir: Annotated[Path, typer.Argument(help="Folder searched for .mid and .midi files.")],
     soundfont: Annotated[Path, typer.Option(help="SF2 or SF3 file, for example FluidR3_GM.sf2 (MIT).")],
     output: Annotated[Path, typer.Option(help="Folder for WAV files and metadata.csv.")],
-    metadata: Annotated[Path | None, typer.Option(help="CSV with split, license, attribution by file.")] = None,
-    sampling_rate: Annotated[int, typer.Option(help="Samples per second.")] = 22050,
-    gain: Annotated[float, typer.Option(help="FluidSynth's master gain.")] = 0.5,
+    metadata: Annotated[
+        Path | None, typer.Option(help="CSV: file_name, split, license, attribution. Default: none.")
+    ] = None,
+    sampling_rate: Annotated[int, typer.Option(help="Samples per second of the WAV files.")] = 22050,
+    gain: Annotated[
+        float, typer.Option(help="FluidSynth's master gain, 0 to 10; raise it for quiet sound fonts.")
+    ] = 0.5,
     workers: Annotated[int, typer.Option(min=1, help="Renderings at a time.")] = 2,
 ) -> None:
     """Render a folder of MIDI files with FluidSynth, about a hundred times faster than real time.
@@ -45,9 +53,11 @@ def build(
     metadata: Annotated[
         Path | None, typer.Option(help="CSV: file_name, split, license, attribution. Default: DIR/metadata.csv.")
     ] = None,
-    test_fraction: Annotated[float, typer.Option(help="Share of recordings held out, by name.")] = 0.1,
+    test_fraction: Annotated[
+        float, typer.Option(help="Share of the recordings held out, 0 to 1; where metadata name no split.")
+    ] = 0.1,
     workers: Annotated[int, typer.Option(min=1, help="Recordings decoded at a time.")] = 2,
-    push_to_hub: Annotated[str | None, typer.Option(help="Upload to this dataset id afterwards.")] = None,
+    push_to_hub: Annotated[str | None, typer.Option(help="Upload to this Hub dataset, user/name, afterwards.")] = None,
 ) -> None:
     """Build a dataset of sharded Parquet from a folder of music.
 

@@ -58,7 +58,7 @@ def demo(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:NUMBER.")] = "auto",
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
-    """Start the demo in a browser: generate, listen while it streams, expand a recording. Nothing is downloaded.
+    """Serve the demo for a browser: generate, listen while it streams, expand a recording. Needs the extra `demo`.
 
     Example: melreformer demo --port 7860
     """

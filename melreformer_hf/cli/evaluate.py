@@ -27,10 +27,10 @@ def evaluate(
     crops: Annotated[int | None, typer.Option(min=1, help="Held-out crops per part. Default: the recipes'.")] = None,
     crop_seconds: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Length of the crops of vocoder and expansion. Default: the recipes'."),
+        typer.Option(min=0.1, help="Length in seconds of the crops of vocoder and expansion. Default: the recipes'."),
     ] = None,
     pieces: Annotated[int | None, typer.Option(min=1, help="Whole pieces to expand. Default: the recipe's.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Length of the generation that is timed.")] = 20.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length in seconds of the generation that is timed.")] = 20.0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps of ideas.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Drives everything random.")] = 0,
     output: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("evaluation.json"),

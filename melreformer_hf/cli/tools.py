@@ -51,7 +51,7 @@ def convert(
     if family not in FAMILIES:
         raise ValueError(f"--family must be one of {sorted(FAMILIES)}, got {family!r}.")
     if not arguments.is_file():
-        raise FileNotFoundError(f"No JSON file of arguments at {arguments}.")
+        raise FileNotFoundError(f"No JSON or YAML file of arguments at {arguments}.")
     values = _read_values(arguments, "--arguments")
     module, name = FAMILIES[family].rsplit(".", 1)
     model_class = getattr(importlib.import_module(f"melreformer_hf.{module}"), name)
@@ -105,18 +105,30 @@ def _read_codebooks(path: Path):
 
 def assemble(
     unet: Annotated[str, typer.Option(help="Trained IdeaUNetModel: folder or Hub id.")],
-    expansion: Annotated[str, typer.Option(help="Trained MelReformerModel.")],
-    vocoder: Annotated[str, typer.Option(help="Trained HifiVocoderModel.")],
-    output: Annotated[Path, typer.Option(help="Folder of the pipeline.")],
+    expansion: Annotated[str, typer.Option(help="Trained MelReformerModel: folder or Hub id.")],
+    vocoder: Annotated[str, typer.Option(help="Trained HifiVocoderModel: folder or Hub id.")],
+    output: Annotated[Path, typer.Option(help="Folder to write the pipeline to.")],
     dtype: Annotated[
-        str, typer.Option(help="Precision of the stored weights: float32, bfloat16, float16.")
+        str, typer.Option(help="Precision of the stored weights: float32, bfloat16 or float16 (half the size).")
     ] = "float32",
-    scheduler: Annotated[str, typer.Option(help="dpm or ddim.")] = "dpm",
+    scheduler: Annotated[
+        str, typer.Option(help="How ideas are denoised: dpm (DPM-Solver++, about 20 steps) or ddim (about 50).")
+    ] = "dpm",
     prediction_type: Annotated[
-        str, typer.Option(help="What the idea model was trained to predict: v_prediction or sample.")
-    ] = "v_prediction",
-    refine_steps: Annotated[int | None, typer.Option(help="Consistency steps of an inverse-STFT vocoder.")] = None,
-    card: Annotated[Path | None, typer.Option(help="JSON: title, license, data, recipe, metrics (Markdown).")] = None,
+        str | None,
+        typer.Option(
+            help="What the idea model was trained to predict: sample or v_prediction. Default: what its training.json "
+            "says, else sample."
+        ),
+    ] = None,
+    refine_steps: Annotated[
+        int | None,
+        typer.Option(min=0, help="Consistency steps of an inverse-STFT vocoder. Default: those of its configuration."),
+    ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(help="JSON file for the model card: title, license, data, recipe, metrics (Markdown texts)."),
+    ] = None,
 ) -> None:
     """Join trained parts into a pipeline that `MelReformerPipeline.from_pretrained` loads.
 
@@ -133,9 +145,10 @@ def assemble(
 
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"--dtype must be float32, bfloat16 or float16, got {dtype!r}.")
-    if prediction_type not in ("v_prediction", "sample"):
-        raise ValueError(f"--prediction-type must be v_prediction or sample, got {prediction_type!r}.")
-    details = json.loads(card.read_text(encoding="utf-8")) if card is not None else None
+    prediction_type = _prediction_type(prediction_type, Path(unet))
+    if card is not None and not card.is_file():
+        raise FileNotFoundError(f"No JSON file for the card at {card}.")
+    details = _read_values(card, "--card") if card is not None else None
     changes = {} if refine_steps is None else {"refine_steps": refine_steps}
     idea = IdeaUNetModel.from_pretrained(unet)
     idea.register_to_config(_name_or_path=output.name)  # diffusers would save the folder it came from
@@ -150,13 +163,31 @@ def assemble(
     typer.echo(f"wrote a pipeline of {size:.1f} MB to {output}")
 
 
+def _prediction_type(asked: str | None, unet: Path) -> str:
+    """What the idea model predicts: as asked, as its training wrote down, or the recipe's default.
+
+    Raises:
+        ValueError: an unknown value, or one that is not what the model was trained for; ideas would be noise.
+    """
+    if asked not in (None, "v_prediction", "sample"):
+        raise ValueError(f"--prediction-type must be v_prediction or sample, got {asked!r}.")
+    told = unet / "training.json"
+    if not told.is_file():
+        return asked or "sample"
+    settings = _read_values(told, "--unet's").get("config", {})
+    trained = settings.get("options", {}).get("prediction_type", "sample")
+    if asked not in (None, trained):
+        raise ValueError(f"--prediction-type {asked}: {told} says that the idea model was trained for {trained!r}.")
+    return trained
+
+
 def push(
     folder: Annotated[Path, typer.Argument(help="Saved pipeline, model or dataset.")],
     repo_id: Annotated[str, typer.Argument(help="user/name on the Hub.")],
     repo_type: Annotated[str, typer.Option(help="model, dataset or space.")] = "model",
     private: Annotated[bool, typer.Option(help="Keep a new repository private.")] = False,
 ) -> None:
-    """Upload a folder to the Hugging Face Hub (log in with `hf auth login` first).
+    """Upload a folder to the Hugging Face Hub. Log in with `hf auth login` first.
 
     Example: melreformer push mine me/piano --private
     """

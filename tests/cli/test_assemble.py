@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import torch
 from pipeline_utils_for_tests import seeded, tiny_parts, tiny_pipeline
 from typer.testing import CliRunner
 
 from melreformer_hf.cli.main import app
+from melreformer_hf.cli.tools import _prediction_type
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
 
 
 def test_assembled_parts_generate_what_the_parts_do(tmp_path):
     parts = tiny_parts()
     words = ["assemble", "--output", str(tmp_path / "pipe"), "--card", str(tmp_path / "card.json")]
+    words += ["--prediction-type", "v_prediction"]
     for name in ("unet", "expansion", "vocoder"):
         parts[name].save_pretrained(tmp_path / name)
         words += [f"--{name}", str(tmp_path / name)]
@@ -28,3 +31,15 @@ def test_assembled_parts_generate_what_the_parts_do(tmp_path):
     arguments = {"num_inference_steps": 2, "audio_length_in_s": 0.5}
     expected = tiny_pipeline()(generator=seeded(), **arguments).audios
     torch.testing.assert_close(loaded(generator=seeded(), **arguments).audios, expected, rtol=0, atol=1e-4)
+
+
+def test_prediction_type_is_what_the_training_wrote_down(tmp_path):
+    assert (
+        _prediction_type(None, tmp_path) == "sample" and _prediction_type("v_prediction", tmp_path) == "v_prediction"
+    )
+    for options, trained in (({}, "sample"), ({"prediction_type": "v_prediction"}, "v_prediction")):
+        (tmp_path / "training.json").write_text(json.dumps({"config": {"options": options}}))
+        assert _prediction_type(None, tmp_path) == _prediction_type(trained, tmp_path) == trained
+        other = {"sample": "v_prediction", "v_prediction": "sample"}[trained]
+        with pytest.raises(ValueError, match=f"trained for '{trained}'"):
+            _prediction_type(other, tmp_path)

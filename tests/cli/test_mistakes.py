@@ -81,9 +81,18 @@ def mistake(monkeypatch, capsys, tmp_path):
         ("evaluate --checkpoint piano-tiny --dataset nowhere --parts vocoder,drums", "vocoder,drums"),
         ("evaluate --checkpoint piano-tiny --dataset nowhere --output table.txt", ".json file"),
         ("convert --family rnn --checkpoint a --arguments b --output c", "'rnn'"),
-        ("convert --family hifi_vocoder --checkpoint a --arguments b --output c", "No JSON file of arguments at b"),
+        (
+            "convert --family hifi_vocoder --checkpoint a --arguments b --output c",
+            "No JSON or YAML file of arguments at b",
+        ),
         ("assemble --unet a --expansion b --vocoder c --output d --dtype float8", "float8"),
         ("assemble --unet a --expansion b --vocoder c --output d --prediction-type epsilon", "epsilon"),
+        ("assemble --unet a --expansion b --vocoder c --output d --card nowhere.json", "nowhere.json"),
+        ("assemble --unet a --expansion b --vocoder c --output d --refine-steps -1", "--refine-steps"),
+        ("assemble --unet a --expansion b --vocoder c", "--output"),
+        ("data render", "midi"),
+        ("data render . --soundfont none.sf2 --output x --gain -1", "--gain"),
+        ("doctor --fast", "--fast"),
         ("push nowhere me/model", "nowhere"),
         ("demo --port 99999", "--port"),
     ],
@@ -202,7 +211,7 @@ def test_help_without_words(monkeypatch, capsys):
     assert stop.value.code == 2 and "generate" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "data render"])
+@pytest.mark.parametrize("command", [*COMMANDS, "data render", "data"])
 def test_every_help_teaches_with_an_example(command):
     result = CliRunner().invoke(app, [*command.split(), "--help"], terminal_width=200)
     assert result.exit_code == 0

@@ -24,7 +24,7 @@ def render(
     ] = None,
     sampling_rate: Annotated[int, typer.Option(help="Samples per second of the WAV files.")] = 22050,
     gain: Annotated[
-        float, typer.Option(help="FluidSynth's master gain, 0 to 10; raise it for quiet sound fonts.")
+        float, typer.Option(min=0, max=10, help="FluidSynth's master gain, 0 to 10; raise it for quiet sound fonts.")
     ] = 0.5,
     workers: Annotated[int, typer.Option(min=1, help="Renderings at a time.")] = 2,
 ) -> None:

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import difflib
 import os
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -129,10 +130,10 @@ class TrainingConfig:
         for name, value in _nested(parser, rest):
             section, key = name.split(".", 1)
             overrides.setdefault(section, {})[key] = value
-        base = _read_yaml(known.config) if known.config else {}
         try:
+            base = _read_yaml(known.config) if known.config else {}
             return build_dataclass(cls, _merge(base, overrides), "The training config")
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             parser.error(str(error))
 
     def to_dict(self) -> dict:
@@ -181,12 +182,28 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     raise ValueError(f"{where} must be {getattr(hint, '__name__', hint)}, got {value!r}.")
 
 
+def _parse_yaml(text: str) -> Any:
+    """Plain values of a YAML text, in which 1e-5 is a number as in YAML 1.2; the library knows only 1.0e-5."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), "-+0123456789"
+    )
+    return yaml.load(text, Loader)
+
+
 def _read_yaml(path: str | os.PathLike) -> dict:
     import yaml
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"No config file at {path}.")
-    values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    try:
+        values = _parse_yaml(Path(path).read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold `key: value` lines, got {type(values).__name__}.")
     return values
@@ -237,7 +254,10 @@ def _nested(parser: argparse.ArgumentParser, words: list[str]) -> list[tuple[str
             if not queue:
                 parser.error(f"{word} needs a value.")
             value = queue.pop(0)
-        pairs.append((name, yaml.safe_load(value)))
+        try:
+            pairs.append((name, _parse_yaml(value)))
+        except yaml.YAMLError:
+            parser.error(f"{word} must have a value in YAML, such as 3, 1e-3 or [1, 2], got {value!r}.")
     return pairs
 
 

@@ -43,8 +43,16 @@ class TrainingState:
     def _initial_modules(self) -> dict[str, nn.Module]:
         modules, source = self.recipe.modules(), self.config.init_from
         if source is not None:
-            start = type(modules["model"]).from_pretrained(source)
-            modules["model"].load_state_dict(start.state_dict())
+            start, model = type(modules["model"]).from_pretrained(source), modules["model"]
+            if self.recipe.mel is not None:
+                theirs = getattr(start, "mel_config", None) or start.config.mel_config
+                theirs.check_matches(self.recipe.mel, "init_from", "this training")
+            try:
+                model.load_state_dict(start.state_dict())
+            except RuntimeError as error:
+                raise ValueError(
+                    f"The weights of init_from={source} do not fit this configuration: {error}"
+                ) from error
         return modules
 
     def _learning_rate(self, name: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 from testing_utils import assert_error
 
-from melreformer_hf.training.config import TrainingConfig, build_dataclass
+from melreformer_hf.audio.mel import MelConfig
+from melreformer_hf.training.config import TrainingConfig, _parse_yaml, build_dataclass
 from melreformer_hf.training.recipes.conv_upsampler import ConvUpsamplerRecipe
 from melreformer_hf.training.recipes.expansion import ExpansionRecipe
 from melreformer_hf.training.recipes.idea_diffusion import IdeaDiffusionRecipe
@@ -68,6 +70,8 @@ def test_wrong_settings_are_refused(values, fragments):
         (["--model.hidden_size"], "needs a value"),
         (["stray"], "stray"),
         (["--max_steps", "none"], "max_steps"),
+        (["--config", "nowhere.yaml"], "No config file at nowhere.yaml"),
+        (["--model.mel", "{a: ["], "YAML"),
     ],
 )
 def test_wrong_command_lines_end_with_a_message(words, message, capsys):
@@ -76,6 +80,18 @@ def test_wrong_command_lines_end_with_a_message(words, message, capsys):
         TrainingConfig.from_command_line(VocoderRecipe, [*base, *words])
     assert exit.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_numbers_are_read_as_people_and_json_write_them(tmp_path):
+    text = "a: 1e-09\nb: -2E+3\nc: 1.5e3\nd: 1e-3x\ne: [1e5, 1]\nf: '1e-5'\n"
+    assert _parse_yaml(text) == {"a": 1e-9, "b": -2000.0, "c": 1500.0, "d": "1e-3x", "e": [1e5, 1], "f": "1e-5"}
+    mel = MelConfig.preset("hifigan").to_dict()
+    words = ["--dataset", "d", "--output_dir", "o", "--max_steps", "1", "--model.mel", json.dumps(mel)]
+    assert TrainingConfig.from_command_line(VocoderRecipe, words).model == {"mel": mel}
+    for content in (b"a: [", b"a: \xff", b"- 1"):
+        (tmp_path / "bad.yaml").write_bytes(content)
+        with pytest.raises(ValueError, match="bad.yaml"):
+            TrainingConfig.from_yaml(tmp_path / "bad.yaml")
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from testing_utils import assert_error
 from training_utils import ADVERSARIAL, VOCODER, same_tensors
 
+from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.audio.resize import resize_mel
 from melreformer_hf.models.mel_reformer.timing_mel_reformer import interpolate_idea
 from melreformer_hf.training.config import TrainingConfig
@@ -212,6 +215,28 @@ def test_wrong_options_are_refused(name, more, fragments, dataset):
     with pytest.raises((ValueError, StrictDataclassError)) as error:
         recipe(name, dataset, *more)
     assert_error(error, *fragments)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_datasets_of_another_rate_are_refused(name, dataset):
+    mel = MelConfig.preset("hifigan", num_mel_bins=128, fmax=None, sampling_rate=44100).to_dict()
+    other = recipe(name, dataset, "--model.mel", json.dumps(mel))
+    with pytest.raises(ValueError) as error:
+        other.stream(0, 1)
+    assert_error(error, "22050 samples per second", "contract 44100", "--sampling-rate 44100")
+
+
+def test_weights_that_do_not_fit_start_no_training(dataset, tmp_path, capsys):
+    main(VocoderRecipe, words("vocoder", dataset, tmp_path / "a", "--max_steps", 1))
+    quiet = MelConfig.preset("hifigan", num_mel_bins=128, fmax=None, log_floor=1e-3).to_dict()
+    for more, message in (
+        (["--model.hidden_size", 8], "do not fit"),
+        (["--model.mel", json.dumps(quiet)], "log_floor: init_from has 1e-05, this training has 0.001"),
+    ):
+        with pytest.raises(SystemExit):
+            more = ["--max_steps", 1, "--init_from", tmp_path / "a", *more]
+            main(VocoderRecipe, words("vocoder", dataset, tmp_path / "b", *more))
+        assert message in capsys.readouterr().err
 
 
 def test_unknown_discriminators_are_refused():

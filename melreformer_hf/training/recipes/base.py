@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import IterableDataset, get_worker_info
 
+from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.data.streams import AudioCropStream, RecordingStore
 from melreformer_hf.training.config import TrainingConfig, build_dataclass
 
@@ -47,9 +48,9 @@ class Validation:
 class Recipe:
     """Base of all recipes: a training step is a function of (modules, batch) that returns scalars.
 
-    Subclasses set `name`, `best_metric` and `Options`, and define the methods below. Randomness of an item (crops, noise,
-    time steps) comes from the generator handed to `prepare`, which is seeded by the item's place in the global
-    sequence: it depends neither on workers nor on processes, and resumes exactly.
+    Subclasses set `name`, `best_metric`, `Options` and, where mels are made, `mel`, and define the methods below.
+    Randomness of an item (crops, noise, time steps) comes from the generator handed to `prepare`, which is seeded by the
+    item's place in the global sequence: it depends neither on workers nor on processes, and resumes exactly.
 
     Args:
         config: settings; `config.options` becomes `self.options`, an instance of `Options`.
@@ -57,6 +58,7 @@ class Recipe:
 
     name: str
     best_metric: str
+    mel: MelConfig | None = None
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Options:
@@ -68,9 +70,20 @@ class Recipe:
         self._stores: dict[str, RecordingStore] = {}
 
     def store(self, split: str) -> RecordingStore:
-        """The recordings of a split, opened once."""
+        """The recordings of a split, opened once.
+
+        Raises:
+            ValueError: no such dataset or split, or its sampling rate is not that of the mel contract.
+        """
         if split not in self._stores:
-            self._stores[split] = RecordingStore(self.config.dataset, split, self.config.cache_minutes)
+            store = RecordingStore(self.config.dataset, split, self.config.cache_minutes)
+            if self.mel is not None and store.sampling_rate != self.mel.sampling_rate:
+                raise ValueError(
+                    f"The dataset {self.config.dataset} has {store.sampling_rate} samples per second, the model's mel "
+                    f"contract {self.mel.sampling_rate}. Build the dataset with --sampling-rate {self.mel.sampling_rate}, "
+                    "or give the model a contract of the dataset's rate under `model: {mel: ...}`."
+                )
+            self._stores[split] = store
         return self._stores[split]
 
     def modules(self) -> dict[str, nn.Module]:

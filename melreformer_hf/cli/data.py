@@ -66,6 +66,8 @@ def build(
 
     Example: melreformer data build ~/music --output data/mine --license CC0-1.0
     """
+    import pyarrow  # noqa: F401  of the extra `train`: missed before hours of decoding rather than after
+
     from melreformer_hf.data.building import BuildConfig, build_dataset
 
     config = BuildConfig(

@@ -21,6 +21,14 @@ _LIBRARY_ERRORS = (
     ("pyarrow", "ArrowException"),
 )
 
+# Packages that are not part of the core, by the extra that brings them.
+_EXTRAS = {
+    "train": ("accelerate", "datasets", "psutil", "pyarrow", "tensorboard", "yaml"),
+    "demo": ("gradio",),
+    "eval": ("evaluate", "librosa", "scipy"),
+    "midi": ("mido", "symusic"),
+}
+
 
 def expected_errors() -> tuple[type[BaseException], ...]:
     """Errors that tell of wrong input rather than of a bug: bad values, files, settings, networks, missing extras."""
@@ -37,6 +45,12 @@ def is_usage_error(error: BaseException) -> bool:
     return hasattr(error, "format_message") and hasattr(error, "exit_code")
 
 
+def extra_of(module: str | None) -> str | None:
+    """The extra of this package that brings a module, if one does."""
+    package = (module or "").partition(".")[0]
+    return next((extra for extra, packages in _EXTRAS.items() if package in packages), None)
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error on one line.
 
@@ -48,6 +62,8 @@ def one_line(error: BaseException) -> str:
         text = f"{error.format_message()}{hint}"
     elif type(error).__name__ == "StrictDataclassClassValidationError" and error.__cause__ is not None:
         text = str(error.__cause__)
+    elif isinstance(error, ModuleNotFoundError) and (extra := extra_of(error.name)) is not None:
+        text = f"This needs {error.name}: pip install 'melreformer_hf[{extra}]' (or '.[{extra}]' in a checkout)."
     elif isinstance(error, OSError) and error.strerror and error.filename:
         text = f"{error.strerror}: {error.filename}"
     else:
@@ -70,4 +86,12 @@ def check_output_file(path: Path, suffix: str) -> None:
         raise FileNotFoundError(f"No folder {path.parent} for {path.name}; create it first.")
 
 
-__all__ = ["EXIT_INTERRUPTED", "EXIT_MISTAKE", "check_output_file", "expected_errors", "is_usage_error", "one_line"]
+__all__ = [
+    "EXIT_INTERRUPTED",
+    "EXIT_MISTAKE",
+    "check_output_file",
+    "expected_errors",
+    "extra_of",
+    "is_usage_error",
+    "one_line",
+]

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +184,35 @@ def test_pickles_with_code_are_not_converted(mistake, tmp_path):
     mistake(*words, "arguments.json")
     assert "not valid JSON" in mistake(*words, "broken.json")
     assert not (tmp_path / "ran").exists() and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("missing", "extra", "words"),
+    [("pyarrow", "train", "data build . --output x"), ("yaml", "train", "convert --family mel_reformer")],
+)
+def test_a_missing_extra_is_named(tmp_path, missing, extra, words):
+    (tmp_path / "a.yaml").write_text("n_mels: 4")
+    soundfile.write(tmp_path / "a.wav", tone(1.0), RATE)
+    words += " --checkpoint a.pt --arguments a.yaml --output x" if "convert" in words else ""
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['melreformer', *{words.split()!r}]; "
+        "from melreformer_hf.cli.main import main; main()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert result.returncode == 2, result.stderr
+    expected = f"error: This needs {missing}: pip install 'melreformer_hf[{extra}]' (or '.[{extra}]' in a checkout)."
+    assert result.stderr.strip().splitlines()[-1] == expected
+
+
+def test_extras_are_those_of_the_project():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    named = {"yaml": "pyyaml", "pyarrow": "datasets"}
+    for extra, packages in errors._EXTRAS.items():
+        wanted = [re.match(r"[\w-]+", line).group() for line in project["optional-dependencies"][extra]]
+        assert all(named.get(package, package) in wanted for package in packages), extra
 
 
 def test_the_demo_says_what_to_install(mistake, monkeypatch):

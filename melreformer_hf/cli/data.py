@@ -80,7 +80,9 @@ def build(
     report = build_dataset(folder, output, config)
     for name, info in report["splits"].items():
         typer.echo(f"{name}: {info['recordings']} recordings, {info['hours']:.2f} hours, {info['shards']} shards")
-    typer.echo(f"skipped {len(report['skipped'])} files, see {output / 'report.json'}" if report["skipped"] else "")
+    if report["skipped"]:
+        typer.echo(f"skipped {len(report['skipped'])} files, see {output / 'report.json'}")
+    typer.echo(f"wrote {output}")
     if push_to_hub is not None:
         from melreformer_hf.hub.push import push_folder
 

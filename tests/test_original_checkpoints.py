@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pickle
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from golden_utils import Fixture, fixture
+from golden_utils import DEFAULT_FOLDER, Fixture
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 
@@ -28,6 +29,12 @@ from melreformer_hf.training.discriminators.waveform import MultiPeriodDiscrimin
 REFUSED = (ValueError, StrictDataclassError)
 
 
+@functools.cache
+def stored(folder: str) -> Fixture:
+    """A fixture that comes with the tests, whatever set the golden tests are run on."""
+    return Fixture(DEFAULT_FOLDER / folder)
+
+
 @dataclasses.dataclass
 class Original:
     """An original's module in the golden fixtures, and what loads it here."""
@@ -39,13 +46,13 @@ class Original:
     beside: str = "\0"  # what a checkpoint holds beside the module, and is not read
 
     def read(self) -> tuple[dict[str, torch.Tensor], dict]:
-        golden = fixture(self.folder)
+        golden = stored(self.folder)
         return golden.weights(self.prefix), self.arguments(golden.config)
 
 
 def model(name: str, *where: object, extra: Callable[[Fixture], dict] | None = None, beside: str = "\0") -> Original:
     def load(source: object, values: dict) -> object:
-        more = {} if extra is None else extra(fixture(where[0]))
+        more = {} if extra is None else extra(stored(where[0]))
         return getattr(melreformer_hf, name).from_original(source, values, **more)
 
     return Original(*where, load, beside)

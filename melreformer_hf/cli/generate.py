@@ -150,16 +150,22 @@ def choose_device(device: str) -> str:
     return device
 
 
-def load_pipeline(checkpoint: str, device: str, threads: int | None):
-    """The pipeline, on a device, without the progress bars of its libraries."""
-    import torch
+def quiet_libraries() -> None:
+    """Silence the progress bars of loading and saving, which take no time here."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging
 
-    from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
-
     logging.disable_progress_bar()
     diffusers_logging.disable_progress_bar()
+
+
+def load_pipeline(checkpoint: str, device: str, threads: int | None):
+    """The pipeline, on a device, without the progress bars of its libraries."""
+    import torch
+
+    from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
+
+    quiet_libraries()
     if threads is not None:
         torch.set_num_threads(threads)
     device = choose_device(device)
@@ -208,4 +214,4 @@ def speed(factor: float) -> str:
     return f"{1 / factor:.1f} times slower than real time"
 
 
-__all__ = ["check_seconds", "choose_device", "expand", "generate", "load_pipeline", "speed"]
+__all__ = ["check_seconds", "choose_device", "expand", "generate", "load_pipeline", "quiet_libraries", "speed"]

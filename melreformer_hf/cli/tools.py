@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from melreformer_hf.cli.generate import quiet_libraries
+
 FAMILIES = {
     "mel_reformer": "models.mel_reformer.modeling_mel_reformer.MelReformerModel",
     "mel_vqvae": "models.mel_vqvae.modeling_mel_vqvae.MelVqvaeModel",
@@ -53,6 +55,7 @@ def convert(
     if not arguments.is_file():
         raise FileNotFoundError(f"No JSON or YAML file of arguments at {arguments}.")
     values = _read_values(arguments, "--arguments")
+    quiet_libraries()
     module, name = FAMILIES[family].rsplit(".", 1)
     model_class = getattr(importlib.import_module(f"melreformer_hf.{module}"), name)
     accepted = inspect.signature(model_class.from_original).parameters
@@ -149,6 +152,7 @@ def assemble(
     if card is not None and not card.is_file():
         raise FileNotFoundError(f"No JSON file for the card at {card}.")
     details = _read_values(card, "--card") if card is not None else None
+    quiet_libraries()
     changes = {} if refine_steps is None else {"refine_steps": refine_steps}
     idea = IdeaUNetModel.from_pretrained(unet)
     idea.register_to_config(_name_or_path=output.name)  # diffusers would save the folder it came from

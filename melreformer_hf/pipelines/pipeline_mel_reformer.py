@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from melreformer_hf.audio.mel import log_mel_spectrogram
 from melreformer_hf.audio.resize import resize_mel
 from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
-from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel
+from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel, set_spaced_timesteps
 from melreformer_hf.models.mel_reformer.modeling_mel_reformer import MelReformerModel
 from melreformer_hf.pipelines.pipeline_utils import (
     MelPipeline,
@@ -145,7 +145,7 @@ class MelReformerPipeline(MelPipeline):
         latents, durations = torch.cat(noise) * self.scheduler.init_noise_sigma, torch.cat(durations)
         if audio_length_in_s is not None:
             durations = torch.full_like(durations, math.log2(self.frames_of(audio_length_in_s)))
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        set_spaced_timesteps(self.scheduler, num_inference_steps, unet.config.noise_power, device)
         self._interrupt = False
         with self.progress_bar(total=num_inference_steps) as bar:
             for index, timestep in enumerate(self.scheduler.timesteps):

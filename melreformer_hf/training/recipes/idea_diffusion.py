@@ -18,7 +18,7 @@ from melreformer_hf.audio.mel import log_mel_spectrogram
 from melreformer_hf.audio.pictures import stack_mels
 from melreformer_hf.audio.resize import resize_mel
 from melreformer_hf.data.streams import AudioCropStream
-from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel, make_scheduler
+from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel, make_scheduler, set_spaced_timesteps
 from melreformer_hf.nn.configuration import mel_config_of
 from melreformer_hf.training.config import TrainingConfig, option
 from melreformer_hf.training.losses.diffusion import PREDICTION_TYPES, diffusion_loss
@@ -43,7 +43,7 @@ class IdeaDiffusionOptions:
     fit_crops: int = option(64, "training crops that normalisation and prior of durations are fitted to; 0 keeps them")
     sampling_steps: int = option(20, "steps of DPM-Solver++ while validating")
     validation_ideas: int = option(48, "held-out ideas whose loss and statistics are measured")
-    validation_samples: int = option(16, "ideas that are sampled while validating")
+    validation_samples: int = option(32, "ideas that are sampled while validating")
     validation_split: str = option("test", "split of the dataset that is held out")
 
     def __post_init__(self) -> None:
@@ -77,6 +77,7 @@ class IdeaDiffusionRecipe(Recipe):
         super().__init__(config)
         self.mel = mel_config_of(config.model.get("mel"))
         self.columns = config.model.get("num_columns", 256)
+        self.noise_power = config.model.get("noise_power", 1.0)
         self.scheduler = make_scheduler("ddim", self.options.prediction_type)
         self._held_out: dict[str, torch.Tensor] | None = None
 
@@ -112,6 +113,7 @@ class IdeaDiffusionRecipe(Recipe):
         draws, steps = self.options.draws_per_idea, self.scheduler.config.num_train_timesteps
         # One draw from each of `draws` equal parts of the noise levels: less variance than independent draws.
         place = (torch.arange(draws) + torch.rand(draws, generator=generator)) / draws
+        place = 1.0 - (1.0 - place) ** self.noise_power  # as sampling spaces its steps
         withheld = torch.rand(draws, generator=generator) < self.options.unknown_duration
         return {
             "idea": idea,
@@ -184,7 +186,7 @@ class IdeaDiffusionRecipe(Recipe):
     def _sample(self, model: nn.Module, held_out: dict[str, torch.Tensor]) -> torch.Tensor:
         """Ideas sampled freely for the durations of held-out ones, (batch, mel, column) log-mel."""
         scheduler = make_scheduler("dpm", self.options.prediction_type)
-        scheduler.set_timesteps(self.options.sampling_steps)
+        set_spaced_timesteps(scheduler, self.options.sampling_steps, model.config.noise_power)
         generator = torch.Generator().manual_seed(1)
         count = self.options.validation_samples
         durations = held_out["log2_num_frames"].repeat(-(-count // len(held_out["idea"])))[:count]

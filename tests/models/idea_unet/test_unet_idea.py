@@ -12,7 +12,7 @@ from testing_utils import assert_error
 
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.models.idea_unet import unet_idea
-from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel, make_scheduler
+from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel, make_scheduler, set_spaced_timesteps
 
 BINS, COLUMNS = 16, 32
 
@@ -104,8 +104,46 @@ def test_schedulers_recover_a_known_idea_with_a_perfect_network(name):
     torch.testing.assert_close(latents, clean, rtol=0, atol=1e-2)
 
 
+def _spread_of_sampled_means(noise_power: float, steps: int = 20) -> float:
+    """Standard deviation of the means of images whose mean has 1 and whose pixels have 0.5, by the best denoiser."""
+    count, size, own = 512, 32 * 32, 0.25
+    scheduler = make_scheduler("dpm", "sample")
+    set_spaced_timesteps(scheduler, steps, noise_power)
+    latents = torch.randn(count, size, generator=torch.Generator().manual_seed(0))
+    for timestep in scheduler.timesteps:
+        alpha = scheduler.alphas_cumprod[timestep]
+        gains = [alpha.sqrt() * spread / (alpha * spread + 1 - alpha) for spread in (size + own, own)]
+        mean = latents.mean(1, keepdim=True)
+        latents = scheduler.step(gains[0] * mean + gains[1] * (latents - mean), timestep, latents).prev_sample
+    return latents.mean(1).std().item()
+
+
+def test_steps_near_pure_noise_keep_what_ideas_have_in_common_apart():
+    even, spaced, fine = (
+        _spread_of_sampled_means(1.0),
+        _spread_of_sampled_means(1.5),
+        _spread_of_sampled_means(1.5, 200),
+    )
+    assert abs(fine - 1.0) < 0.1  # many steps find the true spread
+    assert even < 0.6 and abs(spaced - 1.0) < abs(even - 1.0) / 2, (even, spaced)
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5, 3.0])
+@pytest.mark.parametrize("steps", [1, 7, 20, 1000])
+def test_spaced_timesteps_go_down_from_pure_noise(power, steps):
+    scheduler = make_scheduler("dpm")
+    set_spaced_timesteps(scheduler, steps, power)
+    chosen = scheduler.timesteps
+    assert len(chosen) == steps and chosen[0] == 999 and (chosen.diff() < 0).all() and chosen[-1] >= 0
+    even = make_scheduler("ddim")
+    set_spaced_timesteps(even, steps, power)  # takes no list: stays even
+    assert len(even.timesteps) == steps
+
+
 def test_refusals():
     model = make_model()
+    with pytest.raises(ValueError, match="noise_power must be a number of at least 1, got 0.5"):
+        make_model(noise_power=0.5)
     with pytest.raises(ValueError) as error:
         model(torch.zeros(1, 1, BINS, COLUMNS + 4), 5)
     assert_error(error, "sample", str(COLUMNS), str(COLUMNS + 4))

@@ -305,3 +305,13 @@ def test_bundled_checkpoint_makes_music_that_changes():
     assert (shape @ shape.T - 2 * torch.eye(7)).max() < 0.98  # no window repeats
     total = sum(file.stat().st_size for file in (BUNDLED / "piano-tiny").rglob("*") if file.is_file())
     assert total <= 20e6
+
+
+@pytest.mark.skipif(not (BUNDLED / "piano-tiny").is_dir(), reason="no checkpoint is bundled in this tree")
+@pytest.mark.parametrize("seconds", [0.001, 0.1, 1.0, 3.0])
+def test_bundled_checkpoint_keeps_its_range_at_short_lengths(seconds):
+    pipe = MelReformerPipeline.from_pretrained("piano-tiny")
+    pipe.set_progress_bar_config(disable=True)
+    output = pipe(num_inference_steps=4, audio_length_in_s=seconds, generator=seeded(3))
+    assert output.mels[0].min() > -16 and output.mels[0].max() < 4
+    assert output.audios[0].isfinite().all() and output.audios[0].abs().max() <= 1.5

@@ -1,5 +1,7 @@
 """Configuration of the MelReformer expansion model."""
 
+import math
+
 from huggingface_hub.dataclasses import strict
 
 from melreformer_hf.audio.mel import MelConfig
@@ -49,6 +51,8 @@ class MelReformerConfig(MelStrictConfig):
         band_channels: channels of the encoder's net over bands and columns; each level halves the bands (local).
         band_blocks: its residual blocks per level and direction (local).
         num_bases: curves per column and band that draw what happens inside a column (local).
+        frames_per_column: fewest and most frames per column that were trained: lengths beyond are drawn like the
+            nearest of these, because the nets' answers to lengths that they have never seen mean nothing (local).
         dropout: of the original architecture.
         mel_shift: subtracted from a log-mel before the network (local).
         mel_scale: then divided by (local).
@@ -80,6 +84,7 @@ class MelReformerConfig(MelStrictConfig):
     band_channels: list | tuple = (32, 48, 64)
     band_blocks: int = 2
     num_bases: int = 16
+    frames_per_column: list | tuple = (4.0, 64.0)
     dropout: float = 0.1
     mel_shift: float = -5.5
     mel_scale: float = 3.0
@@ -87,6 +92,7 @@ class MelReformerConfig(MelStrictConfig):
 
     def __post_init__(self, **kwargs):
         self.band_channels = tuple(self.band_channels)
+        self.frames_per_column = tuple(float(value) for value in self.frames_per_column)
         super().__post_init__(**kwargs)
 
     @property
@@ -116,6 +122,9 @@ class MelReformerConfig(MelStrictConfig):
             )
         if not self.band_channels or min(self.band_channels) < 1:
             raise ValueError(f"band_channels must name at least one positive width, got {self.band_channels}.")
+        limits = self.frames_per_column
+        if len(limits) != 2 or not 0 < limits[0] <= limits[1] < math.inf:
+            raise ValueError(f"frames_per_column must be two positive numbers, the lower first, got {limits}.")
         if self.postnet_kernel < 1 or self.postnet_kernel % 2 == 0:
             raise ValueError(f"postnet_kernel must be odd and positive, got {self.postnet_kernel}.")
         if self.mel_scale <= 0:

@@ -83,6 +83,7 @@ class IdeaEncoder(nn.Module):
         )
         self.up_blocks = nn.ModuleList(self._blocks(width, config.band_blocks) for width in channels[:-1])
         self.head = nn.Conv2d(channels[0], config.num_bases, 1)
+        self.frames_per_column = config.frames_per_column
         self.gradient_checkpointing = False
 
     @staticmethod
@@ -110,7 +111,7 @@ class IdeaEncoder(nn.Module):
         Returns:
             states (batch, column, hidden) and coefficients (batch, column, mel * num_bases).
         """
-        stretch = stretch_of(num_frames, idea.shape[-1]).to(idea.dtype)
+        stretch = stretch_of(num_frames, idea.shape[-1], self.frames_per_column).to(idea.dtype)
         stretch = self.stretch(torch.stack([stretch, stretch.square()], dim=-1))
         hidden = self.stem(idea[:, None].contiguous(memory_format=torch.channels_last)) + self.place
         skips = []
@@ -137,12 +138,16 @@ class ColumnCurves(nn.Module):
 
     Args:
         num_bases: curves.
+        frames_per_column: as in `MelReformerConfig`.
         size: hidden width of the network that draws them.
         harmonics: sines and cosines of the place that it is given.
     """
 
-    def __init__(self, num_bases: int, size: int = 64, harmonics: int = 8) -> None:
+    def __init__(
+        self, num_bases: int, frames_per_column: tuple[float, float], size: int = 64, harmonics: int = 8
+    ) -> None:
         super().__init__()
+        self.frames_per_column = frames_per_column
         self.num_bases, self.harmonics = num_bases, harmonics
         self.curves = nn.Sequential(
             nn.Linear(3 + 2 * harmonics, size), nn.SiLU(), nn.Linear(size, size), nn.SiLU(), nn.Linear(size, num_bases)
@@ -173,7 +178,7 @@ class ColumnCurves(nn.Module):
         place = (column_of(frames, num_frames, columns) + 0.5).clamp(0, columns)
         column = place.floor().clamp(max=columns - 1)
         inside = (place - column)[..., None]
-        stretch = stretch_of(num_frames, columns)[:, None, None].expand(-1, length, 1)
+        stretch = stretch_of(num_frames, columns, self.frames_per_column)[:, None, None].expand(-1, length, 1)
         waves = inside * math.pi * torch.arange(1, self.harmonics + 1, device=idea.device)
         described = torch.cat([inside, stretch, stretch.square(), waves.sin(), waves.cos()], dim=-1)
         curves = self.curves(described.to(coefficients.dtype))
@@ -183,9 +188,9 @@ class ColumnCurves(nn.Module):
         return interpolate_idea(idea, start, length, num_frames) + change
 
 
-def stretch_of(num_frames: torch.Tensor, num_columns: int) -> torch.Tensor:
-    """Frames per column on a logarithmic scale: 0 at 8, 1 at 64; (batch,) float32."""
-    return ((num_frames.double() / num_columns).log2().float() - 3.0) / 3.0
+def stretch_of(num_frames: torch.Tensor, num_columns: int, limits: tuple[float, float]) -> torch.Tensor:
+    """Frames per column, within the limits, on a logarithmic scale: 0 at 8, 1 at 64; (batch,) float32."""
+    return ((num_frames.double() / num_columns).clamp(*limits).log2().float() - 3.0) / 3.0
 
 
 __all__ = ["ColumnCurves", "EncoderLayer", "IdeaEncoder", "ResidualBlock2d", "stretch_of"]

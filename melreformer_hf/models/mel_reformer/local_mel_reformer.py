@@ -76,7 +76,7 @@ class WindowDecoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
         self.norm = nn.LayerNorm(config.hidden_size)
         self.head = nn.Linear(config.hidden_size, window)
-        self.curves = ColumnCurves(config.num_bases)
+        self.curves = ColumnCurves(config.num_bases, config.frames_per_column)
         self.gradient_checkpointing = False
 
     def forward(

@@ -60,6 +60,12 @@ class ExpansionRecipe(Recipe):
     def __init__(self, config: TrainingConfig) -> None:
         super().__init__(config)
         self.model_config = MelReformerConfig.preset(self.options.preset, **config.model)
+        if "frames_per_column" not in config.model:
+            columns = self.model_config.idea_columns
+            trained = (self.options.min_frames / columns, self.options.max_frames / columns)
+            self.model_config = MelReformerConfig.preset(
+                self.options.preset, **{**config.model, "frames_per_column": trained}
+            )
         if self.model_config.architecture != "local":
             raise ValueError(
                 f"The expansion recipe trains architecture 'local', got {self.model_config.architecture!r}; the "

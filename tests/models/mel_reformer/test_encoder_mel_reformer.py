@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
 from melreformer_hf.models.mel_reformer.encoder_mel_reformer import ColumnCurves, IdeaEncoder, stretch_of
@@ -15,7 +16,7 @@ BINS, COLUMNS, BASES = 12, 16, 4
 
 def make_curves() -> tuple[ColumnCurves, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
-    return ColumnCurves(BASES), torch.randn(1, BINS, COLUMNS), torch.randn(1, COLUMNS, BINS * BASES)
+    return ColumnCurves(BASES, (4.0, 64.0)), torch.randn(1, BINS, COLUMNS), torch.randn(1, COLUMNS, BINS * BASES)
 
 
 @pytest.mark.parametrize("num_frames", [7, 16, 100, 5000])
@@ -60,7 +61,9 @@ def test_any_number_of_bands_and_levels(bins):
 
 
 def test_stretch_is_measured_in_octaves():
-    torch.testing.assert_close(stretch_of(torch.tensor([2048, 16384, 256]), 256), torch.tensor([0.0, 1.0, -1.0]))
+    frames = torch.tensor([2048, 16384, 256, 1, 10**7])
+    expected = torch.tensor([0.0, 1.0, -1.0, -1.0, 1.0])
+    torch.testing.assert_close(stretch_of(frames, 256, (1.0, 64.0)), expected)
 
 
 def test_base_preset_has_the_originals_size():
@@ -68,3 +71,24 @@ def test_base_preset_has_the_originals_size():
         model = MelReformerModel(MelReformerConfig.preset("base"))
     assert model.config.fold_size == 32
     assert abs(sum(p.numel() for p in model.parameters()) / 77_310_464 - 1) < 0.01
+
+
+@pytest.mark.parametrize("num_frames", [1, 7, 5000])
+def test_lengths_beyond_the_trained_ones_are_drawn_like_the_nearest(num_frames):
+    config = MelReformerConfig(
+        idea_columns=COLUMNS, hidden_size=16, num_attention_heads=2, band_channels=(4, 6), frames_per_column=(2, 8)
+    )
+    torch.manual_seed(0)
+    encoder, idea = IdeaEncoder(config).eval(), torch.randn(1, 128, COLUMNS)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.normal_(std=0.1)  # the length counts for nothing at the start
+        drawn = [encoder(idea, torch.tensor([frames]))[1] for frames in (num_frames, 2 * COLUMNS, 8 * COLUMNS)]
+    assert torch.equal(drawn[0], drawn[2 if num_frames > 8 * COLUMNS else 1])
+    assert not torch.allclose(drawn[1], drawn[2])
+
+
+def test_limits_of_the_length_are_checked():
+    for limits in ((0.0, 4.0), (8.0, 4.0), (4.0,), (4.0, float("inf"))):
+        with pytest.raises(StrictDataclassClassValidationError, match="frames_per_column must be two positive"):
+            MelReformerConfig(frames_per_column=limits)

@@ -75,9 +75,9 @@ def convert(
 def _read_values(path: Path, option: str) -> dict:
     text = path.read_text(encoding="utf-8")
     if path.suffix in (".yaml", ".yml"):
-        import yaml  # of the extra `train`
+        from melreformer_hf.training.config import parse_yaml  # of the extra `train`
 
-        values = yaml.safe_load(text)
+        values = parse_yaml(text)
     else:
         try:
             values = json.loads(text)

@@ -63,6 +63,7 @@ class TrainingConfig:
     max_nonfinite_steps: int = option(
         20, "updates in a row that may be skipped for infinite gradients before an error"
     )
+    gradient_checkpointing: bool = option(False, "save memory: activations of the model's blocks are computed twice")
     cpu: bool = option(False, "train on the CPU although there is an accelerator")
     progress_bar: bool = option(True, "show a progress bar")
     model: dict = dataclasses.field(
@@ -182,7 +183,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     raise ValueError(f"{where} must be {getattr(hint, '__name__', hint)}, got {value!r}.")
 
 
-def _parse_yaml(text: str) -> Any:
+def parse_yaml(text: str) -> Any:
     """Plain values of a YAML text, in which 1e-5 is a number as in YAML 1.2; the library knows only 1.0e-5."""
     import yaml
 
@@ -201,7 +202,7 @@ def _read_yaml(path: str | os.PathLike) -> dict:
     if not Path(path).is_file():
         raise FileNotFoundError(f"No config file at {path}.")
     try:
-        values = _parse_yaml(Path(path).read_text(encoding="utf-8")) or {}
+        values = parse_yaml(Path(path).read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no valid YAML: {error}") from error
     if not isinstance(values, dict):
@@ -255,10 +256,10 @@ def _nested(parser: argparse.ArgumentParser, words: list[str]) -> list[tuple[str
                 parser.error(f"{word} needs a value.")
             value = queue.pop(0)
         try:
-            pairs.append((name, _parse_yaml(value)))
+            pairs.append((name, parse_yaml(value)))
         except yaml.YAMLError:
             parser.error(f"{word} must have a value in YAML, such as 3, 1e-3 or [1, 2], got {value!r}.")
     return pairs
 
 
-__all__ = ["TrainingConfig", "build_dataclass", "option"]
+__all__ = ["TrainingConfig", "build_dataclass", "option", "parse_yaml"]

@@ -17,6 +17,16 @@ from melreformer_hf.training.progress import Progress
 from melreformer_hf.training.recipes.base import Recipe
 
 
+def _checkpoint_gradients(model: nn.Module) -> None:
+    supported = ("supports_gradient_checkpointing", "_supports_gradient_checkpointing")
+    if not any(getattr(model, name, False) for name in supported):
+        raise ValueError(f"gradient_checkpointing must be false for {type(model).__name__}, which has none; got True.")
+    if hasattr(model, "activation_checkpointing_enable"):  # transformers' name
+        model.activation_checkpointing_enable()
+    else:  # diffusers'
+        model.enable_gradient_checkpointing()
+
+
 class TrainingState:
     """Weights, their average, optimizers, counters and the position in the data.
 
@@ -30,6 +40,8 @@ class TrainingState:
         self.recipe, self.config, self.accelerator = recipe, config, accelerator
         self.output_dir = Path(config.output_dir)
         modules = self._initial_modules()
+        if config.gradient_checkpointing:
+            _checkpoint_gradients(modules["model"])
         self.average = WeightAverage(modules["model"].to(accelerator.device), config.ema_decay)
         self.modules = {name: accelerator.prepare_model(module.train()) for name, module in modules.items()}
         self.plain = {name: accelerator.unwrap_model(module) for name, module in self.modules.items()}

@@ -12,7 +12,7 @@ import torch
 from testing_utils import assert_error
 
 from melreformer_hf.audio.mel import MelConfig
-from melreformer_hf.training.config import TrainingConfig, _parse_yaml, build_dataclass
+from melreformer_hf.training.config import TrainingConfig, build_dataclass, parse_yaml
 from melreformer_hf.training.recipes.conv_upsampler import ConvUpsamplerRecipe
 from melreformer_hf.training.recipes.expansion import ExpansionRecipe
 from melreformer_hf.training.recipes.idea_diffusion import IdeaDiffusionRecipe
@@ -84,7 +84,7 @@ def test_wrong_command_lines_end_with_a_message(words, message, capsys):
 
 def test_numbers_are_read_as_people_and_json_write_them(tmp_path):
     text = "a: 1e-09\nb: -2E+3\nc: 1.5e3\nd: 1e-3x\ne: [1e5, 1]\nf: '1e-5'\n"
-    assert _parse_yaml(text) == {"a": 1e-9, "b": -2000.0, "c": 1500.0, "d": "1e-3x", "e": [1e5, 1], "f": "1e-5"}
+    assert parse_yaml(text) == {"a": 1e-9, "b": -2000.0, "c": 1500.0, "d": "1e-3x", "e": [1e5, 1], "f": "1e-5"}
     mel = MelConfig.preset("hifigan").to_dict()
     words = ["--dataset", "d", "--output_dir", "o", "--max_steps", "1", "--model.mel", json.dumps(mel)]
     assert TrainingConfig.from_command_line(VocoderRecipe, words).model == {"mel": mel}

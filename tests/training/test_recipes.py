@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from accelerate import Accelerator
 from huggingface_hub.errors import StrictDataclassError
 from testing_utils import assert_error
 from training_utils import ADVERSARIAL, VOCODER, same_tensors
@@ -23,6 +24,7 @@ from melreformer_hf.training.recipes.expansion_data import ExpansionDataOptions,
 from melreformer_hf.training.recipes.idea_diffusion import IdeaDiffusionRecipe, idea_statistics_distance
 from melreformer_hf.training.recipes.upsampler_model import ConvUpsamplerConfig, ConvUpsamplerModel
 from melreformer_hf.training.recipes.vocoder import DiscriminatorEnsemble, VocoderRecipe
+from melreformer_hf.training.state import TrainingState
 
 COMMON = """--save_every_minutes none --log_every_steps 1 --warmup_steps 2 --progress_bar false --cpu true
 --batch_size 2 --num_workers 1 --validate_every_steps 2""".split()
@@ -72,6 +74,29 @@ def test_two_steps_and_two_more_equal_four(name, dataset, tmp_path):
     assert len({line["loss"] for line in whole}) == 4
     weights = next(path.name for path in (tmp_path / "whole").glob("*.safetensors"))
     assert same_tensors(tmp_path / "whole" / weights, tmp_path / "half" / weights)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("name", CASES)
+def test_gradient_checkpointing_changes_no_loss(name, dataset, tmp_path, capsys):
+    recipe_class = CASES[name][0]
+    more = ["--max_steps", 2, "--gradient_checkpointing"]
+    if name == "conv_upsampler":
+        with pytest.raises(SystemExit):
+            main(recipe_class, words(name, dataset, tmp_path / "true", *more, "true"))
+        assert "gradient_checkpointing must be false for ConvUpsamplerModel" in capsys.readouterr().err
+        return
+    on = []
+    for value in ("false", "true"):
+        given = words(name, dataset, tmp_path / value, *more, value)
+        main(recipe_class, given)
+        config = TrainingConfig.from_command_line(recipe_class, [*given, "--output_dir", str(tmp_path / "unused")])
+        model = TrainingState(recipe_class(config), config, Accelerator(cpu=True)).plain["model"]
+        on.append(any(getattr(module, "gradient_checkpointing", False) for module in model.modules()))
+    assert on == [False, True]
+    plain, saving = (read_metrics(tmp_path / value) for value in ("false", "true"))
+    for one, two in zip(plain, saving, strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("name", CASES)

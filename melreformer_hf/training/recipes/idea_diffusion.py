@@ -42,7 +42,9 @@ class IdeaDiffusionOptions:
     max_snr: float = option(5.0, "signal-to-noise ratio from which on the loss weighs no more; 0 for no bound")
     fit_crops: int = option(64, "training crops that normalisation and prior of durations are fitted to; 0 keeps them")
     sampling_steps: int = option(20, "steps of DPM-Solver++ while validating")
-    validation_ideas: int = option(48, "held-out ideas whose loss and statistics are measured")
+    validation_ideas: int = option(
+        48, "held-out ideas whose loss is measured; samples are compared with four times as many of training"
+    )
     validation_samples: int = option(32, "ideas that are sampled while validating")
     validation_split: str = option("test", "split of the dataset that is held out")
 
@@ -146,15 +148,17 @@ class IdeaDiffusionRecipe(Recipe):
         )
 
     def _reference(self) -> dict[str, torch.Tensor]:
-        # Held-out ideas of the training's lengths, with noise and noise levels that never change.
+        # Held-out ideas of the training's lengths, with noise and noise levels that never change. Samples are compared
+        # with training ideas: pieces that are held out differ from them more than good samples do.
         if self._held_out is None:
             count = self.options.validation_ideas
-            items = self.stream(0, 1, self.options.validation_split)
+            items, learned = self.stream(0, 1, self.options.validation_split), self.stream(0, 1)
             pairs = [self._idea(items.item(index)["waveform"]) for index in range(count)]
             generator = torch.Generator().manual_seed(0)
             steps = self.scheduler.config.num_train_timesteps
             self._held_out = {
                 "idea": torch.stack([idea for idea, _ in pairs]),
+                "learned": torch.stack([self._idea(learned.item(index)["waveform"])[0] for index in range(4 * count)]),
                 "log2_num_frames": torch.stack([length for _, length in pairs]),
                 "timesteps": ((torch.arange(count) + 0.5) / count * steps).long(),
                 "noise": torch.randn(count, 1, *pairs[0][0].shape, generator=generator),
@@ -175,7 +179,7 @@ class IdeaDiffusionRecipe(Recipe):
         ]
         loss = torch.cat(losses).mean().item()
         samples = self._sample(model, held_out)
-        distances = idea_statistics_distance(samples, held_out["idea"])
+        distances = idea_statistics_distance(samples, held_out["learned"])
         metrics = {"loss": loss, **distances, "score": loss + distances["statistics_distance"]}
         pictures = {
             "sampled": stack_mels(list(samples[:4].cpu()), width=512),

@@ -125,6 +125,7 @@ def _measure_idea(pipe, wanted: dict, seed: int) -> dict[str, float]:
     options = {
         "prediction_type": pipe.scheduler.config.prediction_type,
         "validation_ideas": wanted["crops"],
+        "reference_split": wanted["split"],
         "validation_samples": wanted["crops"],
         "sampling_steps": wanted["steps"],
         "min_frames": max(1, round(2**unet.log2_frames_min)),

@@ -43,10 +43,11 @@ class IdeaDiffusionOptions:
     fit_crops: int = option(64, "training crops that normalisation and prior of durations are fitted to; 0 keeps them")
     sampling_steps: int = option(20, "steps of DPM-Solver++ while validating")
     validation_ideas: int = option(
-        48, "held-out ideas whose loss is measured; samples are compared with four times as many of training"
+        48, "held-out ideas whose loss is measured; samples are compared with four times as many"
     )
     validation_samples: int = option(32, "ideas that are sampled while validating")
     validation_split: str = option("test", "split of the dataset that is held out")
+    reference_split: str = option("train", "split whose ideas the sampled ones are compared with")
 
     def __post_init__(self) -> None:
         for name in ("draws_per_idea", "sampling_steps", "validation_ideas", "validation_samples", "min_frames"):
@@ -152,7 +153,9 @@ class IdeaDiffusionRecipe(Recipe):
         # with training ideas: pieces that are held out differ from them more than good samples do.
         if self._held_out is None:
             count = self.options.validation_ideas
-            items, learned = self.stream(0, 1, self.options.validation_split), self.stream(0, 1)
+            items, learned = (
+                self.stream(0, 1, split) for split in (self.options.validation_split, self.options.reference_split)
+            )
             pairs = [self._idea(items.item(index)["waveform"]) for index in range(count)]
             generator = torch.Generator().manual_seed(0)
             steps = self.scheduler.config.num_train_timesteps

@@ -63,7 +63,9 @@ def methods(arguments: argparse.Namespace, model: MelReformerModel) -> dict[str,
         "column means": columns,
     }
     if arguments.upsampler:
-        found["convolutional upsampler"] = ConvUpsamplerModel.from_pretrained(arguments.upsampler).eval().generate
+        found["convolutional upsampler"] = (
+            ConvUpsamplerModel.from_pretrained(arguments.upsampler, dtype=torch.float32).eval().generate
+        )
     found["MelReformer without the decoder"] = drawn_only(model)
     found["MelReformer, free-running"] = model.generate
     return found
@@ -73,7 +75,7 @@ def methods(arguments: argparse.Namespace, model: MelReformerModel) -> dict[str,
 def main() -> None:
     arguments = read_arguments()
     torch.set_num_threads(arguments.threads)
-    model = MelReformerModel.from_pretrained(arguments.model).eval()
+    model = MelReformerModel.from_pretrained(arguments.model, dtype=torch.float32).eval()
     options = ExpansionDataOptions(
         validation_crops=arguments.crops,
         validation_crop_frames=arguments.crop_frames,

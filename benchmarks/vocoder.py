@@ -151,7 +151,7 @@ def main() -> None:
     if arguments.model is None:
         model = HifiVocoderModel(HifiVocoderConfig.preset(arguments.preset)).eval()
     else:
-        model = HifiVocoderModel.from_pretrained(arguments.model).eval()
+        model = HifiVocoderModel.from_pretrained(arguments.model, dtype=torch.float32).eval()
     config = model.config.mel_config
     target = read_recordings(arguments, config)
     mel = log_mel_spectrogram(target, config)

@@ -20,6 +20,15 @@ Checkpoint = Annotated[
         help="Pipeline: name of a bundled checkpoint, folder, or Hub id such as user/name.", rich_help_panel="Model"
     ),
 ]
+Peak = Annotated[
+    float,
+    typer.Option(
+        max=0.0,
+        metavar="DB",
+        help="Level of the file's loudest sample in dB of full scale; the model itself is as soft as its training data.",
+    ),
+]
+KeepLevel = Annotated[bool, typer.Option("--keep-level", help="Write the model's own level instead.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads. Default: torch's choice.", rich_help_panel="Machine")
 ]
@@ -59,6 +68,8 @@ def generate(
             min=1, metavar="NUMBER", help="Pieces to generate; several are numbered: FILE-0.wav, FILE-1.wav."
         ),
     ] = 1,
+    peak: Peak = -1.0,
+    keep_level: KeepLevel = False,
     checkpoint: Checkpoint = "piano-tiny",
     threads: Threads = None,
     device: Device = "auto",
@@ -71,6 +82,7 @@ def generate(
     """
     check_output_file(output, ".wav")
     check_seconds(seconds)
+    level = None if keep_level else peak
     pipe = load_pipeline(checkpoint, device, threads)
     import torch
 
@@ -80,7 +92,7 @@ def generate(
     pipe.set_progress_bar_config(desc="idea", unit="step")
     ideas, num_frames = pipe.sample_idea(steps, seconds, num_waveforms, generator)
     result = _render(pipe, ideas, num_frames)
-    _report(result, pipe.mel_config, output, time.perf_counter() - started, f"seed {seed}")
+    _report(result, pipe.mel_config, output, time.perf_counter() - started, f"seed {seed}", level)
 
 
 def expand(
@@ -94,6 +106,8 @@ def expand(
             metavar="SECONDS", help="Length of the result, 1 to 21600 (6 hours). Default: the recording's length."
         ),
     ] = None,
+    peak: Peak = -1.0,
+    keep_level: KeepLevel = False,
     checkpoint: Checkpoint = "piano-tiny",
     threads: Threads = None,
     device: Device = "auto",
@@ -106,6 +120,7 @@ def expand(
     """
     check_output_file(output, ".wav")
     check_seconds(seconds)
+    level = None if keep_level else peak
     if not recording.is_file():
         raise FileNotFoundError(f"No audio file at {recording}.")
     from melreformer_hf.audio.io import read_audio
@@ -117,7 +132,7 @@ def expand(
     if seconds is not None:
         num_frames = num_frames.new_tensor([pipe.frames_of(seconds)])
     result = _render(pipe, idea, num_frames)
-    _report(result, pipe.mel_config, output, time.perf_counter() - started, f"from {recording}")
+    _report(result, pipe.mel_config, output, time.perf_counter() - started, f"from {recording}", level)
 
 
 def check_seconds(seconds: float | None) -> None:
@@ -196,10 +211,10 @@ def _render(pipe, ideas, num_frames):
     return MusicPipelineOutput(torch.cat(chunks, -1), torch.cat(mels, -1), ideas.float(), num_frames, samples, rate)
 
 
-def _report(result, mel_config, output: Path, seconds: float, origin: str) -> None:
+def _report(result, mel_config, output: Path, seconds: float, origin: str, level: float | None) -> None:
     from melreformer_hf.audio.figures import save_idea_and_mel
 
-    for index, path in enumerate(result.save(output)):
+    for index, path in enumerate(result.save(output, level)):
         frames = int(result.num_frames[index])
         picture = path.with_suffix(".png")
         save_idea_and_mel(result.ideas[index], result.mels[index, :, :frames], mel_config, picture, origin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,10 +46,23 @@ class MusicPipelineOutput(BaseOutput):
         """Length of every row in seconds."""
         return [samples / self.sampling_rate for samples in self.num_samples.tolist()]
 
-    def save(self, path: str | os.PathLike) -> list[Path]:
-        """Write 16-bit WAV files: `path` for one row, `path` with -0, -1, ... before its suffix for several."""
+    def save(self, path: str | os.PathLike, peak_db: float | None = None) -> list[Path]:
+        """Write 16-bit WAV files: `path` for one row, `path` with -0, -1, ... before its suffix for several.
+
+        Args:
+            path: of the file.
+            peak_db: every row is scaled so that its loudest sample has this level, in dB of full scale, at most 0;
+                `None` keeps the model's level, which is that of its training recordings. Silence stays silence.
+
+        Raises:
+            ValueError: `peak_db` is above 0 or no number.
+        """
+        if peak_db is not None and not -math.inf < peak_db <= 0:
+            raise ValueError(f"peak_db must be a number of at most 0, or None to keep the level, got {peak_db!r}.")
         path = Path(path)
         rows = torch.as_tensor(self.audios)
+        if peak_db is not None:
+            rows = rows / rows.abs().amax(-1, keepdim=True).clamp(min=1e-5) * 10 ** (peak_db / 20)
         names = [path] if len(rows) == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(len(rows))]
         return [
             write_wav(name, row[:length], self.sampling_rate)

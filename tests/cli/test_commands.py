@@ -43,8 +43,14 @@ def test_generate_writes_wav_and_picture(checkpoint, tmp_path):
     assert (tmp_path / "song.png").read_bytes()[:4] == b"\x89PNG"
     pipe = MelReformerPipeline.from_pretrained(checkpoint)
     pipe.set_progress_bar_config(disable=True)
-    pipe(3, 1.5, generator=torch.Generator().manual_seed(5)).save(tmp_path / "called.wav")
+    called = pipe(3, 1.5, generator=torch.Generator().manual_seed(5))
+    called.save(tmp_path / "called.wav", peak_db=-1.0)
     np.testing.assert_allclose(soundfile.read(tmp_path / "called.wav")[0], data, atol=1e-4)
+    assert abs(20 * np.log10(np.abs(data).max()) + 1) < 0.01
+    run(*words, "--keep-level", "--output", str(tmp_path / "soft.wav"))
+    np.testing.assert_allclose(
+        soundfile.read(tmp_path / "soft.wav")[0], called.audios[0] / called.audios.abs().max().clamp(min=1), atol=1e-4
+    )
     run(*words, "--output", str(tmp_path / "again.wav"))
     assert (soundfile.read(tmp_path / "again.wav")[0] == data).all()
 

@@ -168,6 +168,12 @@ def test_saving_wav_files(pipe, tmp_path):
     assert [path.name for path in paths] == ["a-0.wav", "a-1.wav"]
     data, rate = soundfile.read(paths[0])
     assert rate == RATE and data.size == output.num_samples[0]
+    for path in output.save(tmp_path / "b.wav", peak_db=-6.0):
+        assert abs(soundfile.read(path)[0]).max() == pytest.approx(10 ** (-6 / 20), abs=1e-3)
+    for level in (0.5, float("nan"), float("-inf")):
+        with pytest.raises(ValueError, match="peak_db must be a number of at most 0"):
+            output.save(tmp_path / "c.wav", peak_db=level)
+    assert not list(tmp_path.glob("c*"))
 
 
 @pytest.mark.parametrize("seconds", [0, -3, float("nan"), float("inf"), 10**9, "20", True])

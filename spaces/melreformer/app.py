@@ -31,6 +31,8 @@ to any length; a vocoder makes it **audible** while it grows. Everything runs on
 NO_LIVE = "The live player needs `ffmpeg`, which is not installed here: the piece can be heard when it is finished."
 LIMITS = f"""Up to {MAX_SECONDS} seconds and {MAX_UPLOAD_MEGABYTES} MB of WAV, FLAC, OGG or MP3 are shrunk to an idea and
 expanded again. The bundled model knows piano only: whatever it hears, it plays as piano."""
+HEARD_PEAK = 0.35  # of the idea made audible; the piece's own peaks are higher
+MAX_GAIN = 100.0
 # In the browser: what is left unfinished says so; a finished piece keeps its numbers.
 STOPPED = "(status) => status.trim().endsWith('...') ? status + ' stopped.' : status"
 CSS = """
@@ -103,6 +105,15 @@ class Player:
         config = self.pipeline.mel_config
         return self.picture(torch.zeros(config.num_mel_bins, 0), name, seconds, config.floor_value + 1)
 
+    @torch.no_grad()
+    def gain(self, idea: torch.Tensor) -> float:
+        """A gain for the whole piece, known before its first sound: models play as softly as their recordings.
+
+        The idea itself, made audible, is a short summary whose loudest sample tells about how loud the piece will be.
+        """
+        summary = self.pipeline.vocoder(idea.to(self.pipeline.vocoder.dtype)).waveform
+        return min(HEARD_PEAK / max(summary.abs().max().item(), 1e-5), MAX_GAIN)
+
     def play(self, idea: torch.Tensor, num_frames: torch.Tensor, started: float, origin: str) -> Iterator[tuple]:
         """(chunk, whole piece, idea, mel, status) while the piece is made.
 
@@ -119,11 +130,12 @@ class Player:
         yield gr.skip(), None, drawn, self.blank(MEL, length), f"Expanding the idea to {length:.1f} s ..."
         mels: list[torch.Tensor] = []
         chunks: list[torch.Tensor] = []
+        gain = self.gain(idea)
         shown, heard_after = 0.0, None
         for chunk in self.pipeline.stream_idea(
             idea, num_frames, callback_on_mel=lambda mel: mels.append(mel[0].cpu())
         ):
-            chunks.append(chunk[0].cpu())
+            chunks.append(gain * chunk[0].cpu())
             now = time.perf_counter()
             heard_after = heard_after or now - started
             sound = (self.rate, to_int16(chunks[-1])) if self.live else gr.skip()

@@ -18,8 +18,8 @@ from pathlib import Path
 import mido
 import symusic
 
-from melreformer_hf.processing.midi_fast import read_notes_fast
-from melreformer_hf.processing.midi_notes import read_notes
+from melreformer_hf.processing.midi.fast import read_notes_fast
+from melreformer_hf.processing.midi.notes import read_notes
 
 
 def seconds(read: Callable[[bytes], object], contents: list[bytes]) -> float:

@@ -17,7 +17,7 @@ _EXPORTS: dict[str, str] = {
     "log_mel_spectrogram": "audio.mel",
     "resize_mel": "audio.resize",
     "MelFeatureExtractor": "processing.feature_extraction_mel",
-    "MidiNote": "processing.midi_notes",
+    "MidiNote": "processing.midi.notes",
     "MidiTokenizer": "processing.tokenization_midi",
     "HifiVocoderConfig": "models.hifi_vocoder.configuration_hifi_vocoder",
     "HifiVocoderModel": "models.hifi_vocoder.modeling_hifi_vocoder",

@@ -6,7 +6,7 @@ import importlib
 
 import pytest
 
-from melreformer_hf.cli.tools import FAMILIES
+from melreformer_hf.cli.checkpoints import FAMILIES
 
 PUBLISHED = {
     "melreformer_hf.models.class_gpt.modeling_class_gpt": "ClassGptModel",

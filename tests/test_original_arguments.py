@@ -18,7 +18,7 @@ from melreformer_hf.models.rq_transformer.modeling_rq_transformer import RQTrans
 from melreformer_hf.models.rq_transformer.weights_rq_transformer import configuration_from_original as rq_configuration
 from melreformer_hf.models.soundstream.modeling_soundstream import SoundStreamModel
 from melreformer_hf.models.soundstream.weights_soundstream import configuration_from_original as codec_configuration
-from melreformer_hf.nn.weight_norm import fold_weight_norms
+from melreformer_hf.originals.weight_norm import fold_weight_norms
 
 
 def spread(weights: dict[str, torch.Tensor], scale: float = 0.3) -> dict[str, torch.Tensor]:

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 import melreformer_hf
 from melreformer_hf._registration import FAMILIES
 from melreformer_hf.models.rq_transformer.weights_rq_transformer import codebooks_from_original
-from melreformer_hf.nn.multires import MultiresConv1d
-from melreformer_hf.nn.quantization import quantizer_from_original
+from melreformer_hf.models.soundstream.multires_soundstream import MultiresConv1d
+from melreformer_hf.models.soundstream.weights_quantizers import quantizer_from_original
 from melreformer_hf.training.discriminators.melgan import MelGanDiscriminator
 from melreformer_hf.training.discriminators.patch import PatchDiscriminator
 from melreformer_hf.training.discriminators.soundstream import PooledWaveformDiscriminator, TwoSidedStftDiscriminator

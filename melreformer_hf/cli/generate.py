@@ -212,7 +212,7 @@ def _render(pipe, ideas, num_frames):
 
 
 def _report(result, mel_config, output: Path, seconds: float, origin: str, level: float | None) -> None:
-    from melreformer_hf.audio.figures import save_idea_and_mel
+    from melreformer_hf.plotting import save_idea_and_mel
 
     for index, path in enumerate(result.save(output, level)):
         frames = int(result.num_frames[index])

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from melreformer_hf.cli import data, demo, doctor, evaluate, generate, tools
+from melreformer_hf.cli import checkpoints, data, demo, doctor, evaluate, generate
 from melreformer_hf.cli.errors import EXIT_INTERRUPTED, EXIT_MISTAKE, expected_errors, is_usage_error, one_line
 
 app = typer.Typer(
@@ -20,9 +20,9 @@ app.command("generate")(generate.generate)
 app.command("expand")(generate.expand)
 app.command("demo")(demo.demo)
 app.command("evaluate")(evaluate.evaluate)
-app.command("convert")(tools.convert)
-app.command("assemble")(tools.assemble)
-app.command("push")(tools.push)
+app.command("convert")(checkpoints.convert)
+app.command("assemble")(checkpoints.assemble)
+app.command("push")(checkpoints.push)
 app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
 

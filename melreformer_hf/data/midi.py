@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from melreformer_hf.processing.midi_changes import read_changes
-from melreformer_hf.processing.midi_events import (
+from melreformer_hf.processing.midi.arrival import (
     DELTA_TICKS,
     EVENT_SIZE,
     anticipate,
@@ -26,8 +25,9 @@ from melreformer_hf.processing.midi_events import (
     split_instruments,
     triples,
 )
-from melreformer_hf.processing.midi_notes import TICKS_PER_SECOND, MidiNote, MidiSource, read_notes
-from melreformer_hf.processing.midi_vocabulary import ARRIVAL, INTERARRIVAL, MAX_TIME_TICKS
+from melreformer_hf.processing.midi.interarrival import read_changes
+from melreformer_hf.processing.midi.notes import TICKS_PER_SECOND, MidiNote, MidiSource, read_notes
+from melreformer_hf.processing.midi.vocabulary import ARRIVAL, INTERARRIVAL, MAX_TIME_TICKS
 
 ROW_SIZE = 1024
 EVENTS_PER_ROW = (ROW_SIZE - 1) // EVENT_SIZE

@@ -238,17 +238,6 @@ class StreamStep:
         return tuple(self._after)
 
 
-def fold_weight_norm(magnitude: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
-    """The weight `g * v / |v|` of a weight-normalised layer; the norm is over every axis but the first."""
-    return torch._weight_norm(direction, magnitude, 0)
-
-
-def split_weight_norm(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(magnitude, direction) of a weight: the inverse of `fold_weight_norm`."""
-    norm = weight.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.ndim - 1))
-    return norm, weight.clone()
-
-
 def has_weight_norm(module: nn.Module) -> bool:
     """Whether any layer below is weight-normalised."""
     return any(parametrize.is_parametrized(layer, "weight") for layer in module.modules())
@@ -276,10 +265,8 @@ __all__ = [
     "StreamStep",
     "UpsamplingConv1d",
     "apply_weight_norm",
-    "fold_weight_norm",
     "has_weight_norm",
     "remove_weight_norm",
     "run_whole",
-    "split_weight_norm",
     "transposed_step",
 ]

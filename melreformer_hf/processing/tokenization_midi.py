@@ -15,8 +15,7 @@ from typing import Any
 
 from transformers import BatchEncoding, PythonBackend
 
-from melreformer_hf.processing.midi_changes import changes_to_notes, decode_changes, notes_to_changes, read_changes
-from melreformer_hf.processing.midi_events import (
+from melreformer_hf.processing.midi.arrival import (
     EVENT_SIZE,
     anticipate,
     events_to_notes,
@@ -25,8 +24,14 @@ from melreformer_hf.processing.midi_events import (
     pad_events,
     split_instruments,
 )
-from melreformer_hf.processing.midi_fast import read_notes_fast
-from melreformer_hf.processing.midi_notes import (
+from melreformer_hf.processing.midi.fast import read_notes_fast
+from melreformer_hf.processing.midi.interarrival import (
+    changes_to_notes,
+    decode_changes,
+    notes_to_changes,
+    read_changes,
+)
+from melreformer_hf.processing.midi.notes import (
     TICKS_PER_SECOND,
     MidiNote,
     MidiSource,
@@ -38,7 +43,7 @@ from melreformer_hf.processing.midi_notes import (
     seconds_to_ticks,
     write_midi,
 )
-from melreformer_hf.processing.midi_vocabulary import MAX_TIME_TICKS, NOTE_TUPLE, VOCABULARIES, MidiVocabulary
+from melreformer_hf.processing.midi.vocabulary import MAX_TIME_TICKS, NOTE_TUPLE, VOCABULARIES, MidiVocabulary
 
 _EVENT_KINDS = (
     ("time", "duration", "note"),

@@ -15,9 +15,9 @@ import gradio as gr
 import numpy as np
 import torch
 
-from melreformer_hf.audio.figures import mel_figure
 from melreformer_hf.audio.io import read_audio
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
+from melreformer_hf.plotting import mel_figure
 
 MAX_SECONDS = 120
 MIN_SECONDS = 1

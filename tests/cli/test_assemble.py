@@ -9,8 +9,8 @@ import torch
 from pipeline_utils_for_tests import seeded, tiny_parts, tiny_pipeline
 from typer.testing import CliRunner
 
+from melreformer_hf.cli.checkpoints import _prediction_type
 from melreformer_hf.cli.main import app
-from melreformer_hf.cli.tools import _prediction_type
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from melreformer_hf.data.midi import RowCounts, arrival_rows, augment, split_spans, why_unsuitable
-from melreformer_hf.processing.midi_events import SEPARATOR, count_instruments, notes_to_events, triples
-from melreformer_hf.processing.midi_notes import MidiNote
-from melreformer_hf.processing.midi_vocabulary import ARRIVAL
+from melreformer_hf.processing.midi.arrival import SEPARATOR, count_instruments, notes_to_events, triples
+from melreformer_hf.processing.midi.notes import MidiNote
+from melreformer_hf.processing.midi.vocabulary import ARRIVAL
 
 
 def piece(count: int = 400, spacing: int = 12, instruments: int = 3) -> list[MidiNote]:

@@ -11,7 +11,7 @@ from torch.nn.functional import leaky_relu
 
 from melreformer_hf.models.melgan_vocoder.modeling_melgan_vocoder import MelGanVocoderModel
 from melreformer_hf.models.melgan_vocoder.weights_melgan_vocoder import configuration_from_original, key_table
-from melreformer_hf.nn.weight_norm import fold_weight_norms
+from melreformer_hf.originals.weight_norm import fold_weight_norms
 from melreformer_hf.training.discriminators.melgan import MelGanDiscriminator
 
 

@@ -23,7 +23,7 @@ from melreformer_hf.models.frame_transformer.weights_frame_transformer import (
     block_table,
     transformer_table,
 )
-from melreformer_hf.nn.renaming import rename_keys
+from melreformer_hf.originals.renaming import rename_keys
 
 # The fixtures' README: accumulated rounding of whole networks.
 NETWORK_TOLERANCE = 5e-4

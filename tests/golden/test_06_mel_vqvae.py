@@ -8,7 +8,7 @@ from golden_utils import fixture, recipe_tensor
 
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.models.mel_vqvae.modeling_mel_vqvae import MelVqvaeModel
-from melreformer_hf.nn.vqgan import AttentionBlock2d
+from melreformer_hf.models.mel_vqvae.vqgan_mel_vqvae import AttentionBlock2d
 from melreformer_hf.training.discriminators.patch import PatchDiscriminator
 from melreformer_hf.training.losses.hinge import hinge_discriminator_loss
 

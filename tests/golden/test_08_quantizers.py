@@ -8,7 +8,8 @@ import pytest
 import torch
 from golden_utils import fixture
 
-from melreformer_hf.nn.quantization import fold_grid, quantizer_from_original, quantizer_to_original, unfold_grid
+from melreformer_hf.models.soundstream.weights_quantizers import quantizer_from_original, quantizer_to_original
+from melreformer_hf.nn.quantization import fold_grid, unfold_grid
 
 NAME = "08_rq_transformer"
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from golden_utils import fixture
 
-from melreformer_hf.audio.ecdc import EcdcHeader, pack_bits, unpack_bits
-from melreformer_hf.audio.range_coder import RangeDecoder, RangeEncoder, quantized_cdf
+from melreformer_hf.models.codec_lm.container_codec_lm import EcdcHeader, pack_bits, unpack_bits
 from melreformer_hf.models.codec_lm.ecdc_codec_lm import EcdcSegment, read_ecdc, write_ecdc
 from melreformer_hf.models.codec_lm.modeling_codec_lm import CodecLMModel, frame_positions
+from melreformer_hf.models.codec_lm.range_coder_codec_lm import RangeDecoder, RangeEncoder, quantized_cdf
 
 
 @pytest.fixture(scope="module")

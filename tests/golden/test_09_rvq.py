@@ -6,13 +6,8 @@ import pytest
 import torch
 from golden_utils import fixture
 
-from melreformer_hf.nn.quantization import (
-    ResidualVectorQuantizer,
-    VectorQuantizer,
-    kmeans,
-    quantizer_from_original,
-    quantizer_to_original,
-)
+from melreformer_hf.models.soundstream.weights_quantizers import quantizer_from_original, quantizer_to_original
+from melreformer_hf.nn.quantization import ResidualVectorQuantizer, VectorQuantizer, kmeans
 
 NAME = "09_encodec"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from golden_utils import fixture
 
-from melreformer_hf.nn.energy import EnergyTransformer
+from melreformer_hf.models.soundstream.energy_soundstream import EnergyTransformer
 
 PORT = {
     "query": "mha.Wq",

@@ -8,7 +8,8 @@ import pytest
 import torch
 from golden_utils import fixture
 
-from melreformer_hf.nn.quantization import VectorQuantizer, quantizer_from_original, quantizer_to_original
+from melreformer_hf.models.soundstream.weights_quantizers import quantizer_from_original, quantizer_to_original
+from melreformer_hf.nn.quantization import VectorQuantizer
 from melreformer_hf.nn.quantization.som_codebook import grid_coordinates, grid_distances
 
 NAME = "11_ksom"

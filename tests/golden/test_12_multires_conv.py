@@ -6,8 +6,8 @@ import pytest
 import torch
 from golden_utils import fixture
 
-from melreformer_hf.nn.multires import MultiresConv1d
-from melreformer_hf.nn.wavelets import wavelet_filters
+from melreformer_hf.models.soundstream.multires_soundstream import MultiresConv1d
+from melreformer_hf.models.soundstream.wavelets_soundstream import wavelet_filters
 
 
 @pytest.fixture(scope="module")

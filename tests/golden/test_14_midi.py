@@ -18,8 +18,7 @@ from melreformer_hf.data.midi import (
     split_spans,
     why_unsuitable,
 )
-from melreformer_hf.processing.midi_changes import decode_changes, read_changes
-from melreformer_hf.processing.midi_events import (
+from melreformer_hf.processing.midi.arrival import (
     anticipate,
     clip_events,
     count_instruments,
@@ -34,8 +33,9 @@ from melreformer_hf.processing.midi_events import (
     split_events,
     split_instruments,
 )
-from melreformer_hf.processing.midi_notes import MidiNote, changes_to_midi, midi_bytes, notes_to_midi, read_notes
-from melreformer_hf.processing.midi_vocabulary import ARRIVAL, INTERARRIVAL, MAX_TIME_TICKS
+from melreformer_hf.processing.midi.interarrival import decode_changes, read_changes
+from melreformer_hf.processing.midi.notes import MidiNote, changes_to_midi, midi_bytes, notes_to_midi, read_notes
+from melreformer_hf.processing.midi.vocabulary import ARRIVAL, INTERARRIVAL, MAX_TIME_TICKS
 from melreformer_hf.processing.tokenization_midi import MidiTokenizer
 
 pytest.importorskip("mido")

@@ -14,9 +14,10 @@ from testing_utils import assert_error
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling, GPT2Config, GPT2LMHeadModel
 
 from melreformer_hf import MidiNote, MidiTokenizer
-from melreformer_hf.processing import midi_notes, tokenization_midi
-from melreformer_hf.processing.midi_fast import read_notes_fast
-from melreformer_hf.processing.midi_vocabulary import VOCABULARIES
+from melreformer_hf.processing import tokenization_midi
+from melreformer_hf.processing.midi import notes as midi_notes
+from melreformer_hf.processing.midi.fast import read_notes_fast
+from melreformer_hf.processing.midi.vocabulary import VOCABULARIES
 
 mido = pytest.importorskip("mido")
 pytest.importorskip("symusic")

@@ -28,8 +28,8 @@ from melreformer_hf.models.class_gpt.weights_class_gpt import (
     to_ours,
     transformer_of,
 )
-from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.gpt import GptBackbone, PrefixGenerationMixin, init_gpt_weights
+from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
 
 
 @dataclass

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 
 from melreformer_hf.models.class_gpt.configuration_class_gpt import ClassGptConfig
-from melreformer_hf.nn.arguments import COUNT, SHARE, SIZE, take_arguments
 from melreformer_hf.nn.gpt import GPT_TABLE, original_mask
-from melreformer_hf.nn.renaming import rename_keys
+from melreformer_hf.originals.arguments import COUNT, SHARE, SIZE, take_arguments
+from melreformer_hf.originals.renaming import rename_keys
 
 ORIGIN = "original class GPT"
 TABLE = [*GPT_TABLE, ("embedder.weight", "class_embedding.weight")]

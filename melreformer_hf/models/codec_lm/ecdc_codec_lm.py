@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import multi_head_attention_forward
 
-from melreformer_hf.audio.ecdc import EcdcHeader, pack_bits, packed_size, unpack_bits
-from melreformer_hf.audio.range_coder import RangeDecoder, RangeEncoder, quantized_cdf
+from melreformer_hf.models.codec_lm.container_codec_lm import EcdcHeader, pack_bits, packed_size, unpack_bits
 from melreformer_hf.models.codec_lm.modeling_codec_lm import NO_CODE, CodecLMLayer, CodecLMModel
+from melreformer_hf.models.codec_lm.range_coder_codec_lm import RangeDecoder, RangeEncoder, quantized_cdf
 
 _SCALE = struct.Struct(">f")
 _TOTAL_RANGE_BITS = 24

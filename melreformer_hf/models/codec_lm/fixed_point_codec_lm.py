@@ -9,10 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from melreformer_hf.audio.range_coder import RangeDecoder, RangeEncoder
 from melreformer_hf.models.codec_lm.configuration_codec_lm import CodecLMConfig
-from melreformer_hf.nn.attention import band_mask, merge_heads, split_heads
-from melreformer_hf.nn.fixed_point import (
+from melreformer_hf.models.codec_lm.integers_codec_lm import (
     FixedPointLinear,
     FixedPointNorm,
     FixedPointPositions,
@@ -22,6 +20,8 @@ from melreformer_hf.nn.fixed_point import (
     gelu,
     to_integers,
 )
+from melreformer_hf.models.codec_lm.range_coder_codec_lm import RangeDecoder, RangeEncoder
+from melreformer_hf.nn.attention import band_mask, merge_heads, split_heads
 
 TOTAL_RANGE_BITS = 24
 MAGIC = b"MRCL"

@@ -31,7 +31,7 @@ from melreformer_hf.models.codec_lm.weights_codec_lm import (
     to_ours,
 )
 from melreformer_hf.nn.attention import band_mask, merge_heads, split_heads
-from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
 
 NO_CODE = -1  # stands for the codes of the frame before the first one
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from melreformer_hf.models.codec_lm.configuration_codec_lm import CodecLMConfig
-from melreformer_hf.nn.arguments import FLAG, POSITIVE, SHARE, SIZE, take_arguments
-from melreformer_hf.nn.renaming import rename_keys
+from melreformer_hf.originals.arguments import FLAG, POSITIVE, SHARE, SIZE, take_arguments
+from melreformer_hf.originals.renaming import rename_keys
 
 ORIGIN = "original EnCodec language model"
 _LAYER = {

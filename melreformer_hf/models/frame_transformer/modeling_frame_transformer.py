@@ -43,7 +43,7 @@ from melreformer_hf.models.frame_transformer.weights_frame_transformer import (
     to_original,
     to_ours,
 )
-from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
 
 
 @dataclass

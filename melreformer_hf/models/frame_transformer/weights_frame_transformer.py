@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from melreformer_hf.models.frame_transformer.configuration_frame_transformer import FrameTransformerConfig
-from melreformer_hf.nn.arguments import SHARE, SIZE, SIZES, take_arguments
-from melreformer_hf.nn.renaming import rename_keys
+from melreformer_hf.originals.arguments import SHARE, SIZE, SIZES, take_arguments
+from melreformer_hf.originals.renaming import rename_keys
 
 ORIGIN = "original frame transformer"
 _NUM_LEVELS = 6  # of every version 4 network

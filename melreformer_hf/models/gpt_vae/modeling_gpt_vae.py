@@ -25,8 +25,8 @@ from transformers.utils import ModelOutput
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.gpt_vae.configuration_gpt_vae import GptVaeConfig
 from melreformer_hf.models.gpt_vae.weights_gpt_vae import ORIGIN, configuration_from_original, to_original, to_ours
-from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.gpt import GptBackbone, PrefixGenerationMixin, init_gpt_weights
+from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
 
 
 @dataclass

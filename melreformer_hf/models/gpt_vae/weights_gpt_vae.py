@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 
 from melreformer_hf.models.gpt_vae.configuration_gpt_vae import FREE_BITS, GptVaeConfig
-from melreformer_hf.nn.arguments import COUNT, NUMBER, SHARE, SIZE, take_arguments
 from melreformer_hf.nn.gpt import GPT_TABLE, original_mask
-from melreformer_hf.nn.renaming import rename_keys
+from melreformer_hf.originals.arguments import COUNT, NUMBER, SHARE, SIZE, take_arguments
+from melreformer_hf.originals.renaming import rename_keys
 
 ORIGIN = "original GPT-VAE"
 TABLE = [

@@ -34,10 +34,10 @@ from melreformer_hf.models.hifi_vocoder.weights_hifi_vocoder import (
     to_ours,
 )
 from melreformer_hf.nn.activations import UpDownSnake, low_pass_taps
-from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.conv import apply_weight_norm, has_weight_norm, remove_weight_norm
 from melreformer_hf.nn.convnext import ConvNeXtBlock, init_convnext_block
 from melreformer_hf.nn.streaming import stream_with_overlap
+from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
 
 
 @dataclass

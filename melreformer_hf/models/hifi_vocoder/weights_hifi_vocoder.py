@@ -9,7 +9,7 @@ import torch
 
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
-from melreformer_hf.nn.arguments import (
+from melreformer_hf.originals.arguments import (
     AMOUNT,
     COUNT,
     MAPPING,
@@ -23,8 +23,8 @@ from melreformer_hf.nn.arguments import (
     several,
     take_arguments,
 )
-from melreformer_hf.nn.renaming import rename_keys
-from melreformer_hf.nn.weight_norm import fold_weight_norms, split_weight_norms
+from melreformer_hf.originals.renaming import rename_keys
+from melreformer_hf.originals.weight_norm import fold_weight_norms, split_weight_norms
 
 _HIFIHYBRID = [
     ("initial_block.", "input_conv."),

@@ -31,9 +31,9 @@ from melreformer_hf.models.idea_stylegan2.weights_idea_stylegan2 import (
     to_original,
     to_ours,
 )
-from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.equalized import EqualizedLinear, scaled_leaky_relu
 from melreformer_hf.nn.resample2d import FirFilter2d, filter_after_transposed, upsampling_filter
+from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
 
 _EPSILON = 1e-8
 _MEAN_SAMPLES = 4096

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import torch
 
 from melreformer_hf.models.idea_stylegan2.configuration_idea_stylegan2 import IdeaStyleGan2Config
-from melreformer_hf.nn.arguments import (
+from melreformer_hf.nn.configuration import mel_config_of
+from melreformer_hf.nn.resample2d import fir_kernel
+from melreformer_hf.originals.arguments import (
     MAPPING,
     NONE,
     NUMBER,
@@ -19,9 +21,7 @@ from melreformer_hf.nn.arguments import (
     several,
     take_arguments,
 )
-from melreformer_hf.nn.configuration import mel_config_of
-from melreformer_hf.nn.renaming import rename_keys
-from melreformer_hf.nn.resample2d import fir_kernel
+from melreformer_hf.originals.renaming import rename_keys
 
 ORIGIN = "original StyleGAN2 generator"
 _COARSEST = 4

@@ -26,8 +26,8 @@ from melreformer_hf.models.mel_reformer.encoder_mel_reformer import ColumnCurves
 from melreformer_hf.models.mel_reformer.local_mel_reformer import EncodedIdea, LocalExpansion, gather
 from melreformer_hf.models.mel_reformer.original_mel_reformer import OriginalExpansion
 from melreformer_hf.models.mel_reformer.weights_mel_reformer import config_of, from_original_keys, to_original_keys
-from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.convnext import ConvNeXtBlock, init_convnext_block
+from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 

@@ -8,8 +8,8 @@ import torch
 
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
-from melreformer_hf.nn.arguments import SHARE, SIZE, take_arguments
 from melreformer_hf.nn.positions import sinusoidal_table
+from melreformer_hf.originals.arguments import SHARE, SIZE, take_arguments
 
 _ATTENTION = {"q": "query", "k": "key", "v": "value", "output.0": "out"}
 _FEED_FORWARD = {"mlp.0": "up", "mlp.3": "down"}

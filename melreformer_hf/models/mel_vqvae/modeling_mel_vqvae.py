@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput
 
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.mel_vqvae.configuration_mel_vqvae import MelVqvaeConfig
+from melreformer_hf.models.mel_vqvae.vqgan_mel_vqvae import VqganDecoder, VqganEncoder
 from melreformer_hf.models.mel_vqvae.weights_mel_vqvae import (
     ORIGIN,
     configuration_from_original,
@@ -30,8 +31,7 @@ from melreformer_hf.models.mel_vqvae.weights_mel_vqvae import (
     to_ours,
     without_discriminator,
 )
-from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
-from melreformer_hf.nn.vqgan import VqganDecoder, VqganEncoder
+from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
 
 
 @dataclass

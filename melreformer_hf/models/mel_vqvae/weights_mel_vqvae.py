@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from melreformer_hf.models.mel_vqvae.configuration_mel_vqvae import MelVqvaeConfig
-from melreformer_hf.nn.arguments import AMOUNT, EMPTY, FLAG, SHARE, SIZE, SIZES, either, take_arguments
-from melreformer_hf.nn.renaming import rename_keys
+from melreformer_hf.originals.arguments import AMOUNT, EMPTY, FLAG, SHARE, SIZE, SIZES, either, take_arguments
+from melreformer_hf.originals.renaming import rename_keys
 
 ORIGIN = "original mel VQ-VAE"
 

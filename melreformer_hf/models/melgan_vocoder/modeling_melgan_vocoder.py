@@ -30,10 +30,10 @@ from melreformer_hf.models.melgan_vocoder.weights_melgan_vocoder import (
     to_original,
     to_ours,
 )
-from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.conv import UpsamplingConv1d, apply_weight_norm, has_weight_norm, remove_weight_norm
 from melreformer_hf.nn.streaming import stream_with_overlap
-from melreformer_hf.nn.weight_norm import plain_state_dict
+from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.weight_norm import plain_state_dict
 
 _SLOPE = 0.2
 _END_KERNEL = 7

@@ -8,9 +8,9 @@ import torch
 
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.models.melgan_vocoder.configuration_melgan_vocoder import MelGanVocoderConfig
-from melreformer_hf.nn.arguments import SIZE, take_arguments
-from melreformer_hf.nn.renaming import rename_keys
-from melreformer_hf.nn.weight_norm import fold_weight_norms, split_weight_norms
+from melreformer_hf.originals.arguments import SIZE, take_arguments
+from melreformer_hf.originals.renaming import rename_keys
+from melreformer_hf.originals.weight_norm import fold_weight_norms, split_weight_norms
 
 ORIGIN = "original MelGAN"
 _NAMES = {

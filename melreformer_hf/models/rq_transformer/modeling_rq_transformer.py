@@ -32,8 +32,8 @@ from melreformer_hf.models.rq_transformer.weights_rq_transformer import (
     to_original,
     to_ours,
 )
-from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.gpt import GptLayers, init_gpt_weights
+from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
 
 
 @dataclass

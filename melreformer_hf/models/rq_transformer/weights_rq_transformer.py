@@ -9,8 +9,18 @@ from collections.abc import Mapping
 import torch
 
 from melreformer_hf.models.rq_transformer.configuration_rq_transformer import RQTransformerConfig
-from melreformer_hf.nn.arguments import ANYTHING, FLAG, MAPPING, SHARE, SIZE, SIZES, TEXT, either, take_arguments
-from melreformer_hf.nn.renaming import rename_keys
+from melreformer_hf.originals.arguments import (
+    ANYTHING,
+    FLAG,
+    MAPPING,
+    SHARE,
+    SIZE,
+    SIZES,
+    TEXT,
+    either,
+    take_arguments,
+)
+from melreformer_hf.originals.renaming import rename_keys
 
 ORIGIN = "original RQ-Transformer"
 

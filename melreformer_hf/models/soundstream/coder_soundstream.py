@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from melreformer_hf.models.soundstream.configuration_soundstream import SoundStreamConfig
+from melreformer_hf.models.soundstream.multires_soundstream import MultiresConv1d, WaveletUpsampler
 from melreformer_hf.nn.conv import CausalConv1d, CausalConvTranspose1d, Runner, run_whole
-from melreformer_hf.nn.multires import MultiresConv1d, WaveletUpsampler
 
 
 def _activation(config: SoundStreamConfig) -> nn.Module:

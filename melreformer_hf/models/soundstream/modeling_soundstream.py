@@ -26,13 +26,14 @@ from transformers.utils import ModelOutput
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.soundstream.coder_soundstream import SoundStreamDecoder, SoundStreamEncoder
 from melreformer_hf.models.soundstream.configuration_soundstream import SoundStreamConfig
+from melreformer_hf.models.soundstream.energy_soundstream import EnergyTransformer, init_energy_weights
+from melreformer_hf.models.soundstream.multires_soundstream import MultiresConv1d, WaveletSynthesis
 from melreformer_hf.models.soundstream.weights_soundstream import (
     ORIGIN,
     configuration_from_original,
     to_original,
     to_ours,
 )
-from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.conv import (
     CausalConv1d,
     CausalConvTranspose1d,
@@ -41,10 +42,9 @@ from melreformer_hf.nn.conv import (
     has_weight_norm,
     remove_weight_norm,
 )
-from melreformer_hf.nn.energy import EnergyTransformer, init_energy_weights
-from melreformer_hf.nn.multires import MultiresConv1d, WaveletSynthesis
 from melreformer_hf.nn.quantization import Codebook, Neighbourhood, QuantizerOutput, ResidualVectorQuantizer
-from melreformer_hf.nn.weight_norm import plain_state_dict
+from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.weight_norm import plain_state_dict
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 
 from melreformer_hf.models.soundstream.configuration_soundstream import SoundStreamConfig
-from melreformer_hf.nn.arguments import FLAG, NUMBER, SIZE, SIZES, TEXT, either, take_arguments
-from melreformer_hf.nn.renaming import rename_keys
-from melreformer_hf.nn.weight_norm import fold_weight_norms, split_weight_norms
+from melreformer_hf.originals.arguments import FLAG, NUMBER, SIZE, SIZES, TEXT, either, take_arguments
+from melreformer_hf.originals.renaming import rename_keys
+from melreformer_hf.originals.weight_norm import fold_weight_norms, split_weight_norms
 
 ORIGIN = "original CausalVQAE"
 _UPDATES = {"base": "gradient", "ema": "ema"}

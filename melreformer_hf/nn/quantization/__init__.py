@@ -8,7 +8,6 @@ from melreformer_hf.nn.quantization.codebook import Codebook
 from melreformer_hf.nn.quantization.grids import fold_grid, unfold_grid
 from melreformer_hf.nn.quantization.kmeans import kmeans
 from melreformer_hf.nn.quantization.options import CodebookOptions
-from melreformer_hf.nn.quantization.originals import quantizer_from_original, quantizer_to_original
 from melreformer_hf.nn.quantization.output import QuantizerOutput
 from melreformer_hf.nn.quantization.residual import ResidualVectorQuantizer, VectorQuantizer
 from melreformer_hf.nn.quantization.search import nearest_codes
@@ -28,7 +27,5 @@ __all__ = [
     "fold_grid",
     "kmeans",
     "nearest_codes",
-    "quantizer_from_original",
-    "quantizer_to_original",
     "unfold_grid",
 ]

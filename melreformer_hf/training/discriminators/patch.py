@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from melreformer_hf.nn.arguments import SIZE, take_arguments
-from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.arguments import SIZE, take_arguments
+from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.training.discriminators.waveform import DiscriminatorOutput
 
 ORIGIN = "original patch discriminator"

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from melreformer_hf.nn.arguments import SIZE, SIZES, Kind, take_arguments
-from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
-from melreformer_hf.nn.renaming import rename_keys
+from melreformer_hf.originals.arguments import SIZE, SIZES, Kind, take_arguments
+from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.renaming import rename_keys
 from melreformer_hf.training.discriminators.waveform import DiscriminatorOutput
 
 _SLOPE = 0.2

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from melreformer_hf.nn.arguments import SIZE, SIZES, take_arguments
-from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
-from melreformer_hf.nn.renaming import rename_keys
-from melreformer_hf.nn.weight_norm import fold_weight_norms, plain_state_dict, split_weight_norms
+from melreformer_hf.originals.arguments import SIZE, SIZES, take_arguments
+from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.renaming import rename_keys
+from melreformer_hf.originals.weight_norm import fold_weight_norms, plain_state_dict, split_weight_norms
 from melreformer_hf.training.discriminators.waveform import DiscriminatorOutput
 
 ORIGIN = "original multi-scale STFT discriminator"

@@ -17,11 +17,11 @@ from torch import nn
 
 from melreformer_hf.models.idea_stylegan2.configuration_idea_stylegan2 import IdeaStyleGan2Config
 from melreformer_hf.models.idea_stylegan2.weights_idea_stylegan2 import ARGUMENTS, channels_from_original
-from melreformer_hf.nn.arguments import NUMBER, POSITIVE, SIZE, several, take_arguments
-from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
 from melreformer_hf.nn.equalized import EqualizedConv2d, EqualizedLinear, scaled_leaky_relu
-from melreformer_hf.nn.renaming import rename_keys
 from melreformer_hf.nn.resample2d import filter_before_strided, fir_kernel
+from melreformer_hf.originals.arguments import NUMBER, POSITIVE, SIZE, several, take_arguments
+from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.renaming import rename_keys
 
 ORIGIN = "original StyleGAN2 discriminator"
 _EPSILON = 1e-8

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from melreformer_hf.nn.arguments import MAPPING, NONE, SIZE, SIZES, either, several, take_arguments
-from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
-from melreformer_hf.nn.renaming import rename_keys
+from melreformer_hf.originals.arguments import MAPPING, NONE, SIZE, SIZES, either, several, take_arguments
+from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.renaming import rename_keys
 
 _SLOPE = 0.2
 

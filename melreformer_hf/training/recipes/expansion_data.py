@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 
 from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram
-from melreformer_hf.audio.pictures import stack_mels
 from melreformer_hf.audio.resize import resize_mel
 from melreformer_hf.data.streams import AudioCropStream, RecordingStore, fixed_crops
+from melreformer_hf.plotting import stack_mels
 from melreformer_hf.training.config import option
 from melreformer_hf.training.recipes.base import Recipe, Validation
 

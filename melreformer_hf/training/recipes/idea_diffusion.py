@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from melreformer_hf.audio.mel import log_mel_spectrogram
-from melreformer_hf.audio.pictures import stack_mels
 from melreformer_hf.audio.resize import resize_mel
 from melreformer_hf.data.streams import AudioCropStream
 from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel, make_scheduler, set_spaced_timesteps
 from melreformer_hf.nn.configuration import mel_config_of
+from melreformer_hf.plotting import stack_mels
 from melreformer_hf.training.config import TrainingConfig, option
 from melreformer_hf.training.losses.diffusion import PREDICTION_TYPES, diffusion_loss
 from melreformer_hf.training.recipes.base import Phase, Recipe, Validation

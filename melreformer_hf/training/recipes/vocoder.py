@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from melreformer_hf.audio.mel import log_mel_spectrogram
-from melreformer_hf.audio.pictures import stack_mels
 from melreformer_hf.audio.stft import griffin_lim
 from melreformer_hf.data.streams import AudioCropStream, fixed_crops
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
 from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
+from melreformer_hf.plotting import stack_mels
 from melreformer_hf.training.config import TrainingConfig, option
 from melreformer_hf.training.discriminators.spectrogram import MultiResolutionDiscriminator
 from melreformer_hf.training.discriminators.waveform import MultiPeriodDiscriminator, MultiScaleDiscriminator

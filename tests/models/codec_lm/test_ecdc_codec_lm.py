@@ -6,8 +6,8 @@ import pytest
 import torch
 from testing_utils import assert_error
 
-from melreformer_hf.audio.ecdc import EcdcHeader
 from melreformer_hf.models.codec_lm.configuration_codec_lm import CodecLMConfig
+from melreformer_hf.models.codec_lm.container_codec_lm import EcdcHeader
 from melreformer_hf.models.codec_lm.ecdc_codec_lm import EcdcSegment, read_ecdc, write_ecdc
 from melreformer_hf.models.codec_lm.modeling_codec_lm import CodecLMModel
 

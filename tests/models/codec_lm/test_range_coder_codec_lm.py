@@ -10,8 +10,8 @@ import pytest
 import torch
 from testing_utils import assert_error
 
-from melreformer_hf.audio import range_coder
-from melreformer_hf.audio.range_coder import RangeDecoder, RangeEncoder, quantized_cdf
+from melreformer_hf.models.codec_lm import range_coder_codec_lm as range_coder
+from melreformer_hf.models.codec_lm.range_coder_codec_lm import RangeDecoder, RangeEncoder, quantized_cdf
 
 
 def drawn(count: int, size: int, seed: int = 0, sharpness: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:

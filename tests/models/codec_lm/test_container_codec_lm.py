@@ -7,7 +7,7 @@ import struct
 import pytest
 import torch
 
-from melreformer_hf.audio.ecdc import EcdcHeader, pack_bits, packed_size, unpack_bits
+from melreformer_hf.models.codec_lm.container_codec_lm import EcdcHeader, pack_bits, packed_size, unpack_bits
 
 HEADER = EcdcHeader("encodec_24khz", 48000, 8, True)
 

@@ -9,9 +9,9 @@ import torch
 from testing_utils import assert_error
 from torch.utils.flop_counter import FlopCounterMode
 
+from melreformer_hf.models.soundstream.multires_soundstream import MultiresConv1d, WaveletSynthesis, WaveletUpsampler
+from melreformer_hf.models.soundstream.wavelets_soundstream import daubechies_filters
 from melreformer_hf.nn.conv import StreamStep
-from melreformer_hf.nn.multires import MultiresConv1d, WaveletSynthesis, WaveletUpsampler
-from melreformer_hf.nn.wavelets import daubechies_filters
 
 TREES = {
     "fading": {"kernel_size": 3, "depth": 4},

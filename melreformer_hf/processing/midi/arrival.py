@@ -12,14 +12,14 @@ import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 
-from melreformer_hf.processing.midi_notes import (
+from melreformer_hf.processing.midi.notes import (
     NUM_PITCHES,
     TICKS_PER_SECOND,
     UNKNOWN_DURATION_TICKS,
     MidiNote,
     check_notes,
 )
-from melreformer_hf.processing.midi_vocabulary import ARRIVAL, MAX_DURATION_TICKS
+from melreformer_hf.processing.midi.vocabulary import ARRIVAL, MAX_DURATION_TICKS
 
 EVENT_SIZE = 3
 DELTA_TICKS = 5 * TICKS_PER_SECOND

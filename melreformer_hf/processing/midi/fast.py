@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from melreformer_hf.processing.midi_notes import (
+from melreformer_hf.processing.midi.notes import (
     DRUMS,
     TICKS_PER_SECOND,
     MidiNote,

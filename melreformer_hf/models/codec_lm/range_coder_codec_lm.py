@@ -125,7 +125,7 @@ class RangeEncoder:
     Example:
 
         >>> import torch
-        >>> from melreformer_hf.audio.range_coder import RangeDecoder, RangeEncoder, quantized_cdf
+        >>> from melreformer_hf.models.codec_lm.range_coder_codec_lm import RangeDecoder, RangeEncoder, quantized_cdf
         >>> cdfs = quantized_cdf(torch.tensor([[0.5, 0.25, 0.25]]).expand(40, 3))
         >>> encoder = RangeEncoder()
         >>> encoder.encode([0, 1, 0, 2] * 10, cdfs)

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from melreformer_hf.audio.figures import (
+from melreformer_hf.audio.mel import MelConfig, mel_filter_bank
+from melreformer_hf.plotting import (
     _LEFT,
     _PLOT_HEIGHT,
     _TOP,
@@ -15,7 +16,6 @@ from melreformer_hf.audio.figures import (
     save_idea_and_mel,
     seconds_ticks,
 )
-from melreformer_hf.audio.mel import MelConfig, mel_filter_bank
 
 
 def test_bands_lie_at_the_peaks_of_the_filter_bank():

@@ -7,9 +7,18 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from melreformer_hf.nn.conv import fold_weight_norm, split_weight_norm
-
 _NEWER_NAMES = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+
+
+def fold_weight_norm(magnitude: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    """The weight `g * v / |v|` of a weight-normalised layer; the norm is over every axis but the first."""
+    return torch._weight_norm(direction, magnitude, 0)
+
+
+def split_weight_norm(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(magnitude, direction) of a weight: the inverse of `fold_weight_norm`."""
+    norm = weight.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.ndim - 1))
+    return norm, weight.clone()
 
 
 def fold_weight_norms(state_dict: Mapping[str, torch.Tensor], origin: str) -> dict[str, torch.Tensor]:
@@ -67,4 +76,4 @@ def plain_state_dict(module: nn.Module) -> dict[str, torch.Tensor]:
     return plain
 
 
-__all__ = ["fold_weight_norms", "plain_state_dict", "split_weight_norms"]
+__all__ = ["fold_weight_norm", "fold_weight_norms", "plain_state_dict", "split_weight_norm", "split_weight_norms"]

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from itertools import accumulate
 from types import MappingProxyType
 
-from melreformer_hf.processing.midi_notes import NUM_INSTRUMENTS, NUM_PITCHES, TICKS_PER_SECOND
+from melreformer_hf.processing.midi.notes import NUM_INSTRUMENTS, NUM_PITCHES, TICKS_PER_SECOND
 
 MAX_TIME_TICKS = 100 * TICKS_PER_SECOND
 MAX_DURATION_TICKS = 10 * TICKS_PER_SECOND

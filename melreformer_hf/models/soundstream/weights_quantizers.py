@@ -13,7 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from melreformer_hf.nn.arguments import (
+from melreformer_hf.nn.quantization.residual import ResidualVectorQuantizer
+from melreformer_hf.nn.quantization.som import SomQuantizer
+from melreformer_hf.nn.quantization.som_codebook import Neighbourhood
+from melreformer_hf.originals.arguments import (
     AMOUNT,
     ANYTHING,
     COUNT,
@@ -27,11 +30,8 @@ from melreformer_hf.nn.arguments import (
     several,
     take_arguments,
 )
-from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
-from melreformer_hf.nn.quantization.residual import ResidualVectorQuantizer
-from melreformer_hf.nn.quantization.som import SomQuantizer
-from melreformer_hf.nn.quantization.som_codebook import Neighbourhood
-from melreformer_hf.nn.renaming import rename_keys
+from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.renaming import rename_keys
 
 _ENCODEC_TABLE = [
     ("vq.layers.{N}._codebook.embed", "codebooks.{N}.codewords"),

@@ -18,11 +18,11 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from melreformer_hf.nn.arguments import FLAG, NONE, SHARE, SIZE, TEXT, either, take_arguments
-from melreformer_hf.nn.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.models.soundstream.wavelets_soundstream import wavelet_filters
 from melreformer_hf.nn.conv import CausalConv1d, Runner, run_whole, transposed_step
-from melreformer_hf.nn.renaming import rename_keys
-from melreformer_hf.nn.wavelets import wavelet_filters
+from melreformer_hf.originals.arguments import FLAG, NONE, SHARE, SIZE, TEXT, either, take_arguments
+from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.renaming import rename_keys
 
 _ORIGIN = "original MultiresLayer"
 _TABLE = [("h0", "low_pass"), ("h1", "high_pass"), ("w", "mixing")]

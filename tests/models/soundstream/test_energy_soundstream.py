@@ -6,8 +6,8 @@ import pytest
 import torch
 from testing_utils import assert_error
 
-from melreformer_hf.nn import energy
-from melreformer_hf.nn.energy import EnergyNorm, EnergyTransformer
+from melreformer_hf.models.soundstream import energy_soundstream as energy
+from melreformer_hf.models.soundstream.energy_soundstream import EnergyNorm, EnergyTransformer
 
 VARIANTS = {
     "relu, rotary": {},

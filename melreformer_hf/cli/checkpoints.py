@@ -99,7 +99,7 @@ def _read_mel(mel: str) -> dict:
 
 def _read_codebooks(path: Path):
     from melreformer_hf.models.rq_transformer.weights_rq_transformer import codebooks_from_original
-    from melreformer_hf.nn.checkpoints import load_original_state_dict
+    from melreformer_hf.originals.checkpoints import load_original_state_dict
 
     state = load_original_state_dict(path, "state_dict")
     # A whole RQ-VAE names its quantizer before them.

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from melreformer_hf.nn.wavelets import daubechies_filters, symlet_filters, wavelet_filters
+from melreformer_hf.models.soundstream.wavelets_soundstream import daubechies_filters, symlet_filters, wavelet_filters
 
 
 @pytest.mark.parametrize("name", ["haar", *(f"db{n}" for n in range(1, 21)), *(f"sym{n}" for n in range(2, 9))])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from testing_utils import assert_error
 
-from melreformer_hf.nn.quantization import quantizer_from_original, quantizer_to_original
+from melreformer_hf.models.soundstream.weights_quantizers import quantizer_from_original, quantizer_to_original
 
 RQ_VAE = {"latent_shape": [2, 3, 4], "code_shape": [2, 3, 2], "n_embed": 5, "shared_codebook": True}
 KOHONEN = {"cls": "HardSOM", "num_embeddings": 6, "embedding_dim": 4, "blur": ["Hard", 0.1]}

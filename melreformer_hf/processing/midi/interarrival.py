@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable
 
-from melreformer_hf.processing.midi_notes import (
+from melreformer_hf.processing.midi.notes import (
     NUM_PITCHES,
     MidiChange,
     MidiNote,
@@ -19,7 +19,7 @@ from melreformer_hf.processing.midi_notes import (
     seconds_to_ticks,
     timed_changes,
 )
-from melreformer_hf.processing.midi_vocabulary import INTERARRIVAL, MAX_DURATION_TICKS
+from melreformer_hf.processing.midi.vocabulary import INTERARRIVAL, MAX_DURATION_TICKS
 
 ON_VELOCITY = 96
 _ON, _OFF = INTERARRIVAL.first["on"], INTERARRIVAL.first["off"]

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from melreformer_hf.nn.fixed_point import (
+from melreformer_hf.models.codec_lm.integers_codec_lm import (
     EXACT_BITS,
     FixedPointLinear,
     FixedPointNorm,

@@ -11,18 +11,20 @@ from melreformer_hf.data.building import DATASET_FILE
 
 REMOTE = "hf://datasets/"
 _INDEX = ("recording", "segment", "total_samples")
+_NOT_METADATA = (*_INDEX, "num_segments")
 # One segment is some hundred kilobytes; the library's default would fetch five megabytes around each.
 _BLOCK = 64 * 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """One recording of a split: name, length in samples, and where its segments lie (shard, first row)."""
+    """One recording of a split: name, length in samples, where its segments lie (shard, first row), label and metadata."""
 
     name: str
     num_samples: int
     shard: int
     first_row: int
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
 
 def _of_split(paths: list[str], split: str) -> list[str]:
@@ -175,7 +177,12 @@ def recordings_of(file, shard: int, name: str) -> list[Recording]:
             raise ValueError(f"{name} must have one segment per row group with statistics; build the dataset again.")
         recording, segment, total = (value.min for value in values)
         if segment == 0:
-            found.append(Recording(recording, total, shard, row))
+            told = {
+                name: value.min
+                for name, value in columns.items()
+                if "." not in name and name not in _NOT_METADATA and value is not None and value.has_min_max
+            }
+            found.append(Recording(recording, total, shard, row, {name: text for name, text in told.items() if text}))
     return found
 
 

@@ -58,8 +58,17 @@ class Fixture:
 
 
 def golden_folder() -> Path:
-    """The folder of the golden set in use."""
-    return Path(os.environ.get("MELREFORMER_GOLDEN", DEFAULT_FOLDER))
+    """The folder of the golden set in use.
+
+    Raises:
+        FileNotFoundError: `MELREFORMER_GOLDEN` names no golden set; skipping every test would look like success.
+    """
+    folder = Path(os.environ.get("MELREFORMER_GOLDEN") or DEFAULT_FOLDER)
+    if not any(folder.glob("*/config.json")):
+        raise FileNotFoundError(
+            f"MELREFORMER_GOLDEN must be a folder with golden sets (<name>/config.json), got {folder}, which has none."
+        )
+    return folder
 
 
 @functools.lru_cache

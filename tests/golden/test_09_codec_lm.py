@@ -7,7 +7,7 @@ import torch
 from golden_utils import fixture
 
 from melreformer_hf.models.codec_lm.container_codec_lm import EcdcHeader, pack_bits, unpack_bits
-from melreformer_hf.models.codec_lm.ecdc_codec_lm import EcdcSegment, read_ecdc, write_ecdc
+from melreformer_hf.models.codec_lm.ecdc_codec_lm import EcdcSegment, OriginalSteps, read_ecdc, write_ecdc
 from melreformer_hf.models.codec_lm.modeling_codec_lm import CodecLMModel, frame_positions
 from melreformer_hf.models.codec_lm.range_coder_codec_lm import RangeDecoder, RangeEncoder, quantized_cdf
 
@@ -158,21 +158,27 @@ def test_packed_files(golden, name):
     check_read(golden, name, stored)
 
 
+@torch.no_grad()
+def test_steps_of_files(golden, model):
+    """What writes and reads files follows the original's streaming evaluation, not only some evaluation of its own."""
+    for row, codes in enumerate(ours(golden.io["lm.indices"])):
+        steps = OriginalSteps(model)
+        made = torch.stack([steps.probabilities(frame) for frame in codes.unbind(1)], dim=-1)  # quantizer, code, frame
+        expected = golden.io["lm.probas_streaming"][row]
+        torch.testing.assert_close(
+            made.transpose(0, 1), expected, rtol=0, atol=golden.tolerance("lm.probas_streaming")
+        )
+
+
 @pytest.mark.parametrize("name", codecs())
 def test_files_of_the_language_model(golden, name):
-    """Their bytes depend on the threads and the linear algebra that made them; ours are read back in any case."""
+    """Float32 probabilities depend on the linear algebra that made them, so that a byte may differ; no size does."""
     stored = stored_bytes(golden, f"{name}.container_lm1.bytes")
-    header, _ = EcdcHeader.read(stored)
+    header, start = EcdcHeader.read(stored)
     model = CodecLMModel.from_original(golden.weights(f"{name}_lm."), golden.config["info"][name]["lm"])
-    threads, equal = torch.get_num_threads(), []
-    try:
-        for count in (1, 2, 4):
-            torch.set_num_threads(count)
-            written = write_ecdc(header, segments(golden, name), golden.config[name]["q"]["bins"], model)
-            assert written.startswith(header.to_bytes()) and abs(len(written) - len(stored)) <= len(stored) // 20
-            check_read(golden, name, written, model)
-            equal.append(written == stored)
-    finally:
-        torch.set_num_threads(threads)
-    if not any(equal):
-        pytest.skip("no number of threads gives the fixture's float32 probabilities on this machine (see its remarks)")
+    written = write_ecdc(header, segments(golden, name), golden.config[name]["q"]["bins"], model)
+    assert written[:start] == stored[:start] == header.to_bytes()
+    assert abs(len(written) - len(stored)) <= len(segments(golden, name))  # one byte where a rounding tips a segment
+    check_read(golden, name, written, model)
+    if segments(golden, name)[0].scale is not None:
+        assert written[start : start + 4] == stored[start : start + 4]

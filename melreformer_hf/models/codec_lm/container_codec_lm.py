@@ -18,6 +18,8 @@ _MAGIC, _VERSION = b"ECDC", 0
 _FIXED = struct.Struct(">4sBI")
 _NAMES = {"m": "model_name", "al": "num_samples", "nc": "num_quantizers", "lm": "uses_language_model"}
 _TYPES = {"m": str, "al": int, "nc": int, "lm": bool}
+# The original's headers have about 60 bytes: what claims more is damaged, or made to exhaust its reader.
+_LONGEST_HEADER = 4096
 
 
 @dataclass(frozen=True)
@@ -53,19 +55,23 @@ class EcdcHeader:
         magic, version, length = _FIXED.unpack_from(data)
         if magic != _MAGIC or version != _VERSION:
             raise ValueError(f"The file must be {_MAGIC!r} of version {_VERSION}, got {magic!r} of version {version}.")
+        if length > _LONGEST_HEADER:
+            raise ValueError(
+                f"The file is corrupt: its header must have at most {_LONGEST_HEADER} bytes, it tells {length}."
+            )
         size = _FIXED.size + length
         if len(data) < size:
             raise ValueError(f"The file is truncated: its header tells {size} bytes, got {len(data)}.")
         try:
             values = json.loads(data[_FIXED.size : size])
-        except ValueError as error:
-            raise ValueError(f"The file is corrupt: its header is no JSON ({error}).") from error
+        except (ValueError, RecursionError) as error:  # lists in lists in lists ... end in the latter
+            raise ValueError(f"The file is corrupt: its header is no JSON of names and values ({error}).") from error
         for key, kind in _TYPES.items():
             found = values.get(key) if isinstance(values, dict) else None
             if type(found) is not kind or (kind is int and found < 0):
-                raise ValueError(
-                    f"The file is corrupt: its header must give {key!r} as {kind.__name__}, got {values}."
-                )
+                # Lists and mappings are not shown: writing them out would recurse as reading them did.
+                shown = found if isinstance(found, (str, int, float)) else type(found).__name__
+                raise ValueError(f"The file is corrupt: its header must give {key!r} as {kind.__name__}, got {shown}.")
         return cls(**{name: values[key] for key, name in _NAMES.items()}), size
 
 

@@ -37,8 +37,15 @@ class EcdcSegment:
     scale: float | None = None
 
 
-class _OriginalSteps:
-    """The original's streaming evaluation: states are inputs of layers, one frame per call."""
+class OriginalSteps:
+    """The original's streaming evaluation: states are inputs of layers, one frame per call.
+
+    Args:
+        model: the language model, in float32 on the CPU and in evaluation mode.
+
+    Raises:
+        ValueError: the model is elsewhere, in another precision or in training mode.
+    """
 
     def __init__(self, model: CodecLMModel) -> None:
         parameter = next(model.parameters())
@@ -60,6 +67,7 @@ class _OriginalSteps:
         return torch.cat([torch.cos(phase), torch.sin(phase)], dim=-1)
 
     def _attend(self, layer: CodecLMLayer, hidden: torch.Tensor, past: torch.Tensor) -> torch.Tensor:
+        # (1, past + 1, hidden): the original keeps layer inputs, not keys, so that keys are computed anew each step.
         context, attention = torch.cat([past, hidden], dim=1), layer.attention
         distance = past.shape[1] - torch.arange(context.shape[1]).view(1, -1)
         visible = (distance >= 0) & (distance <= attention.context)
@@ -97,6 +105,7 @@ class _OriginalSteps:
             else:
                 hidden = layer.attention_norm(hidden)
                 hidden = layer.mlp_norm(hidden + layer.down_proj(layer.activation(layer.up_proj(hidden))))
+            # Cut to the context one step late: the mask hides what the step before kept too much.
             self.states[index] = torch.cat([self.states[index], inner], dim=1)[:, -layer.attention.context :]
         self.num_frames += 1
         logits = torch.stack([model.heads[level](hidden) for level in range(len(previous))], dim=1)
@@ -104,7 +113,7 @@ class _OriginalSteps:
 
 
 def _encode(model: CodecLMModel, codes: torch.Tensor) -> bytes:
-    steps, encoder = _OriginalSteps(model), RangeEncoder(_TOTAL_RANGE_BITS)
+    steps, encoder = OriginalSteps(model), RangeEncoder(_TOTAL_RANGE_BITS)
     previous = torch.full((len(codes),), NO_CODE)
     for frame in codes.unbind(dim=1):
         encoder.encode(frame, quantized_cdf(steps.probabilities(previous), _TOTAL_RANGE_BITS))
@@ -113,7 +122,7 @@ def _encode(model: CodecLMModel, codes: torch.Tensor) -> bytes:
 
 
 def _decode(model: CodecLMModel, data: bytes, num_quantizers: int, num_frames: int) -> tuple[torch.Tensor, int]:
-    steps, decoder = _OriginalSteps(model), RangeDecoder(data, _TOTAL_RANGE_BITS)
+    steps, decoder = OriginalSteps(model), RangeDecoder(data, _TOTAL_RANGE_BITS)
     previous, found = torch.full((num_quantizers,), NO_CODE), []
     for _ in range(num_frames):
         cdfs = quantized_cdf(steps.probabilities(previous), _TOTAL_RANGE_BITS)
@@ -224,4 +233,4 @@ def _segments(
         raise ValueError(f"The file is corrupt: {len(data)} bytes follow the last segment.")
 
 
-__all__ = ["EcdcSegment", "read_ecdc", "write_ecdc"]
+__all__ = ["EcdcSegment", "OriginalSteps", "read_ecdc", "write_ecdc"]

@@ -50,3 +50,14 @@ def test_broken_headers_are_refused():
     for text in (*texts, b"\xff\xfe"):
         with pytest.raises(ValueError, match="corrupt"):
             EcdcHeader.read(struct.pack(">4sBI", b"ECDC", 0, len(text)) + text)
+
+
+def test_nested_headers_are_refused():
+    """They would exhaust the stack of the JSON reader, and of the message that shows them."""
+    for text in (b"[" * 2000, b'{"m":' * 800 + b"1" + b"}" * 800, b'{"m": ' + b"[" * 400 + b"]" * 400 + b"}"):
+        with pytest.raises(ValueError, match="corrupt") as error:
+            EcdcHeader.read(struct.pack(">4sBI", b"ECDC", 0, len(text)) + text)
+        assert len(str(error.value)) < 300
+    long = b'{"m": "' + b"x" * 5000 + b'"}'
+    with pytest.raises(ValueError, match="at most 4096 bytes"):
+        EcdcHeader.read(struct.pack(">4sBI", b"ECDC", 0, len(long)) + long)

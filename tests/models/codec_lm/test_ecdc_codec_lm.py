@@ -8,7 +8,7 @@ from testing_utils import assert_error
 
 from melreformer_hf.models.codec_lm.configuration_codec_lm import CodecLMConfig
 from melreformer_hf.models.codec_lm.container_codec_lm import EcdcHeader
-from melreformer_hf.models.codec_lm.ecdc_codec_lm import EcdcSegment, read_ecdc, write_ecdc
+from melreformer_hf.models.codec_lm.ecdc_codec_lm import EcdcSegment, OriginalSteps, read_ecdc, write_ecdc
 from melreformer_hf.models.codec_lm.modeling_codec_lm import CodecLMModel
 
 SIZE, FRAMES = 16, [9, 14]
@@ -81,3 +81,22 @@ def test_what_does_not_fit_is_refused():
         with pytest.raises(ValueError) as error:
             call()
         assert_error(error, part)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@torch.no_grad()
+def test_steps_give_the_model_s_own_probabilities(name):
+    """The original's operations, one frame at a time, past the context: other masks, positions or states show here."""
+    model = build(name)
+    frames = 2 * model.config.num_context_frames + 3
+    depth = model.config.num_quantizers
+    codes = torch.randint(SIZE, (1, depth, frames), generator=torch.Generator().manual_seed(2))
+    shifted = torch.nn.functional.pad(codes[..., :-1], (1, 0), value=-1)
+    cache, expected = None, []
+    for frame in shifted.split(1, dim=2):
+        output = model(frame, past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        expected.append(output.logits[0, :, 0].softmax(-1))
+    steps = OriginalSteps(model)
+    for frame, own in zip(shifted[0].unbind(1), expected, strict=True):
+        torch.testing.assert_close(steps.probabilities(frame), own, rtol=1e-4, atol=1e-6)

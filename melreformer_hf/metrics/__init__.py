@@ -1,1 +1,47 @@
-"""Part of `melreformer_hf`."""
+"""Metrics: plain functions on tensors, and a folder each that `evaluate.load` reads.
+
+The functions are what recipes, `melreformer evaluate` and the benchmarks report; the folders wrap the same functions.
+Names are imported when they are first used.
+
+spectral: distances of waveforms or log-mels; mels: sharpness, seams, drift of log-mels; waveforms: SI-SDR; samplers:
+what many draws are worth; distributions: sets against sets; embeddings: what such sets are compared in; codes: codec use.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+_EXPORTS: dict[str, str] = {
+    "AudioModelEmbedding": "embeddings",
+    "FrechetResult": "distributions",
+    "LogMelStatistics": "embeddings",
+    "audible_bins": "mels",
+    "bits_per_second": "codes",
+    "codebook_perplexity": "codes",
+    "codebook_usage": "codes",
+    "crps": "samplers",
+    "drift": "mels",
+    "duration_ks": "distributions",
+    "entropy_bits_per_second": "codes",
+    "frechet_audio_distance": "distributions",
+    "frechet_distance": "distributions",
+    "log_mel_l1": "spectral",
+    "mel_statistics_distance": "mels",
+    "multi_resolution_stft_distance": "spectral",
+    "nearest_neighbor_distance": "distributions",
+    "seam": "mels",
+    "sharpness": "mels",
+    "si_sdr": "waveforms",
+}
+
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str):
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_EXPORTS))

@@ -21,7 +21,7 @@ from melreformer_hf.training.recipes.base import BatchStream
 from melreformer_hf.training.recipes.conv_upsampler import ConvUpsamplerRecipe
 from melreformer_hf.training.recipes.expansion import ExpansionRecipe
 from melreformer_hf.training.recipes.expansion_data import ExpansionDataOptions, idea_and_windows, inside_mask
-from melreformer_hf.training.recipes.idea_diffusion import IdeaDiffusionRecipe, idea_statistics_distance
+from melreformer_hf.training.recipes.idea_diffusion import IdeaDiffusionRecipe
 from melreformer_hf.training.recipes.upsampler_model import ConvUpsamplerConfig, ConvUpsamplerModel
 from melreformer_hf.training.recipes.vocoder import DiscriminatorEnsemble, VocoderRecipe
 from melreformer_hf.training.state import TrainingState
@@ -198,18 +198,6 @@ def test_the_upsampler_computes_windows_as_it_computes_pieces():
     assert (generated[1, :, 90:] == config.mel_config.floor_value).all()
     coarse = interpolate_idea(idea, torch.zeros(2, dtype=torch.long), 150, frames)
     assert not torch.allclose(coarse, whole, atol=0.1)
-
-
-def test_statistics_of_ideas():
-    generator = torch.Generator().manual_seed(0)
-    ideas = torch.randn(8, 6, 64, generator=generator)
-    same = idea_statistics_distance(ideas, ideas.flip(0))
-    assert same["statistics_distance"] == pytest.approx(0, abs=1e-6)
-    louder = idea_statistics_distance(ideas + 2, ideas)
-    assert louder["band_mean_distance"] == pytest.approx(2, abs=1e-5)
-    assert louder["band_std_distance"] == pytest.approx(0, abs=1e-5)
-    smooth = idea_statistics_distance(ideas.cumsum(-1) / 8, ideas)
-    assert smooth["band_change_distance"] > 0.5
 
 
 def test_the_idea_model_is_fitted_to_the_crops(dataset):

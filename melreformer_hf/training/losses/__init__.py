@@ -16,8 +16,6 @@ _EXPORTS: dict[str, str] = {
     "hinge_generator_loss": "hinge",
     "logistic_discriminator_loss": "stylegan2",
     "mean_feature_matching_loss": "hinge",
-    "mel_l1_distance": "spectral",
-    "multi_resolution_stft_distance": "spectral",
     "multi_window_mel_distance": "codec",
     "nonsaturating_generator_loss": "stylegan2",
     "path_length_penalty": "stylegan2",

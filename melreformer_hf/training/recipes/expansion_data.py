@@ -11,6 +11,7 @@ import torch
 from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram
 from melreformer_hf.audio.resize import resize_mel
 from melreformer_hf.data.streams import AudioCropStream, RecordingStore, fixed_crops
+from melreformer_hf.metrics import drift, log_mel_l1, sharpness
 from melreformer_hf.plotting import stack_mels
 from melreformer_hf.training.config import option
 from melreformer_hf.training.recipes.base import Recipe, Validation
@@ -161,29 +162,40 @@ class ExpansionValidator:
     def __call__(self, generate: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Validation:
         """Measure `generate(ideas (batch, mel, column), num_frames (batch,)) -> (batch, mel, frame)`."""
         metrics, pictures, seconds, frames = {}, {}, 0.0, 0
-        for name, targets in self.targets.items():
-            error = baseline = movement = real_movement = 0.0
-            for index, target in enumerate(targets):
+        for group, targets in self.targets.items():
+            results, smooth = [], []
+            for target in targets:
                 idea = resize_mel(target, self.columns)
                 started = time.monotonic()
-                result = generate(idea[None], torch.tensor([target.shape[-1]]))[0].float().cpu()
+                results.append(generate(idea[None], torch.tensor([target.shape[-1]]))[0].float().cpu())
                 seconds += time.monotonic() - started
                 frames += target.shape[-1]
-                smooth = resize_mel(idea, target.shape[-1])
-                error += (result - target).abs().mean().item()
-                baseline += (smooth - target).abs().mean().item()
-                movement += result.diff(dim=-1).square().mean().item()
-                real_movement += target.diff(dim=-1).square().mean().item()
-                if index == 0:
-                    shown = [mel[:, :1024] for mel in (target, result, smooth)]
-                    pictures[f"{name}_true_generated_interpolated"] = stack_mels(shown)
-            metrics[f"{name}_mel_l1"] = error / len(targets)
-            metrics[f"{name}_baseline"] = baseline / len(targets)
-            metrics[f"{name}_ratio"] = error / baseline
-            metrics[f"{name}_sharpness"] = movement / real_movement
+                smooth.append(resize_mel(idea, target.shape[-1]))
+            shown = [mel[:, :1024] for mel in (targets[0], results[0], smooth[0])]
+            pictures[f"{group}_true_generated_interpolated"] = stack_mels(shown)
+            for name, value in self._measures(results, smooth, targets).items():
+                metrics[f"{group}_{name}"] = value
         metrics["ratio"] = (metrics["crops_ratio"] + metrics["pieces_ratio"]) / 2
         metrics["times_real_time"] = frames / self.mel.frame_rate / max(seconds, 1e-9)
         return Validation(metrics, pictures)
+
+    def _measures(
+        self, results: list[torch.Tensor], smooth: list[torch.Tensor], targets: list[torch.Tensor]
+    ) -> dict[str, float]:
+        error, baseline = (
+            sum(log_mel_l1(one[None], target[None]).item() for one, target in zip(mels, targets, strict=True))
+            / len(targets)
+            for mels in (results, smooth)
+        )
+        return {
+            "mel_l1": error,
+            "baseline": baseline,
+            "ratio": error / baseline,
+            "sharpness": sharpness(results, targets, self.mel),
+            "sharpness_frequency": sharpness(results, targets, self.mel, axis="frequency"),
+            "sharpness_all_bins": sharpness(results, targets, audible_db=None),
+            "drift": drift(results, targets),
+        }
 
 
 __all__ = [

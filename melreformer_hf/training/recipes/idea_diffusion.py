@@ -17,6 +17,7 @@ from torch import nn
 from melreformer_hf.audio.mel import log_mel_spectrogram
 from melreformer_hf.audio.resize import resize_mel
 from melreformer_hf.data.streams import AudioCropStream
+from melreformer_hf.metrics import mel_statistics_distance
 from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel, make_scheduler, set_spaced_timesteps
 from melreformer_hf.nn.configuration import mel_config_of
 from melreformer_hf.plotting import stack_mels
@@ -182,7 +183,7 @@ class IdeaDiffusionRecipe(Recipe):
         ]
         loss = torch.cat(losses).mean().item()
         samples = self._sample(model, held_out)
-        distances = idea_statistics_distance(samples, held_out["learned"])
+        distances = mel_statistics_distance(samples, held_out["learned"])
         metrics = {"loss": loss, **distances, "score": loss + distances["statistics_distance"]}
         pictures = {
             "sampled": stack_mels(list(samples[:4].cpu()), width=512),
@@ -204,29 +205,4 @@ class IdeaDiffusionRecipe(Recipe):
         return model.denormalize_idea(sample)
 
 
-def idea_statistics_distance(samples: torch.Tensor, references: torch.Tensor) -> dict[str, float]:
-    """Differences between two sets of ideas, in units of the log-mel.
-
-    Args:
-        samples: (batch, mel, column).
-        references: (batch, mel, column).
-
-    Returns:
-        mean absolute differences over bands of the mean, of the standard deviation and of the mean absolute change from
-        column to column, and their mean as `statistics_distance`.
-    """
-
-    def statistics(ideas: torch.Tensor) -> dict[str, torch.Tensor]:
-        bands = ideas.float().transpose(0, 1)
-        return {
-            "band_mean": bands.flatten(1).mean(1),
-            "band_std": bands.flatten(1).std(1),
-            "band_change": bands.diff(dim=-1).abs().flatten(1).mean(1),
-        }
-
-    ours, theirs = statistics(samples), statistics(references)
-    distances = {f"{name}_distance": (ours[name] - theirs[name]).abs().mean().item() for name in ours}
-    return {**distances, "statistics_distance": sum(distances.values()) / len(distances)}
-
-
-__all__ = ["IdeaDiffusionOptions", "IdeaDiffusionRecipe", "idea_statistics_distance"]
+__all__ = ["IdeaDiffusionOptions", "IdeaDiffusionRecipe"]

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from melreformer_hf._files import replacing
+
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
@@ -222,9 +224,8 @@ def save_idea_and_mel(
         picture.paste(part, (left, 0))
         left += part.width
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.partial")
-    picture.save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with replacing(path) as partial:
+        picture.save(partial, format="PNG")
     return path
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from melreformer_hf._files import replacing
+
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 
@@ -88,9 +90,6 @@ def write_wav(path: str | os.PathLike, waveform: torch.Tensor, sampling_rate: in
     import soundfile
 
     path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"No folder {path.parent} for {path.name}; create it first.")
-
     data = waveform.detach().cpu().float()
     if data.ndim not in (1, 2):
         raise ValueError(f"waveform must have shape (samples,) or (channel, samples), got {tuple(data.shape)}.")
@@ -99,9 +98,8 @@ def write_wav(path: str | os.PathLike, waveform: torch.Tensor, sampling_rate: in
     peak = data.abs().max().item() if data.numel() else 0.0
     if peak > 1.0:
         data = data / peak
-    temporary = path.with_name(f".{path.name}.partial")
-    soundfile.write(str(temporary), data.numpy().T, sampling_rate, format="WAV", subtype="PCM_16")
-    os.replace(temporary, path)
+    with replacing(path) as partial:
+        soundfile.write(str(partial), data.numpy().T, sampling_rate, format="WAV", subtype="PCM_16")
     return path
 
 

@@ -14,11 +14,12 @@ The presets reproduce four published front ends exactly:
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import math
 
 import torch
+
+from melreformer_hf._text import suggest
 
 _PRESETS: dict[str, dict] = {
     "melreformer": {"num_mel_bins": 128, "power": 2.0, "magnitude_epsilon": 1e-9},
@@ -136,9 +137,7 @@ class MelConfig:
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else f" Known fields: {known}."
-                raise ValueError(f"MelConfig has no field {key!r}.{hint}")
+                raise ValueError(f"MelConfig has no field {key!r}. {suggest(key, known)}")
         return cls(**values)
 
     def to_dict(self) -> dict:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -12,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from melreformer_hf._files import write_json
 from melreformer_hf.cli.errors import check_output_file
 
 PARTS = ("vocoder", "expansion", "idea", "generation")
@@ -173,9 +173,7 @@ def _write(path: Path, values: dict) -> None:
         part: {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         for part, metrics in values["metrics"].items()
     }
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps({**values, "metrics": clean}, indent=1, allow_nan=False), encoding="utf-8")
-    os.replace(temporary, path)
+    write_json(path, {**values, "metrics": clean})
 
 
 __all__ = ["evaluate", "markdown_table"]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from melreformer_hf._files import replacing
 from melreformer_hf.audio.io import read_audio, write_wav
 
 MIDI_SUFFIXES = (".mid", ".midi")
@@ -175,8 +176,7 @@ def render_folder(
 
 def _write_metadata(midi_dir: Path, output: Path, files: list[Path], rows: dict, report: RenderReport) -> None:
     done = set(report.rendered) | set(report.kept)
-    temporary = output / ".metadata.csv.partial"
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
+    with replacing(output / "metadata.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, METADATA_FIELDS)
         writer.writeheader()
         for midi in files:
@@ -194,7 +194,6 @@ def _write_metadata(midi_dir: Path, output: Path, files: list[Path], rows: dict,
                     "source": row.get("source") or row.get("source_repo", ""),
                 }
             )
-    os.replace(temporary, output / "metadata.csv")
 
 
 __all__ = [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
+
+from melreformer_hf._files import write_text
+from melreformer_hf._text import suggest
 
 LIBRARY = "melreformer_hf"
 UNKNOWN_REPO = "PATH_OR_HUB_ID"
@@ -31,9 +33,7 @@ def check_details(details: Mapping[str, object] | None) -> dict[str, object]:
     """
     for key in details or {}:
         if key not in DETAILS:
-            near = difflib.get_close_matches(str(key), DETAILS, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(DETAILS)}."
-            raise ValueError(f"A card has no text {key!r} (received {details[key]!r}). {hint}")
+            raise ValueError(f"A card has no text {key!r} (received {details[key]!r}). {suggest(key, DETAILS)}")
     return {**DETAILS, **(details or {})}
 
 
@@ -80,10 +80,7 @@ def write_card(
     title = filled.pop("title") or class_name
     texts = {**texts, **filled, "title": title, "class_name": class_name, "repo_id": repo_id or UNKNOWN_REPO}
     card = ModelCard.from_template(data, template_path=str(template), **texts)
-    temporary = path.with_name(f".{CARD_NAME}.partial")
-    temporary.write_text(str(card), encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    return write_text(path, str(card))
 
 
 __all__ = ["CARD_NAME", "DETAILS", "check_details", "write_card"]

@@ -1,11 +1,11 @@
 """Configuration base that refuses what it does not know."""
 
 import dataclasses
-import difflib
 from typing import ClassVar, Self
 
 from transformers import PreTrainedConfig
 
+from melreformer_hf._text import suggest
 from melreformer_hf.audio.mel import MelConfig
 
 
@@ -48,9 +48,8 @@ class StrictConfig(PreTrainedConfig):
         for key in unknown:
             if key in allowed:
                 continue
-            near = difflib.get_close_matches(key, sorted(known), n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{type(self).__name__} has no field {key!r} (received {kwargs[key]!r}).{hint}")
+            message = f"{type(self).__name__} has no field {key!r} (received {kwargs[key]!r})."
+            raise ValueError(f"{message} {suggest(key, known)}".rstrip())
         super().__post_init__(**kwargs)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+from melreformer_hf._text import suggest
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,7 @@ def take_arguments(
     kinds = {name: kind for name, (_, kind) in names.items()} | dict(ignored)
     for key, value in arguments.items():
         if key not in kinds:
-            near = difflib.get_close_matches(str(key), sorted(kinds), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {sorted(kinds)}."
-            raise ValueError(f"{origin} has no argument {key!r} (received {value!r}); {hint}")
+            raise ValueError(f"{origin} has no argument {key!r} (received {value!r}). {suggest(key, kinds)}")
         check_argument(key, value, kinds[key], origin)
     for key in required:
         if key not in arguments:

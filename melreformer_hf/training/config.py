@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import os
 import re
 import types
@@ -12,6 +11,8 @@ import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+
+from melreformer_hf._text import suggest
 
 T = TypeVar("T")
 MIXED_PRECISION = ("no", "bf16", "fp16")
@@ -152,9 +153,7 @@ def build_dataclass(cls: type[T], values: Mapping[str, Any], owner: str) -> T:
     known = [field.name for field in dataclasses.fields(cls)]
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" Known fields: {known}."
-            raise ValueError(f"{owner} has no field {key!r} (received {values[key]!r}).{hint}")
+            raise ValueError(f"{owner} has no field {key!r} (received {values[key]!r}). {suggest(key, known)}")
     return cls(**{key: _convert(value, hints[key], f"{owner}'s field {key!r}") for key, value in values.items()})
 
 
@@ -249,8 +248,7 @@ def _nested(parser: argparse.ArgumentParser, words: list[str]) -> list[tuple[str
         name, separator, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or not name.startswith(("model.", "options.")):
             choices = [action.option_strings[0] for action in parser._actions]
-            near = difflib.get_close_matches(word.partition("=")[0], choices, n=1)
-            parser.error(f"unknown argument {word!r}." + (f" Did you mean {near[0]}?" if near else ""))
+            parser.error(f"unknown argument {word!r}. {suggest(word.partition('=')[0], choices)}".rstrip())
         if not separator:
             if not queue:
                 parser.error(f"{word} needs a value.")

@@ -66,7 +66,7 @@ def test_wrong_settings_are_refused(values, fragments):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--max_stepps", "3"], "Did you mean --max_steps"),
+        (["--max_stepps", "3"], "Did you mean '--max_steps'"),
         (["--model.hidden_size"], "needs a value"),
         (["stray"], "stray"),
         (["--max_steps", "none"], "max_steps"),

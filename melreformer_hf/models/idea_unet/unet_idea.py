@@ -8,7 +8,6 @@ convolutions, which would treat all bands alike, which band they are at.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import nn
 
+from melreformer_hf._text import suggest
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.nn.configuration import mel_config_of
@@ -196,9 +196,8 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
         for key in config_dict:
             if key in known or key in EMA_KEYS or key.startswith("_") or key == "quantization_config":
                 continue
-            near = difflib.get_close_matches(key, sorted(known), n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{cls.__name__} has no argument {key!r} (received {config_dict[key]!r}).{hint}")
+            message = f"{cls.__name__} has no argument {key!r} (received {config_dict[key]!r})."
+            raise ValueError(f"{message} {suggest(key, known)}".rstrip())
         return super().extract_init_dict(config_dict, **kwargs)
 
     @classmethod

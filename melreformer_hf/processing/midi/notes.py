@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from melreformer_hf._files import replacing
+
 if TYPE_CHECKING:
     from mido import Message, MidiFile
 
@@ -300,13 +302,9 @@ def midi_bytes(midi: MidiFile) -> bytes:
 
 def write_midi(midi: MidiFile, path: str | os.PathLike) -> None:
     """Save a MIDI file; an existing one is replaced at once or not at all."""
-    path, content = Path(path), midi_bytes(midi)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    content = midi_bytes(midi)
+    with replacing(path) as partial:
         partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 __all__ = [

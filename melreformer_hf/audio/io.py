@@ -26,10 +26,23 @@ def resample(waveform: np.ndarray, original: int, target: int) -> np.ndarray:
     return np.ascontiguousarray(soxr.resample(waveform.T, original, target).T, dtype=waveform.dtype)
 
 
+def _to_channels(data: np.ndarray, channels: int, name: str) -> np.ndarray:
+    """(samples, channel) to (samples,) for one channel and (channels, samples) otherwise."""
+    found = data.shape[1]
+    if channels == 1:
+        return data.mean(axis=1)
+    if found not in (1, channels):
+        raise ValueError(f"{name} has {found} channels; {channels} are made of {channels} or of one.")
+    return np.ascontiguousarray(np.broadcast_to(data, (len(data), channels)).T)
+
+
 def read_audio(
-    source: str | os.PathLike | bytes, sampling_rate: int | None = None, max_seconds: float | None = None
+    source: str | os.PathLike | bytes,
+    sampling_rate: int | None = None,
+    max_seconds: float | None = None,
+    channels: int = 1,
 ) -> tuple[torch.Tensor, int]:
-    """Decode an audio file, mixed down to mono.
+    """Decode an audio file.
 
     A WAV or MP3 file that was cut off gives the part that is there; a FLAC or OGG file that was cut off is refused.
 
@@ -37,13 +50,16 @@ def read_audio(
         source: path, or the bytes of a file.
         sampling_rate: samples per second of the result; `None` keeps the file's own.
         max_seconds: longer files are refused, before more of them than that is decoded.
+        channels: 1 mixes down to mono; more are what the file has, or its one channel repeated.
 
     Returns:
-        (waveform of shape (samples,), float32, full scale at 1; samples per second).
+        (waveform of shape (samples,), of several channels (channel, samples), float32, full scale at 1; samples per
+        second).
 
     Raises:
         FileNotFoundError: the path does not exist.
-        ValueError: the file cannot be decoded, is empty, truncated to nothing, too long, or holds NaN or infinity.
+        ValueError: the file cannot be decoded, is empty, truncated to nothing, too long, holds NaN or infinity, or
+            another number of channels.
     """
     import soundfile
 
@@ -63,7 +79,7 @@ def read_audio(
         raise ValueError(
             f"{name} lasts {max(claimed, data.shape[0]) / rate:.0f} s; at most {max_seconds:g} s are accepted."
         )
-    waveform = data.mean(axis=1)
+    waveform = _to_channels(data, channels, name)
     if waveform.size == 0:
         raise ValueError(f"{name} holds no samples.")
     if not np.isfinite(waveform).all():

@@ -9,7 +9,9 @@ import typer
 
 app = typer.Typer(
     help="Make training data: render MIDI to audio, build datasets from audio.\n\n"
-    "Example: melreformer data build ~/music --output data/mine",
+    "Example: melreformer data build ~/music --output data/mine. MIDI of your own: render it first, then build "
+    "from the folder of renderings. Any audio dataset on the Hub trains without building: melreformer train RECIPE "
+    "--dataset user/anything.",
     no_args_is_help=True,
 )
 
@@ -26,18 +28,27 @@ def render(
     gain: Annotated[
         float, typer.Option(min=0, max=10, help="FluidSynth's master gain, 0 to 10; raise it for quiet sound fonts.")
     ] = 0.5,
+    channels: Annotated[int, typer.Option(min=1, max=2, help="1 for mono, 2 for stereo.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Renderings at a time.")] = 2,
 ) -> None:
     """Render a folder of MIDI files with FluidSynth, about a hundred times faster than real time.
 
-    Files that are there already are kept: run it again to go on after an interruption.
+    Files that are there already are kept: run it again to go on after an interruption. A sound font that cannot be
+    loaded ends with an error; no other one takes its place.
 
     Example: melreformer data render midi --soundfont FluidR3_GM.sf2 --output wav
     """
     from melreformer_hf.data.rendering import render_folder
 
     report = render_folder(
-        midi_dir, output, soundfont, metadata=metadata, sampling_rate=sampling_rate, gain=gain, workers=workers
+        midi_dir,
+        output,
+        soundfont,
+        metadata=metadata,
+        sampling_rate=sampling_rate,
+        gain=gain,
+        channels=channels,
+        workers=workers,
     )
     typer.echo(f"rendered {len(report.rendered)}, kept {len(report.kept)}, failed {len(report.failed)}, in {output}")
     for name, reason in report.failed:
@@ -49,20 +60,44 @@ def build(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder searched for WAV, FLAC, OGG and MP3.")],
     output: Annotated[Path, typer.Option(help="Folder of the dataset; appears when complete.")],
     sampling_rate: Annotated[int, typer.Option(help="Samples per second of the dataset.")] = 22050,
+    channels: Annotated[int, typer.Option(help="1 mixes down to mono, 2 keeps stereo.")] = 1,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            help="folder: label recordings by the folder they lie in; or a column of the metadata. "
+            "Default: the column label, where there is one."
+        ),
+    ] = None,
     license: Annotated[str, typer.Option(help="Licence of recordings whose metadata name none.")] = "unknown",
     metadata: Annotated[
-        Path | None, typer.Option(help="CSV: file_name, split, license, attribution. Default: DIR/metadata.csv.")
+        Path | None,
+        typer.Option(
+            help="CSV or .jsonl: file_name, split, license, attribution; other columns are kept. "
+            "Default: metadata.csv or metadata.jsonl in DIR."
+        ),
     ] = None,
+    validation_fraction: Annotated[
+        float, typer.Option(help="Share of the recordings that choose the best weights, 0 to 1.")
+    ] = 0.1,
     test_fraction: Annotated[
-        float, typer.Option(help="Share of the recordings held out, 0 to 1; where metadata name no split.")
+        float, typer.Option(help="Share of the recordings that are measured at the end, 0 to 1.")
+    ] = 0.1,
+    silence_weight: Annotated[
+        float,
+        typer.Option(
+            help="How often trainings take a crop that is mostly silent (more than half below -60 dB) beside another "
+            "one: 1 like others, 0 never."
+        ),
     ] = 0.1,
     workers: Annotated[int, typer.Option(min=1, help="Recordings decoded at a time.")] = 2,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset that is there.")] = False,
     push_to_hub: Annotated[str | None, typer.Option(help="Upload to this Hub dataset, user/name, afterwards.")] = None,
 ) -> None:
-    """Build a dataset of sharded Parquet from a folder of music.
+    """Build a dataset of sharded Parquet from a folder of music, with the splits train, validation and test.
 
     Everything is decoded and resampled once, here, so that the first epoch of a training is as fast as the later ones.
-    Files that cannot be used are skipped and listed in report.json. Splits are by recording.
+    Files that cannot be used are skipped and listed in report.json. Splits are by recording: by the column split of the
+    metadata, else by a hash of the name, so that files added later move none.
 
     Example: melreformer data build ~/music --output data/mine --license CC0-1.0
     """
@@ -72,16 +107,26 @@ def build(
 
     config = BuildConfig(
         sampling_rate=sampling_rate,
+        channels=channels,
         license=license,
         metadata=metadata,
+        label=label,
+        validation_fraction=validation_fraction,
         test_fraction=test_fraction,
+        silence_weight=silence_weight,
         workers=workers,
+        overwrite=overwrite,
     )
     report = build_dataset(folder, output, config)
     for name, info in report["splits"].items():
         typer.echo(f"{name}: {info['recordings']} recordings, {info['hours']:.2f} hours, {info['shards']} shards")
+    for note in report["notes"]:
+        typer.echo(note)
     if report["skipped"]:
-        typer.echo(f"skipped {len(report['skipped'])} files, see {output / 'report.json'}")
+        first = report["skipped"][0]
+        typer.echo(
+            f"skipped {len(report['skipped'])} files, see {output / 'report.json'}; the first: {first['reason']}"
+        )
     typer.echo(f"wrote {output}")
     if push_to_hub is not None:
         from melreformer_hf.hub.push import push_folder

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from melreformer_hf.data.building import SEGMENT_SECONDS
 from melreformer_hf.data.recordings import CropSettings, Recordings
+from melreformer_hf.data.shard_writing import SEGMENT_SECONDS
 from melreformer_hf.data.shards import LocalShards, Recording, open_shards, recordings_of, resolve_dataset
 from melreformer_hf.data.streams import ItemStream
 

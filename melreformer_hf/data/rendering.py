@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +15,12 @@ from tqdm.auto import tqdm
 
 from melreformer_hf._files import replacing
 from melreformer_hf.audio.io import read_audio, write_wav
+from melreformer_hf.data.metadata import check_metadata, find_row, read_metadata
 
 MIDI_SUFFIXES = (".mid", ".midi")
+_NO_SOUND_FONT = re.compile(
+    r"(failed|unable|couldn't) to (load|open) .{0,200}sound ?font|not a sound ?font", re.I | re.S
+)
 METADATA_FIELDS = ("file_name", "recording", "split", "license", "attribution", "source")
 
 
@@ -29,7 +34,7 @@ class RenderReport:
 
 
 def require_fluidsynth(soundfont: str | os.PathLike) -> None:
-    """Raise with the fix in the message when the synthesizer or the sound font is missing."""
+    """Raise with the fix in the message when the synthesizer or the sound font is missing, or the file is none."""
     if shutil.which("fluidsynth") is None:
         raise FileNotFoundError(
             "The program `fluidsynth` is not on the PATH. Install it, for example with `apt-get install fluidsynth`."
@@ -39,77 +44,39 @@ def require_fluidsynth(soundfont: str | os.PathLike) -> None:
             f"No sound font at {soundfont}. FluidR3 (MIT licence) comes with `apt-get install fluid-soundfont-gm` "
             "as /usr/share/sounds/sf2/FluidR3_GM.sf2."
         )
+    with open(soundfont, "rb") as file:
+        head = file.read(12)
+    if head[:4] != b"RIFF" or head[8:] != b"sfbk":
+        raise ValueError(f"soundfont must be an SF2 or SF3 file, got {soundfont}, which is none.")
 
 
-def render_file(midi: Path, output: Path, soundfont: str | os.PathLike, sampling_rate: int, gain: float) -> None:
-    """Render one MIDI file to a mono 16-bit WAV file.
+def render_file(
+    midi: Path, output: Path, soundfont: str | os.PathLike, sampling_rate: int, gain: float, channels: int = 1
+) -> None:
+    """Render one MIDI file to a 16-bit WAV file.
 
     Raises:
-        ValueError: FluidSynth fails or renders nothing.
+        ValueError: FluidSynth fails, cannot load the sound font, or renders nothing.
     """
     raw = output.with_name(f".{output.stem}.partial.wav")
     command = ["fluidsynth", "-ni", "-q", "-g", str(gain), "-r", str(sampling_rate), "-T", "wav", "-F", str(raw)]
+    # Without this, a sound font that fails to load is replaced by the machine's default without a word.
+    command += ["-o", "synth.default-soundfont=none"]
     try:
         result = subprocess.run([*command, str(soundfont), str(midi)], capture_output=True, text=True, check=False)
+        said = f"{result.stderr.strip()} {result.stdout.strip()}".strip()
         if result.returncode or not raw.is_file():
-            raise ValueError(f"fluidsynth failed on {midi}: {result.stderr.strip()[-300:] or 'no output'}")
-        waveform, rate = read_audio(raw)
+            raise ValueError(f"fluidsynth failed on {midi}: {said[-300:] or 'no output'}")
+        if _NO_SOUND_FONT.search(said):
+            raise ValueError(f"fluidsynth could not load the sound font {soundfont}: {said[-300:]}")
+        waveform, rate = read_audio(raw, channels=channels)
         if waveform.abs().max() < 1e-4:
-            raise ValueError(f"{midi} renders to silence.")
+            raise ValueError(
+                f"{midi} renders to silence: has {soundfont} the instruments that it plays? {said[-200:]}"
+            )
         write_wav(output, waveform, rate)
     finally:
         raw.unlink(missing_ok=True)
-
-
-def read_metadata(path: Path) -> dict[str, dict[str, str]]:
-    """Rows of a metadata CSV by file name; a `path` column (as in a manifest) serves as well as `file_name`.
-
-    Raises:
-        ValueError: not text in UTF-8, no column for the name, a row without a name, or two rows that contradict.
-    """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets begin the file with a mark
-            rows = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} must be a CSV file in UTF-8: {error}") from error
-    columns = {str(name) for name in rows[0]} if rows else {"file_name"}
-    if not {"file_name", "path"} & columns:
-        raise ValueError(f"{path} must have a column file_name or path, got {sorted(columns)}.")
-    named: dict[str, dict[str, str]] = {}
-    for number, row in enumerate(rows, start=2):
-        name = row.get("file_name") or row.get("path")
-        if not name:
-            raise ValueError(f"Row {number} of {path} must name a file in column file_name or path, got {row}.")
-        if named.get(name, row) != row:
-            raise ValueError(f"{path} tells two things about {name!r}; the second time in row {number}.")
-        named[name] = row
-    return named
-
-
-def find_row(metadata: dict[str, dict[str, str]], file: Path, root: Path) -> dict[str, str]:
-    """The metadata row of a file: by its path inside `root`, or by any suffix of its full path."""
-    relative = file.relative_to(root).as_posix()
-    if relative in metadata:
-        return metadata[relative]
-    parts = file.resolve().parts
-    for start in range(1, len(parts)):
-        row = metadata.get("/".join(parts[start:]))
-        if row is not None:
-            return row
-    return {}
-
-
-def check_metadata(metadata: dict[str, dict[str, str]], files: list[Path], root: Path) -> None:
-    """Refuse metadata that names none of the files: licences and splits would be lost without a word.
-
-    Raises:
-        ValueError: there are rows, and no file has one.
-    """
-    if metadata and not any(find_row(metadata, file, root) for file in files):
-        raise ValueError(
-            f"metadata names none of the files in {root}: it has {next(iter(metadata))!r}, the folder "
-            f"{files[0].relative_to(root).as_posix()!r}. Name files by their path inside the folder."
-        )
 
 
 def render_folder(
@@ -120,6 +87,7 @@ def render_folder(
     metadata: Path | None = None,
     sampling_rate: int = 22050,
     gain: float = 0.5,
+    channels: int = 1,
     workers: int = 2,
     progress: bool = True,
 ) -> RenderReport:
@@ -132,6 +100,7 @@ def render_folder(
         metadata: CSV with licence, attribution and split columns by file_name or path; copied to the output's.
         sampling_rate: samples per second.
         gain: FluidSynth's master gain, 0.5 leaves head room for full chords.
+        channels: 1 for mono, 2 for stereo.
         workers: renderings at a time.
         progress: show a bar.
 
@@ -140,7 +109,7 @@ def render_folder(
 
     Raises:
         FileNotFoundError: program, sound font or folder missing.
-        ValueError: the folder has no MIDI file, or `metadata` names none of its files.
+        ValueError: the folder has no MIDI file, `metadata` names none of its files, or the sound font is none.
     """
     require_fluidsynth(soundfont)
     files = sorted(path for path in Path(midi_dir).rglob("*") if path.suffix.lower() in MIDI_SUFFIXES)
@@ -157,7 +126,7 @@ def render_folder(
             return "kept", name, ""
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            render_file(midi, target, soundfont, sampling_rate, gain)
+            render_file(midi, target, soundfont, sampling_rate, gain, channels)
         except (ValueError, OSError) as error:
             return "failed", str(midi), str(error)
         return "rendered", name, ""
@@ -196,12 +165,4 @@ def _write_metadata(midi_dir: Path, output: Path, files: list[Path], rows: dict,
             )
 
 
-__all__ = [
-    "RenderReport",
-    "check_metadata",
-    "find_row",
-    "read_metadata",
-    "render_file",
-    "render_folder",
-    "require_fluidsynth",
-]
+__all__ = ["RenderReport", "render_file", "render_folder", "require_fluidsynth"]

@@ -24,7 +24,8 @@ def script():
 
 def test_every_reader_is_measured_in_every_epoch(script, tmp_path, monkeypatch, capsys):
     write_music(tmp_path / "music", count=3)
-    build_dataset(tmp_path / "music", tmp_path / "built", BuildConfig(workers=1, test_fraction=0.0), progress=False)
+    config = BuildConfig(workers=1, test_fraction=0.0, validation_fraction=0.0)
+    build_dataset(tmp_path / "music", tmp_path / "built", config, progress=False)
     words = ["data_loading.py", "--dataset", str(tmp_path / "built"), "--crop-seconds", "0.5", "--epochs", "2"]
     monkeypatch.setattr(sys, "argv", words)
     script.main()

@@ -78,7 +78,12 @@ def test_data_build(tmp_path):
     write_music(tmp_path / "in", count=3)
     (tmp_path / "in" / "bad.wav").write_text("no audio")
     text = run("data", "build", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--test-fraction", "0")
-    assert "train: 3 recordings" in text and "skipped 1 files" in text and f"wrote {tmp_path / 'out'}" in text
+    assert (
+        "train: 2 recordings" in text
+        and "validation: 1 recordings" in text
+        and "skipped 1 files" in text
+        and f"wrote {tmp_path / 'out'}" in text
+    )
 
 
 def test_convert_writes_what_from_pretrained_loads(tmp_path):

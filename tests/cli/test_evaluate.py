@@ -17,14 +17,14 @@ from melreformer_hf.data.building import BuildConfig, build_dataset
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Folders of a pipeline and of a dataset with three recordings, two of them held out."""
+    """Folders of a pipeline and of a dataset with four recordings, two of them the test."""
     root = tmp_path_factory.mktemp("evaluate")
     tiny_pipeline().save_pretrained(root / "pipe")
     (root / "wav").mkdir()
     with open(root / "wav" / "metadata.csv", "w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["file_name", "split"])
-        for index, split in enumerate(("train", "test", "test")):
+        for index, split in enumerate(("train", "test", "test", "validation")):
             soundfile.write(root / "wav" / f"{index}.wav", tone(3.0 + index, 200.0 * (index + 1)), RATE)
             rows.writerow([f"{index}.wav", split])
     build_dataset(root / "wav", root / "data", BuildConfig(workers=1), progress=False)

@@ -77,7 +77,7 @@ def mistake(monkeypatch, capsys, tmp_path):
         ("expand", "Missing argument"),
         ("expand nowhere.wav", "nowhere.wav"),
         ("expand nowhere.wav --seconds -1", "--seconds must be a number from 1"),
-        ("data build nowhere --output x", "found none"),
+        ("data build nowhere --output x", "must be a folder of audio files, got nowhere"),
         ("data build . --output x --test-fraction 2", "test_fraction"),
         ("data build . --output x --sampling-rate 0", "sampling_rate"),
         ("data render . --soundfont none.sf2 --output x", "none.sf2|fluidsynth"),

@@ -13,7 +13,8 @@ from audio_files import RATE, tone, write_music
 from torch.utils.data import DataLoader
 
 from melreformer_hf.data.batches import BatchStream
-from melreformer_hf.data.building import BuildConfig, build_dataset, split_of
+from melreformer_hf.data.building import BuildConfig, build_dataset
+from melreformer_hf.data.opening import open_recordings
 from melreformer_hf.data.streams import AudioCropStream, RecordingStore, fixed_crops, whole_recordings
 
 
@@ -30,7 +31,7 @@ def dataset(tmp_path_factory):
     rows += [f"piece{i}.{s},test,CC0-1.0,Somebody" for i, s in ((0, "wav"), (1, "flac"))]
     rows += ["long.flac,train,CC-BY-4.0,Me", "high.wav,train,,"]
     (folder / "in" / "metadata.csv").write_text("\n".join(rows))
-    config = BuildConfig(workers=2, license="CC-BY-3.0", test_fraction=0.0, shard_minutes=0.2)
+    config = BuildConfig(workers=2, license="CC-BY-3.0", test_fraction=0.0, validation_fraction=0.0, shard_minutes=0.2)
     report = build_dataset(folder / "in", folder / "out", config, progress=False)
     return folder / "out", report
 
@@ -192,7 +193,9 @@ def test_bad_files_are_listed_and_odd_ones_are_used(tmp_path):
     (music / "cut.flac").write_bytes((music / "cut.flac").read_bytes()[:1000])
     (music / "text.ogg").write_text("no music")
     (music / "nothing.mp3").touch()
-    report = build_dataset(music, tmp_path / "out", BuildConfig(test_fraction=0.0), progress=False)
+    report = build_dataset(
+        music, tmp_path / "out", BuildConfig(test_fraction=0.0, validation_fraction=0.0), progress=False
+    )
     skipped = {item["file"]: item["reason"] for item in report["skipped"]}
     expected = {"nan.wav": "NaN", "inf.wav": "infinite", "empty.wav": "no samples", "silent.wav": "silent"}
     expected |= {
@@ -243,6 +246,13 @@ def test_metadata_of_a_spreadsheet_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value"),
     [("sampling_rate", 10**9), ("sampling_rate", -1), ("test_fraction", float("nan")), ("test_fraction", -0.1)]
+    + [
+        ("validation_fraction", 1.0),
+        ("channels", 0),
+        ("channels", 9),
+        ("silence_weight", 1.5),
+        ("test_fraction", 0.95),
+    ]
     + [("shard_minutes", 0), ("shard_minutes", float("nan")), ("workers", -2)],
 )
 def test_absurd_settings_of_a_build_are_refused(field, value):
@@ -250,7 +260,90 @@ def test_absurd_settings_of_a_build_are_refused(field, value):
         BuildConfig(**{field: value})
 
 
-def test_splits_depend_on_the_name_alone():
-    splits = [split_of(f"recording {index}", 0.2) for index in range(500)]
-    assert 60 < splits.count("test") < 140
-    assert splits == [split_of(f"recording {index}", 0.2) for index in range(500)]
+def test_other_audio_types_are_named_and_datasets_not_replaced(tmp_path):
+    _write(tmp_path / "in.wav", tone(1.0))
+    (tmp_path / "song.M4A").write_bytes(b"....")
+    (tmp_path / "notes.txt").write_text("no audio")
+    report = build_dataset(tmp_path, tmp_path / "out", BuildConfig(), progress=False)
+    assert [item["file"] for item in report["skipped"]] == ["song.M4A"]
+    assert ".M4A is not read; convert it" in report["skipped"][0]["reason"]
+    before = (tmp_path / "out" / "dataset.json").stat().st_mtime_ns
+    with pytest.raises(ValueError, match="holds a dataset already. Add --overwrite"):
+        build_dataset(tmp_path, tmp_path / "out", BuildConfig(), progress=False)
+    assert (tmp_path / "out" / "dataset.json").stat().st_mtime_ns == before
+    build_dataset(tmp_path, tmp_path / "out", BuildConfig(overwrite=True, channels=2), progress=False)
+    assert RecordingStore(tmp_path / "out").channels == 2
+    (tmp_path / "in.wav").unlink()
+    with pytest.raises(ValueError, match="found none in .*1 of types that are not read, such as song.M4A"):
+        build_dataset(tmp_path, tmp_path / "new", BuildConfig(), progress=False)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """Stereo recordings of two instruments in folders of their own, one with a tempo in the metadata."""
+    root = tmp_path_factory.mktemp("labelled")
+    for index in range(6):
+        folder = root / ("piano", "drums")[index % 2]
+        folder.mkdir(exist_ok=True)
+        sides = np.stack([tone(2.0, 220.0), 0.5 * tone(2.0, 440.0)], axis=1)
+        _write(folder / f"take{index}.wav", sides)
+    rows = [{"file_name": "piano/take0.wav", "tempo": 120, "index": "first"}]
+    (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = BuildConfig(channels=2, label="folder", test_fraction=0.0, validation_fraction=0.0, workers=1)
+    build_dataset(root, root / "out", config, progress=False)
+    return root
+
+
+def test_stereo_labels_and_metadata_are_delivered(labelled):
+    recordings = open_recordings(labelled / "out", "train", sampling_rate=RATE)
+    assert recordings.channels == 2 and recordings.labels == ("drums", "piano")
+    left = torch.from_numpy(tone(2.0, 220.0))
+    for item in itertools.islice(recordings.crops(4000, 8000), 12):
+        assert item["waveform"].shape == (2, item["num_samples"])
+        assert item["label"] == item["recording"].split("/")[0] and item["license"] == "unknown"
+        if item["recording"] == "piano/take0":
+            assert item["tempo"] == "120" and item["index_column"] == "first" and isinstance(item["index"], int)
+    whole = recordings.whole(10**6, 1)[0]["waveform"]
+    torch.testing.assert_close(whole[0], left, rtol=0, atol=2e-4)
+    torch.testing.assert_close(whole[1], torch.from_numpy(0.5 * tone(2.0, 440.0)), rtol=0, atol=2e-4)
+    mono = open_recordings(labelled / "out", "train", channels=1).whole(10**6, 1)[0]["waveform"]
+    torch.testing.assert_close(mono, whole.mean(0))
+
+
+def test_mono_is_repeated_and_other_contracts_refused(labelled, dataset):
+    assert open_recordings(dataset[0], "test", channels=2).fixed_crops(2000, 1)[0]["waveform"].shape == (2, 2000)
+    with pytest.raises(ValueError, match="channels must be 1 or 2"):
+        open_recordings(labelled / "out", "train", channels=4)
+    with pytest.raises(ValueError, match="22050 samples per second, needed are 16000.*--sampling-rate 16000"):
+        open_recordings(dataset[0], "train", sampling_rate=16000)
+
+
+@pytest.mark.parametrize(("label", "fragment"), [("genre", "column of the metadata .'file_name', 'index', 'tempo'.")])
+def test_labels_that_are_not_there_are_refused(labelled, tmp_path, label, fragment):
+    with pytest.raises(ValueError, match=fragment):
+        build_dataset(labelled, tmp_path / "out", BuildConfig(label=label), progress=False)
+    _write(tmp_path / "a.wav", tone(0.5))
+    with pytest.raises(ValueError, match="folders of their own"):
+        build_dataset(tmp_path, tmp_path / "out", BuildConfig(label="folder"), progress=False)
+
+
+def silent_share(recordings, **arguments):
+    items = itertools.islice(recordings.crops(2205, 2205, seed=1, **arguments), 300)
+    return sum(item["waveform"].abs().max().item() < 1e-3 for item in items) / 300
+
+
+def test_silent_crops_are_rare_by_default_and_never_come_with_a_weight_of_zero(tmp_path):
+    half = np.concatenate([0.3 * np.sin(np.arange(4 * RATE) / 10), np.zeros(4 * RATE)])
+    (tmp_path / "in").mkdir()
+    _write(tmp_path / "in" / "half.wav", half)
+    fractions = {"validation_fraction": 0.0, "test_fraction": 0.0}
+    build_dataset(tmp_path / "in", tmp_path / "default", BuildConfig(**fractions), progress=False)
+    recordings = open_recordings(tmp_path / "default", "train")
+    # One silent place in two; it counts a tenth: 0.05 of 0.55.
+    assert abs(silent_share(recordings) - 1 / 11) < 0.05
+    assert silent_share(recordings, silence_weight=0.0) < 0.02
+    assert abs(silent_share(recordings, silence_weight=1.0) - 0.5) < 0.08
+    build_dataset(tmp_path / "in", tmp_path / "kept", BuildConfig(**fractions, silence_weight=1.0), progress=False)
+    assert abs(silent_share(open_recordings(tmp_path / "kept", "train")) - 0.5) < 0.08
+    with pytest.raises(ValueError, match="silence_weight"):
+        recordings.crops(2205, 2205, silence_weight=2.0)

@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
     for index in range(12):
         soundfile.write(root / "in" / f"piece{index:02d}.wav", tone(2.0, 200.0 + 20 * index), RATE)
     soundfile.write(root / "in" / "long.wav", tone(24.0, 150.0), RATE)
-    config = BuildConfig(workers=1, test_fraction=0.0, shard_minutes=0.14)
+    config = BuildConfig(workers=1, test_fraction=0.0, validation_fraction=0.0, shard_minutes=0.14)
     report = build_dataset(root / "in", root / "out", config, progress=False)
     assert report["splits"]["train"]["shards"] == 4
     return str(root / "out")

@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 
 from melreformer_hf.cli.main import app
 from melreformer_hf.data.building import BuildConfig, build_dataset
-from melreformer_hf.data.rendering import find_row, read_metadata, render_file, render_folder, require_fluidsynth
-from melreformer_hf.data.streams import RecordingStore
+from melreformer_hf.data.built import RecordingStore
+from melreformer_hf.data.metadata import find_row, read_metadata
+from melreformer_hf.data.rendering import render_file, render_folder, require_fluidsynth
 
 FLUID_R3 = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
 # Takes FluidSynth's arguments; a file's content says what to play: a pitch, nothing, or a failure.
@@ -26,7 +27,9 @@ import math, struct, sys, wave
 words = sys.argv[1:]
 option = dict(zip(words, words[1:]))
 text = open(words[-1]).read()
-assert words[-2].endswith(".sf2") and words[0] == "-ni"
+if b"truncated" in open(words[-2], "rb").read():
+    sys.stderr.write('fluidsynth: error: Failed to load SoundFont "piano.sf2"')  # and goes on with another one
+assert words[-2].endswith(".sf2") and words[0] == "-ni" and option["-o"] == "synth.default-soundfont=none"
 if text == "broken":
     sys.exit("fluidsynth: error: not a MIDI file")
 rate, gain = int(option["-r"]), float(option["-g"])
@@ -47,7 +50,7 @@ def synthesizer(tmp_path, monkeypatch):
     program.write_text(SYNTHESIZER.format(python=sys.executable))
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    (tmp_path / "piano.sf2").write_bytes(b"sound font")
+    (tmp_path / "piano.sf2").write_bytes(b"RIFF\x08\0\0\0sfbkname")
     return tmp_path / "piano.sf2"
 
 
@@ -72,6 +75,23 @@ def test_a_missing_synthesizer_says_how_to_get_it(monkeypatch, tmp_path, midi_di
 def test_a_missing_sound_font_says_how_to_get_it(synthesizer, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.sf2.*fluid-soundfont-gm"):
         require_fluidsynth(tmp_path / "nowhere.sf2")
+
+
+def test_a_sound_font_that_does_not_load_is_an_error(synthesizer, midi_dir, tmp_path):
+    """FluidSynth says so, plays the machine's default instead, and ends with 0."""
+    synthesizer.write_bytes(synthesizer.read_bytes() + b"truncated")
+    report = render_folder(midi_dir, tmp_path / "wav", synthesizer, progress=False)
+    assert report.rendered == [] and len(report.failed) == 4
+    assert all("could not load the sound font" in reason for name, reason in report.failed if "bach" in name)
+    assert not list((tmp_path / "wav").rglob("*.wav"))
+    synthesizer.write_bytes(b"ID3")
+    with pytest.raises(ValueError, match="SF2 or SF3 file, got .*piano.sf2, which is none"):
+        render_folder(midi_dir, tmp_path / "wav", synthesizer, progress=False)
+
+
+def test_stereo_is_rendered_on_demand(synthesizer, midi_dir, tmp_path):
+    render_folder(midi_dir, tmp_path / "wav", synthesizer, channels=2, sampling_rate=8000, progress=False)
+    assert soundfile.info(tmp_path / "wav/bach/one.wav").channels == 2
 
 
 def test_a_folder_is_rendered_with_its_metadata_and_failures_are_listed(synthesizer, midi_dir, tmp_path):
@@ -115,7 +135,7 @@ def test_renderings_become_a_dataset_by_commands(synthesizer, midi_dir, tmp_path
     words += ["--metadata", str(tmp_path / "manifest.csv"), "--workers", "1"]
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0 and "rendered 2, kept 0, failed 2" in result.output and "bad.MID" in result.output
-    config = BuildConfig(test_fraction=0.0, workers=1, license="CC-BY-4.0")
+    config = BuildConfig(test_fraction=0.0, validation_fraction=0.0, workers=1, license="CC-BY-4.0")
     report = build_dataset(tmp_path / "wav", tmp_path / "data", config, progress=False)
     assert report["licenses"] == {"CC-BY-4.0": 1, "CC0-1.0": 1}
     for split, name in (("train", "bach/two"), ("test", "bach/one")):
@@ -163,6 +183,9 @@ def test_the_real_synthesizer_plays_the_note(tmp_path, note, frequency):
     spectrum = np.abs(np.fft.rfft(data[:rate] * np.hanning(rate)))
     peak = spectrum[int(frequency * 0.8) : int(frequency * 1.2)].argmax() + int(frequency * 0.8)
     assert abs(peak - frequency) < 4 and spectrum[peak] > 0.3 * spectrum.max()
+    (tmp_path / "cut.sf2").write_bytes(FLUID_R3.read_bytes()[:3000])
+    with pytest.raises(ValueError, match="could not load the sound font"):
+        render_file(tmp_path / "note.mid", tmp_path / "other.wav", tmp_path / "cut.sf2", 22050, 0.5)
     (tmp_path / "bad.mid").write_bytes(b"no music")
     with pytest.raises(ValueError, match="bad.mid"):
         render_file(tmp_path / "bad.mid", tmp_path / "bad.wav", FLUID_R3, 22050, 0.5)

@@ -30,10 +30,11 @@ def _tune(seed: int, seconds: float) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory) -> str:
-    """Folder of a built dataset: three recordings to train on, two held out."""
+    """Folder of a built dataset: three recordings to train on, two to validate, two to test."""
     root = tmp_path_factory.mktemp("training_data")
     (root / "wav").mkdir()
     rows = [("one", "train", 9), ("two", "train", 14), ("three", "train", 6), ("four", "test", 8), ("five", "test", 7)]
+    rows += [("six", "validation", 8), ("seven", "validation", 7)]
     with open(root / "wav" / "metadata.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file_name", "split"])

@@ -10,6 +10,7 @@ what many draws are worth; distributions: sets against sets; embeddings: what su
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 _EXPORTS: dict[str, str] = {
     "AudioModelEmbedding": "embeddings",
@@ -34,7 +35,23 @@ _EXPORTS: dict[str, str] = {
     "si_sdr": "waveforms",
 }
 
-__all__ = sorted(_EXPORTS)
+__all__ = sorted([*_EXPORTS, "module_folder", "module_names"])
+
+
+def module_names() -> list[str]:
+    """Names of the metrics that `evaluate.load` can read."""
+    return sorted(path.parent.name for path in Path(__file__).parent.glob("*/README.md"))
+
+
+def module_folder(name: str) -> str:
+    """Folder of a metric for `evaluate.load`.
+
+    Raises:
+        ValueError: no metric of this name.
+    """
+    if name not in module_names():
+        raise ValueError(f"There is no metric {name!r}; there are: {', '.join(module_names())}.")
+    return str(Path(__file__).parent / name)
 
 
 def __getattr__(name: str):

@@ -2,13 +2,60 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
+Synthesize = Callable[[torch.Tensor, int], torch.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Overlap:
+    """What a stream remembers between two chunks.
+
+    Args:
+        held: (batch, channel, frame) frames that were synthesized but are context still, then frames to come.
+        context: how many of them are context.
+        first_frame: place of the first of them in the whole signal.
+    """
+
+    held: torch.Tensor | None = None
+    context: int = 0
+    first_frame: int = 0
+
+    @property
+    def waiting(self) -> int:
+        """Frames that are not synthesized yet."""
+        return 0 if self.held is None else self.held.shape[-1] - self.context
+
+    def join(self, chunk: torch.Tensor) -> Overlap:
+        """With further frames, (batch, channel, frame)."""
+        held = chunk if self.held is None else torch.cat([self.held, chunk], dim=-1)
+        return dataclasses.replace(self, held=held)
+
+    def settle(
+        self, synthesize: Synthesize, receptive_field: tuple[int, int], hop_length: int, last: bool = False
+    ) -> tuple[torch.Tensor | None, Overlap]:
+        """Synthesize all frames whose future is known, or at the end of the signal (`last`) all.
+
+        Returns:
+            their samples, (..., sample), or `None` where there are none, and what to remember.
+        """
+        before, after = receptive_field
+        settled = self.waiting - (0 if last else after)
+        if settled < 1:
+            return None, self
+        context = self.context + settled
+        # At the end all is given away: some synthesizers make more than hop_length samples of the last frame.
+        end = None if last else context * hop_length
+        piece = synthesize(self.held, self.first_frame)[..., self.context * hop_length : end]
+        dropped = max(0, context - before)
+        return piece, Overlap(self.held[..., dropped:], context - dropped, self.first_frame + dropped)
+
 
 def stream_with_overlap(
-    synthesize: Callable[[torch.Tensor, int], torch.Tensor],
+    synthesize: Synthesize,
     chunks: Iterable[torch.Tensor],
     receptive_field: tuple[int, int],
     hop_length: int,
@@ -27,24 +74,14 @@ def stream_with_overlap(
     Yields:
         (..., sample), pieces that concatenate to the whole.
     """
-    before, after = receptive_field
-    held: torch.Tensor | None = None  # context of frames already emitted, then frames to come
-    context = 0
-    first_frame = 0
+    overlap = Overlap()
     for chunk in chunks:
-        held = chunk if held is None else torch.cat([held, chunk], dim=-1)
-        settled = held.shape[-1] - context - after
-        if settled < 1:
-            continue
-        piece = synthesize(held, first_frame)[..., context * hop_length : (context + settled) * hop_length]
-        context += settled
-        dropped = max(0, context - before)
-        held = held[..., dropped:]
-        context -= dropped
-        first_frame += dropped
+        piece, overlap = overlap.join(chunk).settle(synthesize, receptive_field, hop_length)
+        if piece is not None:
+            yield piece
+    piece, _ = overlap.settle(synthesize, receptive_field, hop_length, last=True)
+    if piece is not None:
         yield piece
-    if held is not None and held.shape[-1] > context:
-        yield synthesize(held, first_frame)[..., context * hop_length :]
 
 
-__all__ = ["stream_with_overlap"]
+__all__ = ["Overlap", "stream_with_overlap"]

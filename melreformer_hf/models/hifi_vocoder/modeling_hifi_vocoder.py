@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -224,7 +224,7 @@ class HifiVocoderModel(HifiVocoderPreTrainedModel):
         super().save_pretrained(save_directory, variant=variant, max_shard_size=max_shard_size, **kwargs)
 
     def forward(
-        self, input_features: torch.Tensor, return_dict: bool | None = None
+        self, input_features: torch.Tensor, return_dict: bool | None = None, first_frame: int = 0
     ) -> HifiVocoderOutput | tuple[torch.Tensor]:
         """Synthesize.
 
@@ -232,6 +232,7 @@ class HifiVocoderModel(HifiVocoderPreTrainedModel):
             input_features: (batch, mel, frame) log-mel under `config.mel_config`. What is not finite comes out so;
                 `stream` refuses it.
             return_dict: `False` gives a tuple.
+            first_frame: where in a longer mel the input begins; oscillators continue there.
 
         Raises:
             ValueError: the shape is not (batch, num_mel_bins, at least one frame), or not floating point.
@@ -244,7 +245,7 @@ class HifiVocoderModel(HifiVocoderPreTrainedModel):
             )
         if not input_features.is_floating_point():
             raise ValueError(f"input_features must be floating point log-mels, got {input_features.dtype}.")
-        waveform = self.generator(input_features)
+        waveform = self.generator(input_features, first_frame)
         if return_dict is False:
             return (waveform,)
         return HifiVocoderOutput(waveform=waveform)
@@ -262,7 +263,9 @@ class HifiVocoderModel(HifiVocoderPreTrainedModel):
             yield chunk
 
     @torch.no_grad()
-    def stream(self, mel_chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    def stream(
+        self, mel_chunks: Iterable[torch.Tensor], module: Callable[..., HifiVocoderOutput] | None = None
+    ) -> Iterator[torch.Tensor]:
         """Synthesize a mel that arrives in chunks; the concatenated output equals that of the whole mel.
 
         Every piece is computed with as many frames of context as the receptive field asks for, so the output lags
@@ -270,6 +273,7 @@ class HifiVocoderModel(HifiVocoderPreTrainedModel):
 
         Args:
             mel_chunks: tensors (batch, mel, any number of frames), one after another in time.
+            module: called in place of the model: the model in a wrapper, such as `torch.compile(model)`.
 
         Yields:
             (batch, sample); the samples of all frames that are settled.
@@ -277,8 +281,13 @@ class HifiVocoderModel(HifiVocoderPreTrainedModel):
         Raises:
             ValueError: a chunk is not (batch, num_mel_bins, frames), or not finite.
         """
+        step = self if module is None else module
+
+        def synthesize(mel: torch.Tensor, first_frame: int) -> torch.Tensor:
+            return step(mel, return_dict=True, first_frame=first_frame).waveform
+
         yield from stream_with_overlap(
-            self.generator, self._checked(mel_chunks), self.receptive_field_frames, self.config.hop_length
+            synthesize, self._checked(mel_chunks), self.receptive_field_frames, self.config.hop_length
         )
 
 

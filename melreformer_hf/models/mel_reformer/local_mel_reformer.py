@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -15,7 +14,7 @@ from melreformer_hf.models.mel_reformer.encoder_mel_reformer import ColumnCurves
 from melreformer_hf.models.mel_reformer.timing_mel_reformer import column_of, interpolate_columns
 from melreformer_hf.nn.attention import FeedForward, NeighbourAttention, WindowedSelfAttention
 from melreformer_hf.nn.convnext import ConvNeXtBlock
-from melreformer_hf.nn.streaming import stream_with_overlap
+from melreformer_hf.nn.streaming import Overlap
 
 
 @dataclasses.dataclass
@@ -35,6 +34,29 @@ class EncodedIdea:
     memories: list[torch.Tensor]
     num_frames: torch.Tensor
     coefficients: torch.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpansionState:
+    """A free expansion between two chunks: of constant size whatever the length.
+
+    Args:
+        encoded: the idea.
+        longest: frames of the longest row.
+        previous: (batch, mel, fold_size) columns of the last step, normalised.
+        caches: rolling keys and values per decoder layer.
+        step: steps that were decoded.
+        overlap: decoded columns that wait for those after them, which the seam net looks at.
+        emitted: frames that were given away.
+    """
+
+    encoded: EncodedIdea
+    longest: int
+    previous: torch.Tensor
+    caches: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+    step: int = 0
+    overlap: Overlap = Overlap()
+    emitted: int = 0
 
 
 class DecoderLayer(nn.Module):
@@ -191,40 +213,51 @@ class LocalExpansion(nn.Module):
         frames = start[:, None] + torch.arange(length, device=start.device)
         return ((frames >= 0) & (frames < encoded.num_frames[:, None]))[:, None].to(dtype)
 
-    def _windows(self, encoded: EncodedIdea) -> Iterator[torch.Tensor]:
-        """Free-running decoder: (batch, 2 * mel + 1, fold_size or less) of columns, idea and inside-mask per step."""
-        idea, longest = encoded.idea, int(encoded.num_frames.max())
-        batch, bins, _ = idea.shape
-        previous = idea.new_full((batch, bins, self.fold_size), self.silence)
-        caches = None
-        for step, frame in enumerate(range(0, longest, self.fold_size)):
-            start = torch.full_like(encoded.num_frames, frame)
-            made, base, caches = self.decoder(fold(previous, self.fold_size), encoded, start, step, caches)
-            previous = made
-            inside = self._inside(encoded, start, self.fold_size, made.dtype)
-            yield torch.cat([made, base, inside], dim=1)[..., : longest - frame]
+    def begin(self, encoded: EncodedIdea) -> ExpansionState:
+        """The state before the first step of a free expansion."""
+        batch, bins, _ = encoded.idea.shape
+        # Silence lies before the first frame, as in training.
+        previous = encoded.idea.new_full((batch, bins, self.fold_size), self.silence)
+        return ExpansionState(encoded, int(encoded.num_frames.max()), previous)
 
-    def stream(self, encoded: EncodedIdea, chunk_frames: int) -> Iterator[torch.Tensor]:
-        """Normalised columns while they are made: (batch, mel, frame) pieces, constant memory."""
-        bins, reach = encoded.idea.shape[1], self.postnet.reach
+    def decode(self, state: ExpansionState) -> tuple[torch.Tensor, ExpansionState]:
+        """One free-running step of the decoder.
+
+        Returns:
+            (batch, 2 * mel + 1, fold_size or less) columns, the encoder's drawing under them and the inside-mask, and
+            the state after it.
+        """
+        frame = state.step * self.fold_size
+        start = torch.full_like(state.encoded.num_frames, frame)
+        told = fold(state.previous, self.fold_size)
+        made, base, caches = self.decoder(told, state.encoded, start, state.step, state.caches)
+        inside = self._inside(state.encoded, start, self.fold_size, made.dtype)
+        window = torch.cat([made, base, inside], dim=1)[..., : state.longest - frame]
+        return window, dataclasses.replace(state, previous=made, caches=caches, step=state.step + 1)
+
+    def advance(self, state: ExpansionState, frames: int) -> tuple[torch.Tensor, ExpansionState]:
+        """Expand by at least `frames` columns, or to the end of the piece.
+
+        Returns:
+            (batch, mel, frame) normalised columns and the state after them; its size does not grow.
+        """
+        reach, bins = self.postnet.reach, state.previous.shape[1]
+        overlap, windows = state.overlap, []
+        waiting = overlap.waiting
+        # The seam net looks `reach` columns ahead: so many more are decoded than are settled.
+        while state.step * self.fold_size < state.longest and waiting < frames + reach:
+            window, state = self.decode(state)
+            windows.append(window)
+            waiting += window.shape[-1]
+        if windows:
+            overlap = overlap.join(torch.cat(windows, dim=-1))
 
         def improve(held: torch.Tensor, first_frame: int) -> torch.Tensor:
             return self.postnet(held[:, :bins], held[:, bins : 2 * bins], held[:, 2 * bins :])
 
-        return stream_with_overlap(improve, gather(self._windows(encoded), chunk_frames), (reach, reach), 1)
+        last = state.step * self.fold_size >= state.longest
+        piece, overlap = overlap.settle(improve, (reach, reach), 1, last)
+        return piece, dataclasses.replace(state, overlap=overlap, emitted=state.emitted + piece.shape[-1])
 
 
-def gather(windows: Iterator[torch.Tensor], frames: int) -> Iterator[torch.Tensor]:
-    """Join windows until they hold at least `frames` frames; the first piece is a single window, for a quick start."""
-    held: list[torch.Tensor] = []
-    wanted = 1
-    for window in windows:
-        held.append(window)
-        if sum(piece.shape[-1] for piece in held) >= wanted:
-            yield torch.cat(held, dim=-1)
-            held, wanted = [], frames
-    if held:
-        yield torch.cat(held, dim=-1)
-
-
-__all__ = ["EncodedIdea", "LocalExpansion", "gather"]
+__all__ = ["EncodedIdea", "ExpansionState", "LocalExpansion"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,8 +23,8 @@ from transformers.utils import ModelOutput
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
 from melreformer_hf.models.mel_reformer.encoder_mel_reformer import ColumnCurves, IdeaEncoder, ResidualBlock2d
-from melreformer_hf.models.mel_reformer.local_mel_reformer import EncodedIdea, LocalExpansion, gather
-from melreformer_hf.models.mel_reformer.original_mel_reformer import OriginalExpansion
+from melreformer_hf.models.mel_reformer.local_mel_reformer import EncodedIdea, ExpansionState, LocalExpansion
+from melreformer_hf.models.mel_reformer.original_mel_reformer import OriginalExpansion, OriginalState
 from melreformer_hf.models.mel_reformer.weights_mel_reformer import config_of, from_original_keys, to_original_keys
 from melreformer_hf.nn.convnext import ConvNeXtBlock, init_convnext_block
 from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
@@ -41,12 +41,14 @@ class MelReformerOutput(ModelOutput):
         output_features: (batch, mel, frame) log-mel.
         decoder_features: (batch, mel, frame) log-mel before the seam net (local architecture).
         encoder_features: (batch, mel, frame) log-mel before the decoder (local architecture).
+        generation_state: what the next step of a free expansion needs; only with `chunk_frames`.
     """
 
     loss: torch.Tensor | None = None
     output_features: torch.Tensor | None = None
     decoder_features: torch.Tensor | None = None
     encoder_features: torch.Tensor | None = None
+    generation_state: ExpansionState | OriginalState | None = None
 
 
 class MelReformerPreTrainedModel(HubMixin, PreTrainedModel):
@@ -181,8 +183,14 @@ class MelReformerModel(MelReformerPreTrainedModel):
         start_frames: torch.Tensor | None = None,
         previous_features: torch.Tensor | None = None,
         return_dict: bool | None = None,
+        chunk_frames: int | None = None,
+        generation_state: ExpansionState | OriginalState | None = None,
+        prime: torch.Tensor | None = None,
     ) -> MelReformerOutput | tuple:
         """Teacher-forced expansion of a stretch of music; its cost does not depend on the length of the piece.
+
+        With `chunk_frames` one step of a free expansion instead, from `generation_state` on. Every computation goes
+        through here, so that whatever wraps the model (offloading hooks, `torch.compile`) sees it.
 
         Args:
             input_features: (batch, mel, column) ideas of whole pieces.
@@ -192,6 +200,9 @@ class MelReformerModel(MelReformerPreTrainedModel):
             start_frames: (batch,) frame at which the stretch begins; default 0.
             previous_features: (batch, mel, fold_size) the columns before it; default silence.
             return_dict: whether to return a named output.
+            chunk_frames: expand freely by so many frames at least, or to the end.
+            generation_state: of the step before; `None` begins a piece.
+            prime: see `stream`; only when a piece begins.
 
         Returns:
             MelReformerOutput. The loss counts the frames inside the pieces, half as much for the columns of decoder and encoder.
@@ -200,12 +211,15 @@ class MelReformerModel(MelReformerPreTrainedModel):
             ValueError: wrong shapes, lengths below 1, or neither labels nor decoder input.
         """
         num_frames = self._check(input_features, num_frames)
+        named = self.config.return_dict if return_dict is None else return_dict
+        if chunk_frames is not None:
+            output = self._advance(input_features, num_frames, chunk_frames, generation_state, prime)
+            return output if named else output.to_tuple()
         told = labels if decoder_input_features is None else decoder_input_features
         if told is None:
             raise ValueError("forward needs labels or decoder_input_features; to expand freely call generate().")
         others = {"labels": labels, "previous_features": previous_features, "start_frames": start_frames}
         self._check_stretch(len(input_features), told, **others)
-        named = self.config.return_dict if return_dict is None else return_dict
         if self.config.architecture == "original":
             if start_frames is not None or previous_features is not None:
                 raise ValueError("start_frames and previous_features belong to the local architecture; pass neither.")
@@ -250,6 +264,29 @@ class MelReformerModel(MelReformerPreTrainedModel):
             loss = ((made - labels).abs() * weight).sum()
         return MelReformerOutput(loss, made)
 
+    def _advance(
+        self,
+        ideas: torch.Tensor,
+        num_frames: torch.Tensor,
+        chunk_frames: int,
+        state: ExpansionState | OriginalState | None,
+        prime: torch.Tensor | None,
+    ) -> MelReformerOutput:
+        local = self.config.architecture == "local"
+        if local and prime is not None:
+            raise ValueError("prime belongs to the original architecture; pass None.")
+        if state is None and local:
+            state = self.expansion.begin(self.expansion.encode(self._normalize(ideas), num_frames))
+        elif state is None:
+            state = self.expansion.begin(ideas, num_frames, prime)
+        frame = state.emitted
+        piece, state = self.expansion.advance(state, chunk_frames)
+        piece = self._denormalize(piece) if local else piece
+        # (batch, 1, frame): rows that are shorter than the longest end in silence.
+        outside = frame + torch.arange(piece.shape[-1], device=piece.device) >= num_frames[:, None, None]
+        piece = piece.masked_fill(outside, self.config.mel_config.floor_value)
+        return MelReformerOutput(output_features=piece, generation_state=state)
+
     @torch.no_grad()
     def stream(
         self,
@@ -257,6 +294,7 @@ class MelReformerModel(MelReformerPreTrainedModel):
         num_frames: torch.Tensor,
         chunk_frames: int = 64,
         prime: torch.Tensor | None = None,
+        module: Callable[..., MelReformerOutput] | None = None,
     ) -> Iterator[torch.Tensor]:
         """Expand freely, yielding columns while they are made, at constant memory.
 
@@ -265,6 +303,7 @@ class MelReformerModel(MelReformerPreTrainedModel):
             num_frames: (batch,) lengths in frames; rows shorter than the longest are filled with silence.
             chunk_frames: columns per piece, about; the first piece comes as early as possible.
             prime: (batch, mel, n * fold_size) beginning to continue (original architecture).
+            module: called in place of the model: the model in a wrapper, such as `torch.compile(model)`.
 
         Yields:
             (batch, mel, n) log-mel pieces that concatenate to `generate`'s result.
@@ -277,29 +316,18 @@ class MelReformerModel(MelReformerPreTrainedModel):
             raise ValueError(f"chunk_frames must be at least 1, got {chunk_frames}.")
         if not input_features.isfinite().all():
             raise ValueError("input_features must be finite ideas, got NaN or infinite log-mels.")
-        floor, frame = self.config.mel_config.floor_value, 0
-        for piece in self._pieces(input_features, num_frames, chunk_frames, prime):
-            frames = frame + torch.arange(piece.shape[-1], device=piece.device)
-            outside = (frames >= num_frames[:, None])[:, None]
-            frame += piece.shape[-1]
-            yield piece.masked_fill(outside, floor)
-
-    def _pieces(
-        self, ideas: torch.Tensor, num_frames: torch.Tensor, chunk_frames: int, prime: torch.Tensor | None
-    ) -> Iterator[torch.Tensor]:
-        if self.config.architecture == "local":
-            if prime is not None:
-                raise ValueError("prime belongs to the original architecture; pass None.")
-            encoded = self.expansion.encode(self._normalize(ideas), num_frames)
-            for piece in self.expansion.stream(encoded, chunk_frames):
-                yield self._denormalize(piece)
-            return
-        longest, fold_size = int(num_frames.max()), self.config.fold_size
-        windows = self.expansion.windows(ideas, -(-longest // fold_size), prime)
-        made = 0
-        for window in gather(windows, chunk_frames):
-            yield window[..., : longest - made]
-            made += window.shape[-1]
+        step, state = self if module is None else module, None
+        while state is None or state.emitted < state.longest:
+            output = step(
+                input_features,
+                num_frames,
+                return_dict=True,
+                chunk_frames=1 if state is None else chunk_frames,
+                generation_state=state,
+                prime=prime if state is None else None,
+            )
+            state = output.generation_state
+            yield output.output_features
 
     @torch.no_grad()
     def generate(

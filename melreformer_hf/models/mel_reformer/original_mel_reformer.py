@@ -7,7 +7,7 @@ place, and windows beyond the block size that re-use its positions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
 
 import torch
 from torch import nn
@@ -94,6 +94,25 @@ class OriginalDecoderLayer(nn.Module):
         return hidden + self.feed_forward(self.feed_forward_norm(hidden))
 
 
+@dataclasses.dataclass(frozen=True)
+class OriginalState:
+    """A free expansion between two chunks.
+
+    Args:
+        memory: (batch, column, hidden) of the encoder.
+        longest: frames of the longest row.
+        tokens: (batch, step, mel * fold_size) the last steps, at most `decoder_window` and one.
+        primed: whether the tokens themselves come out first.
+        emitted: frames that were given away.
+    """
+
+    memory: torch.Tensor
+    longest: int
+    tokens: torch.Tensor
+    primed: bool = False
+    emitted: int = 0
+
+
 class OriginalExpansion(nn.Module):
     """The original encoder and decoder over raw log-mels."""
 
@@ -149,21 +168,29 @@ class OriginalExpansion(nn.Module):
         shifted = torch.cat([start, tokens[:, :-1]], dim=1)
         return unfold(self.decode(shifted, self.encode(mel)), self.config.fold_size, told.shape[-1])
 
-    def windows(self, mel: torch.Tensor, steps: int, prime: torch.Tensor | None = None) -> Iterator[torch.Tensor]:
-        """Free-running windows (batch, mel, fold_size), `steps` of them, the given `prime` (batch, mel, n) first."""
-        memory, fold_size = self.encode(mel), self.config.fold_size
+    def begin(self, mel: torch.Tensor, num_frames: torch.Tensor, prime: torch.Tensor | None = None) -> OriginalState:
+        """The state before the first step; a given `prime` (batch, mel, n) comes out first."""
+        memory, longest = self.encode(mel), int(num_frames.max())
         if prime is None:
             tokens = self.start_token.expand(mel.shape[0], -1, -1).to(mel.dtype)
-        else:
-            tokens = fold(prime, fold_size)
-            for token in tokens[:, :steps].split(1, dim=1):
-                yield unfold(token, fold_size)
-            steps -= tokens.shape[1]
-        for _ in range(steps):
+            return OriginalState(memory, longest, tokens)
+        return OriginalState(memory, longest, fold(prime, self.config.fold_size), primed=True)
+
+    def advance(self, state: OriginalState, frames: int) -> tuple[torch.Tensor, OriginalState]:
+        """Expand by at least `frames` columns, or to the end: (batch, mel, frame) and the state after them."""
+        pieces, tokens = [], state.tokens
+        if state.primed:
+            pieces.append(unfold(tokens, self.config.fold_size))
+        made = sum(piece.shape[-1] for piece in pieces)
+        while made < frames and state.emitted + made < state.longest:
             tokens = tokens[:, -self.config.decoder_window :]
-            made = self.decode(tokens, memory)[:, -1:]
-            tokens = torch.cat([tokens, made], dim=1)
-            yield unfold(made, fold_size)
+            token = self.decode(tokens, state.memory)[:, -1:]
+            tokens = torch.cat([tokens, token], dim=1)
+            pieces.append(unfold(token, self.config.fold_size))
+            made += pieces[-1].shape[-1]
+        piece = torch.cat(pieces, dim=-1)[..., : state.longest - state.emitted]
+        emitted = state.emitted + piece.shape[-1]
+        return piece, dataclasses.replace(state, tokens=tokens, primed=False, emitted=emitted)
 
 
-__all__ = ["OriginalExpansion"]
+__all__ = ["OriginalExpansion", "OriginalState"]

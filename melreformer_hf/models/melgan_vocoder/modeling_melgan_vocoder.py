@@ -11,7 +11,7 @@ of 0.02 is undone by its weight norm at the first step, so that the library's ow
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -231,7 +231,7 @@ class MelGanVocoderModel(MelGanVocoderPreTrainedModel):
             kwargs["state_dict"] = plain_state_dict(self)
         super().save_pretrained(save_directory, **kwargs)
 
-    def _synthesize(self, input_features: torch.Tensor, first_frame: int = 0) -> torch.Tensor:
+    def _synthesize(self, input_features: torch.Tensor) -> torch.Tensor:
         hidden = self.input_conv(input_features)
         for stage in self.stages:
             if self.gradient_checkpointing and self.training:
@@ -280,7 +280,9 @@ class MelGanVocoderModel(MelGanVocoderPreTrainedModel):
             self._check_length(frames)
 
     @torch.no_grad()
-    def stream(self, mel_chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    def stream(
+        self, mel_chunks: Iterable[torch.Tensor], module: Callable[..., MelGanVocoderOutput] | None = None
+    ) -> Iterator[torch.Tensor]:
         """Synthesize a mel that arrives in chunks; the concatenated output equals that of the whole mel.
 
         Every piece is computed with as many frames of context as the receptive field asks for, so the output lags
@@ -288,6 +290,7 @@ class MelGanVocoderModel(MelGanVocoderPreTrainedModel):
 
         Args:
             mel_chunks: tensors (batch, mel, any number of frames), one after another in time.
+            module: called in place of the model: the model in a wrapper, such as `torch.compile(model)`.
 
         Yields:
             (batch, sample); the samples of all frames that are settled.
@@ -295,8 +298,13 @@ class MelGanVocoderModel(MelGanVocoderPreTrainedModel):
         Raises:
             ValueError: a chunk is not (batch, num_mel_bins, frames), or all together are too short to be mirrored.
         """
+        step = self if module is None else module
+
+        def synthesize(mel: torch.Tensor, first_frame: int) -> torch.Tensor:
+            return step(mel, return_dict=True).waveform
+
         yield from stream_with_overlap(
-            self._synthesize, self._checked(mel_chunks), self.receptive_field_frames, self.config.hop_length
+            synthesize, self._checked(mel_chunks), self.receptive_field_frames, self.config.hop_length
         )
 
 

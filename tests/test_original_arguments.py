@@ -120,7 +120,7 @@ def test_every_kind_of_rq_transformer(changes):
     shared = "head_emb_vqvae" in changes
     codebooks = torch.randn(1 if shared else 3, 7, 6) if "input_emb_vqvae" in changes else None
     weights = spread(RQTransformerModel(rq_configuration(arguments, shared)).to_original_state_dict())
-    model = RQTransformerModel.from_original(weights, arguments, codebooks)
+    model = RQTransformerModel.from_original(weights, arguments, codebooks=codebooks)
     codes = torch.randint(7, (2, 4, 3))
     length, classes = changes.get("block_size_cond", 1), changes.get("vocab_size_cond", 1)
     condition = torch.randint(classes, (2, length))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import json
 from pathlib import Path
 from typing import Annotated
@@ -58,7 +57,7 @@ def convert(
     quiet_libraries()
     module, name = FAMILIES[family].rsplit(".", 1)
     model_class = getattr(importlib.import_module(f"melreformer_hf.{module}"), name)
-    accepted = inspect.signature(model_class.from_original).parameters
+    accepted = model_class.original_format.options
     extra = {}
     for option, value, read in (("mel", mel, _read_mel), ("codebooks", codebooks, _read_codebooks)):
         if value is None:

@@ -69,10 +69,12 @@ def split_weight_norms(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torc
 
 def plain_state_dict(module: nn.Module) -> dict[str, torch.Tensor]:
     """State dict of a module whose weight norms (if any) are folded, under the names it has without them."""
-    plain = {key: value for key, value in module.state_dict().items() if not key.endswith(tuple(_NEWER_NAMES))}
-    for name, layer in module.named_modules():
-        if hasattr(layer, "parametrizations"):
-            plain[f"{name}.weight"] = layer.weight.detach().contiguous()
+    # Spectral norms are parametrizations too, but of one tensor (`original`): those layers stay as they are.
+    direction = ".parametrizations.weight.original1"
+    state = module.state_dict()
+    plain = {key: value for key, value in state.items() if not key.endswith(tuple(_NEWER_NAMES))}
+    for name in [key.removesuffix(direction) for key in state if key.endswith(direction)]:
+        plain[f"{name}.weight"] = module.get_submodule(name).weight.detach().contiguous()
     return plain
 
 

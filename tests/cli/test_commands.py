@@ -90,11 +90,10 @@ def test_convert_writes_what_from_pretrained_loads(tmp_path):
     from safetensors.torch import save_file
 
     from melreformer_hf.models.mel_reformer.modeling_mel_reformer import MelReformerModel
-    from melreformer_hf.models.mel_reformer.weights_mel_reformer import config_of
 
     arguments = {"n_mels": 4, "window_size": 2, "num_blocks": 1, "num_heads": 2, "dim_embed": 8}
     arguments |= {"encoder_block_size": 8, "decoder_block_size": 4}
-    state = MelReformerModel(config_of(arguments)).to_original_state_dict()
+    state = MelReformerModel.from_original_arguments(arguments).to_original_state_dict()
     save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "old.safetensors")
     (tmp_path / "arguments.json").write_text(json.dumps(arguments))
     paths = ("--checkpoint", str(tmp_path / "old.safetensors"), "--arguments", str(tmp_path / "arguments.json"))

@@ -102,8 +102,7 @@ def test_round_trip_of_the_checkpoint(golden, model):
 
 
 def test_published_size():
-    from melreformer_hf.models.mel_reformer.weights_mel_reformer import config_of
 
     with torch.device("meta"):
-        model = MelReformerModel(config_of({"encoder_block_size": 64}))
+        model = MelReformerModel.from_original_arguments({"encoder_block_size": 64})
     assert sum(parameter.numel() for parameter in model.parameters()) == 77_310_464

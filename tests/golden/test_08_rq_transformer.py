@@ -38,7 +38,7 @@ def theirs(golden, key, values):
 def load(golden, variant):
     uses = any(golden.config[variant].get(name) for name in ("input_emb_vqvae", "head_emb_vqvae"))
     codebooks = codebooks_from_original(golden.weights("rq.")) if uses else None
-    return RQTransformerModel.from_original(golden.weights(f"{variant}."), golden.config[variant], codebooks)
+    return RQTransformerModel.from_original(golden.weights(f"{variant}."), golden.config[variant], codebooks=codebooks)
 
 
 def condition(golden, variant, model):

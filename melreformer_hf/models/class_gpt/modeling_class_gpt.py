@@ -9,8 +9,6 @@ its "sample" takes the likeliest token).
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,14 +20,9 @@ from transformers.utils import ModelOutput
 
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.class_gpt.configuration_class_gpt import ClassGptConfig
-from melreformer_hf.models.class_gpt.weights_class_gpt import (
-    configuration_from_original,
-    to_original,
-    to_ours,
-    transformer_of,
-)
+from melreformer_hf.models.class_gpt.weights_class_gpt import ORIGINAL_FORMAT
 from melreformer_hf.nn.gpt import GptBackbone, PrefixGenerationMixin, init_gpt_weights
-from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.formats import OriginalCheckpointMixin
 
 
 @dataclass
@@ -64,7 +57,7 @@ class ClassGptPreTrainedModel(HubMixin, PreTrainedModel):
         init_gpt_weights(module, self.config.initializer_range)
 
 
-class ClassGptModel(ClassGptPreTrainedModel, PrefixGenerationMixin):
+class ClassGptModel(OriginalCheckpointMixin, ClassGptPreTrainedModel, PrefixGenerationMixin):
     """Next-token model of mel tokens, given a class.
 
     Args:
@@ -84,6 +77,8 @@ class ClassGptModel(ClassGptPreTrainedModel, PrefixGenerationMixin):
         >>> bool((continued[:, :12] == tokens).all())
         True
     """
+
+    original_format = ORIGINAL_FORMAT
 
     prefix_name = "class_labels"
 
@@ -107,31 +102,6 @@ class ClassGptModel(ClassGptPreTrainedModel, PrefixGenerationMixin):
     def max_tokens(self) -> int:
         """Longest token sequence."""
         return self.config.num_tokens
-
-    @classmethod
-    def from_original(
-        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
-    ) -> ClassGptModel:
-        """Model with the weights of an original checkpoint.
-
-        Args:
-            state_dict_or_path: the state dict of `GPTClass` or of `Lit_minGPT`, also inside Lightning's
-                `{"state_dict": ...}`, or a path.
-            original_arguments: `vocab_size`, `block_size` (the class's position included), `n_layer`, `n_head`,
-                `n_embd`, `class_size`; what is absent has the published value.
-
-        Raises:
-            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
-        """
-        state_dict = load_original_state_dict(state_dict_or_path, container="state_dict")
-        model = cls(configuration_from_original(original_arguments))
-        transformer, origin = transformer_of(state_dict)
-        load_from_original(model, transformer, to_ours, lambda tensors: to_original(tensors, model.config), origin)
-        return model.eval()
-
-    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
-        """The weights under the names of the original `GPTClass`."""
-        return to_original(self.state_dict(), self.config)
 
     def forward(
         self,

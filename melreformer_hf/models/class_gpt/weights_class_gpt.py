@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from melreformer_hf.models.class_gpt.configuration_class_gpt import ClassGptConfig
 from melreformer_hf.nn.gpt import GPT_TABLE, original_mask
 from melreformer_hf.originals.arguments import COUNT, SHARE, SIZE, take_arguments
+from melreformer_hf.originals.formats import OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
 
 ORIGIN = "original class GPT"
@@ -41,31 +43,38 @@ def configuration_from_original(arguments: Mapping) -> ClassGptConfig:
     return ClassGptConfig(**fields)
 
 
-def transformer_of(state_dict: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], str]:
-    """The tensors of the original `GPTClass`, and what they are, for messages.
+def _transformer_of(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of the original `GPTClass`.
 
     Lightning checkpoints hold them under `transformer.`; what else they hold (the frozen VQ-VAE) is not read.
     """
     prefix = "transformer."
     if not any(key.startswith(prefix) for key in state_dict):
-        return dict(state_dict), ORIGIN
-    kept = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
-    return kept, f"{ORIGIN} ({prefix}...)"
+        return dict(state_dict)
+    return {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
 
 
-def to_ours(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of the original `GPTClass`, without its masks, under our names."""
-    ours = rename_keys(state_dict, TABLE, ORIGIN)
+def _to_ours(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    ours = rename_keys(tensors, TABLE, ORIGIN)
+    # The original's positions are (1, position, hidden), ours an embedding's (position, hidden).
     return ours | {_POSITIONS: ours[_POSITIONS].squeeze(0)}
 
 
-def to_original(state_dict: Mapping[str, torch.Tensor], config: ClassGptConfig) -> dict[str, torch.Tensor]:
-    """Our tensors under the original's names, with its mask buffers."""
-    original = {key: value.clone() for key, value in rename_keys(state_dict, TABLE, ORIGIN, reverse=True).items()}
+def _to_original(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    original = rename_keys(tensors, TABLE, ORIGIN, reverse=True)
     original["pos_emb"] = original["pos_emb"].unsqueeze(0)
-    for layer in range(config.num_hidden_layers):
-        original[f"blocks.{layer}.attn.mask"] = original_mask(config.num_tokens + 1, True)
+    for layer in range(model.config.num_hidden_layers):
+        original[f"blocks.{layer}.attn.mask"] = original_mask(model.config.num_tokens + 1, True)
     return original
 
 
-__all__ = ["configuration_from_original", "to_original", "to_ours", "transformer_of"]
+ORIGINAL_FORMAT = OriginalFormat(
+    ORIGIN,
+    lambda arguments, state_dict: {"config": configuration_from_original(arguments)},
+    _to_ours,
+    _to_original,
+    container="state_dict",
+    part=_transformer_of,
+)
+
+__all__ = ["ORIGINAL_FORMAT", "configuration_from_original"]

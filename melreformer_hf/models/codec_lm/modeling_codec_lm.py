@@ -10,8 +10,7 @@ batching, streaming, threads or the machine, which the original's do.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,14 +23,9 @@ from transformers.utils import ModelOutput
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.codec_lm.configuration_codec_lm import CodecLMConfig
 from melreformer_hf.models.codec_lm.fixed_point_codec_lm import FixedPointCodecLM
-from melreformer_hf.models.codec_lm.weights_codec_lm import (
-    ORIGIN,
-    configuration_from_original,
-    to_original,
-    to_ours,
-)
+from melreformer_hf.models.codec_lm.weights_codec_lm import ORIGINAL_FORMAT
 from melreformer_hf.nn.attention import band_mask, merge_heads, split_heads
-from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.formats import OriginalCheckpointMixin
 
 NO_CODE = -1  # stands for the codes of the frame before the first one
 
@@ -160,7 +154,7 @@ class CodecLMPreTrainedModel(HubMixin, PreTrainedModel):
             init.zeros_(module.bias)
 
 
-class CodecLMModel(CodecLMPreTrainedModel):
+class CodecLMModel(OriginalCheckpointMixin, CodecLMPreTrainedModel):
     """Probabilities of a frame's codes given the frames before, and lossless compression with them.
 
     Args:
@@ -180,6 +174,8 @@ class CodecLMModel(CodecLMPreTrainedModel):
         True
     """
 
+    original_format = ORIGINAL_FORMAT
+
     def __init__(self, config: CodecLMConfig) -> None:
         super().__init__(config)
         width, size = config.hidden_size, config.codebook_size
@@ -188,29 +184,6 @@ class CodecLMModel(CodecLMPreTrainedModel):
         self.layers = nn.ModuleList(CodecLMLayer(config) for _ in range(config.num_hidden_layers))
         self.heads = nn.ModuleList(nn.Linear(width, size) for _ in range(config.num_quantizers))
         self.post_init()
-
-    @classmethod
-    def from_original(
-        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
-    ) -> CodecLMModel:
-        """Model with the weights of an original checkpoint.
-
-        Args:
-            state_dict_or_path: the state dict of EnCodec's `LMModel`, or a path.
-            original_arguments: arguments of its constructor: `n_q`, `card`, `dim`, `num_layers`, `num_heads`,
-                `past_context`, ...; what is absent has the constructor's default.
-
-        Raises:
-            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
-        """
-        state_dict = load_original_state_dict(state_dict_or_path)
-        model = cls(configuration_from_original(original_arguments))
-        load_from_original(model, state_dict, to_ours, to_original, ORIGIN)
-        return model.eval()
-
-    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
-        """The weights under the names of the original `LMModel`."""
-        return to_original(self.state_dict())
 
     def _inputs(self, audio_codes: torch.Tensor | None, labels: torch.Tensor | None) -> torch.Tensor:
         """Codes of the frames before those to predict, checked."""

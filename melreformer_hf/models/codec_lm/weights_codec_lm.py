@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-
 from melreformer_hf.models.codec_lm.configuration_codec_lm import CodecLMConfig
 from melreformer_hf.originals.arguments import FLAG, POSITIVE, SHARE, SIZE, take_arguments
+from melreformer_hf.originals.formats import OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
 
 ORIGIN = "original EnCodec language model"
@@ -64,14 +63,11 @@ def configuration_from_original(arguments: Mapping) -> CodecLMConfig:
     return CodecLMConfig(**fields)
 
 
-def to_ours(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The original's tensors under our names."""
-    return rename_keys(state_dict, TABLE, ORIGIN)
+ORIGINAL_FORMAT = OriginalFormat(
+    ORIGIN,
+    lambda arguments, state_dict: {"config": configuration_from_original(arguments)},
+    lambda tensors, model: rename_keys(tensors, TABLE, ORIGIN),
+    lambda tensors, model: rename_keys(tensors, TABLE, ORIGIN, reverse=True),
+)
 
-
-def to_original(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Our tensors under the original's names."""
-    return {key: value.clone() for key, value in rename_keys(state_dict, TABLE, ORIGIN, reverse=True).items()}
-
-
-__all__ = ["ORIGIN", "configuration_from_original", "to_original", "to_ours"]
+__all__ = ["ORIGINAL_FORMAT", "configuration_from_original"]

@@ -12,8 +12,6 @@ vocals; `nyquist="drop"`); windows at the ends of a recording see no zeros beyon
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -37,13 +35,8 @@ from melreformer_hf.models.frame_transformer.blocks_frame_transformer import (
 )
 from melreformer_hf.models.frame_transformer.configuration_frame_transformer import FrameTransformerConfig
 from melreformer_hf.models.frame_transformer.separation_frame_transformer import Stems, masked_stems
-from melreformer_hf.models.frame_transformer.weights_frame_transformer import (
-    ORIGIN,
-    configuration_from_original,
-    to_original,
-    to_ours,
-)
-from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.models.frame_transformer.weights_frame_transformer import ORIGINAL_FORMAT
+from melreformer_hf.originals.formats import OriginalCheckpointMixin
 
 
 @dataclass
@@ -97,7 +90,7 @@ class FrameTransformerPreTrainedModel(HubMixin, PreTrainedModel):
             init.zeros_(module.bias)
 
 
-class FrameTransformerModel(FrameTransformerPreTrainedModel):
+class FrameTransformerModel(OriginalCheckpointMixin, FrameTransformerPreTrainedModel):
     """U-Net over frequency with attention from frame to frame, predicting the instrumental's share of magnitudes.
 
     Args:
@@ -116,6 +109,8 @@ class FrameTransformerModel(FrameTransformerPreTrainedModel):
         >>> torch.allclose(vocals + instrumental, mixture, atol=1e-5)
         True
     """
+
+    original_format = ORIGINAL_FORMAT
 
     def __init__(self, config: FrameTransformerConfig) -> None:
         super().__init__(config)
@@ -176,37 +171,6 @@ class FrameTransformerModel(FrameTransformerPreTrainedModel):
             config.partial_rotary_factor,
             config.dropout,
         )
-
-    @classmethod
-    def from_original(
-        cls,
-        state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike,
-        original_arguments: Mapping,
-        nyquist: str = "drop",
-    ) -> FrameTransformerModel:
-        """Model with the weights of an original version 4 checkpoint.
-
-        Args:
-            state_dict_or_path: the original's state dict, or a path.
-            original_arguments: arguments of its constructor (`channels`, `num_heads`, `num_attention_maps`, ...).
-            nyquist: `"drop"` behaves as the original; `"replicate"` gives the missing bin the mask of its neighbour.
-
-        Raises:
-            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
-        """
-        state_dict = load_original_state_dict(state_dict_or_path)
-        config = configuration_from_original(original_arguments, nyquist)
-        model = cls(config)
-        load_from_original(model, state_dict, to_ours, lambda tensors: to_original(tensors, config), ORIGIN)
-        return model.eval()
-
-    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
-        """The weights under the names of the original's version 4.
-
-        Raises:
-            ValueError: this model is of another generation.
-        """
-        return to_original(self.state_dict(), self.config)
 
     def _level(
         self, block: nn.Module, transformer: nn.Module, hidden: torch.Tensor, skip: torch.Tensor | None = None

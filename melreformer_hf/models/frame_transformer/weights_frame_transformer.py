@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from melreformer_hf.models.frame_transformer.configuration_frame_transformer import FrameTransformerConfig
 from melreformer_hf.originals.arguments import SHARE, SIZE, SIZES, take_arguments
+from melreformer_hf.originals.formats import OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
 
 ORIGIN = "original frame transformer"
@@ -95,18 +97,20 @@ def _frequency_keys(config: FrameTransformerConfig) -> dict[str, int]:
     return keys
 
 
-def to_ours(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The original's tensors, without its rotary frequencies, which are fixed, under our names."""
-    ours = rename_keys(state_dict, TABLE, ORIGIN)
+def _to_ours(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    ours = rename_keys(tensors, TABLE, ORIGIN)
+    # Version 4 multiplies the channels by a matrix (out, in), which is a 1 x 1 convolution.
     return ours | {"out.weight": ours["out.weight"][:, :, None, None]}
 
 
-def to_original(state_dict: Mapping[str, torch.Tensor], config: FrameTransformerConfig) -> dict[str, torch.Tensor]:
-    """Our tensors under the original's names, with its frequency buffers.
+def _to_original(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    original = rename_keys(tensors, TABLE, ORIGIN, reverse=True)
+    original["out"] = original["out"].flatten(1)
+    return original | {key: rotary_frequencies(size) for key, size in _frequency_keys(model.config).items()}
 
-    Raises:
-        ValueError: the model is none of version 4.
-    """
+
+def _check_version(model: nn.Module) -> None:
+    config = model.config
     version_4 = {
         "num_levels": _NUM_LEVELS,
         "resampling": "conv",
@@ -124,18 +128,23 @@ def to_original(state_dict: Mapping[str, torch.Tensor], config: FrameTransformer
             raise ValueError(f"{name} must be {value!r} in a checkpoint of version 4, got {getattr(config, name)!r}.")
     if config.num_attention_maps is None:
         raise ValueError("num_attention_maps must be set in a checkpoint of version 4, got None.")
-    original = {key: value.clone() for key, value in rename_keys(state_dict, TABLE, ORIGIN, reverse=True).items()}
-    original["out"] = original["out"].flatten(1)
-    return original | {key: rotary_frequencies(size) for key, size in _frequency_keys(config).items()}
 
+
+ORIGINAL_FORMAT = OriginalFormat(
+    ORIGIN,
+    lambda arguments, state_dict, nyquist="drop": {"config": configuration_from_original(arguments, nyquist)},
+    _to_ours,
+    _to_original,
+    options=("nyquist",),
+    check=_check_version,
+)
 
 __all__ = [
     "ORIGIN",
+    "ORIGINAL_FORMAT",
     "attention_table",
     "block_table",
     "configuration_from_original",
     "rotary_frequencies",
-    "to_original",
-    "to_ours",
     "transformer_table",
 ]

@@ -11,8 +11,6 @@ its "sample" takes the likeliest token).
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,9 +22,9 @@ from transformers.utils import ModelOutput
 
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.gpt_vae.configuration_gpt_vae import GptVaeConfig
-from melreformer_hf.models.gpt_vae.weights_gpt_vae import ORIGIN, configuration_from_original, to_original, to_ours
+from melreformer_hf.models.gpt_vae.weights_gpt_vae import ORIGINAL_FORMAT
 from melreformer_hf.nn.gpt import GptBackbone, PrefixGenerationMixin, init_gpt_weights
-from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.formats import OriginalCheckpointMixin
 
 
 @dataclass
@@ -143,7 +141,7 @@ class GptVaePreTrainedModel(HubMixin, PreTrainedModel):
         init_gpt_weights(module, self.config.initializer_range)
 
 
-class GptVaeModel(GptVaePreTrainedModel, PrefixGenerationMixin):
+class GptVaeModel(OriginalCheckpointMixin, GptVaePreTrainedModel, PrefixGenerationMixin):
     """Variational autoencoder of token sequences.
 
     Args:
@@ -162,6 +160,8 @@ class GptVaeModel(GptVaePreTrainedModel, PrefixGenerationMixin):
         (5, 12)
     """
 
+    original_format = ORIGINAL_FORMAT
+
     prefix_name = "latents"
 
     def __init__(self, config: GptVaeConfig) -> None:
@@ -174,30 +174,6 @@ class GptVaeModel(GptVaePreTrainedModel, PrefixGenerationMixin):
     def max_tokens(self) -> int:
         """Longest token sequence."""
         return self.config.num_tokens
-
-    @classmethod
-    def from_original(
-        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
-    ) -> GptVaeModel:
-        """Model with the weights of an original checkpoint.
-
-        Args:
-            state_dict_or_path: tensors under `encoder.` and `decoder.`, also inside Lightning's
-                `{"state_dict": ...}`, or a path.
-            original_arguments: `vocab_size`, `block_size`, `n_layer`, `n_head`, `n_embd`, `fix_var`, `fb`, ...; what is
-                absent has the published value.
-
-        Raises:
-            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
-        """
-        state_dict = load_original_state_dict(state_dict_or_path, container="state_dict")
-        model = cls(configuration_from_original(original_arguments))
-        load_from_original(model, state_dict, to_ours, lambda tensors: to_original(tensors, model.config), ORIGIN)
-        return model.eval()
-
-    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
-        """The weights under the original's names."""
-        return to_original(self.state_dict(), self.config)
 
     @torch.no_grad()
     def reset_decoder(self) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from melreformer_hf.models.gpt_vae.configuration_gpt_vae import FREE_BITS, GptVaeConfig
 from melreformer_hf.nn.gpt import GPT_TABLE, original_mask
 from melreformer_hf.originals.arguments import COUNT, NUMBER, SHARE, SIZE, take_arguments
+from melreformer_hf.originals.formats import OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
 
 ORIGIN = "original GPT-VAE"
@@ -51,16 +53,16 @@ def configuration_from_original(arguments: Mapping) -> GptVaeConfig:
     return GptVaeConfig(**fields)
 
 
-def to_ours(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The original's tensors, without masks and loss weights, under our names."""
-    ours = rename_keys(state_dict, TABLE, ORIGIN)
+def _to_ours(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    ours = rename_keys(tensors, TABLE, ORIGIN)
     names = [f"{half}.backbone.position_embedding.weight" for half in ("encoder", "decoder")]
     return ours | {name: ours[name].squeeze(0) for name in names}
 
 
-def to_original(state_dict: Mapping[str, torch.Tensor], config: GptVaeConfig) -> dict[str, torch.Tensor]:
-    """Our tensors under the original's names, with its mask and loss-weight buffers."""
-    original = {key: value.clone() for key, value in rename_keys(state_dict, TABLE, ORIGIN, reverse=True).items()}
+def _to_original(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    config = model.config
+    original = rename_keys(tensors, TABLE, ORIGIN, reverse=True)
+    # The encoder sees no latent in front of its tokens: it has one position less, and its mask hides nothing.
     for half, positions, causal in (("encoder", config.num_tokens, False), ("decoder", config.num_tokens + 1, True)):
         stem = f"{half}.transformer"
         original[f"{stem}.pos_emb"] = original[f"{stem}.pos_emb"].unsqueeze(0)
@@ -70,4 +72,12 @@ def to_original(state_dict: Mapping[str, torch.Tensor], config: GptVaeConfig) ->
     return original
 
 
-__all__ = ["ORIGIN", "configuration_from_original", "to_original", "to_ours"]
+ORIGINAL_FORMAT = OriginalFormat(
+    ORIGIN,
+    lambda arguments, state_dict: {"config": configuration_from_original(arguments)},
+    _to_ours,
+    _to_original,
+    container="state_dict",
+)
+
+__all__ = ["ORIGINAL_FORMAT", "configuration_from_original"]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -27,17 +27,13 @@ from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
 from melreformer_hf.models.hifi_vocoder.generator_istft import IstftGenerator
 from melreformer_hf.models.hifi_vocoder.generators_gan import HifiganGenerator, HifihybridGenerator
-from melreformer_hf.models.hifi_vocoder.weights_hifi_vocoder import (
-    architecture_of,
-    configuration_from_original,
-    to_original,
-    to_ours,
-)
+from melreformer_hf.models.hifi_vocoder.weights_hifi_vocoder import ORIGINAL_FORMAT
 from melreformer_hf.nn.activations import UpDownSnake, low_pass_taps
 from melreformer_hf.nn.conv import apply_weight_norm, has_weight_norm, remove_weight_norm
 from melreformer_hf.nn.convnext import ConvNeXtBlock, init_convnext_block
 from melreformer_hf.nn.streaming import stream_with_overlap
-from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.formats import OriginalCheckpointMixin
+from melreformer_hf.originals.weight_norm import plain_state_dict
 
 
 @dataclass
@@ -122,7 +118,7 @@ class HifiVocoderPreTrainedModel(HubMixin, PreTrainedModel):
             init.zeros_(module.bias)
 
 
-class HifiVocoderModel(HifiVocoderPreTrainedModel):
+class HifiVocoderModel(OriginalCheckpointMixin, HifiVocoderPreTrainedModel):
     """Log-mel spectrograms to waveforms, whole or as a stream.
 
     Args:
@@ -137,6 +133,8 @@ class HifiVocoderModel(HifiVocoderPreTrainedModel):
         (torch.Size([1, 5120]), 5120)
     """
 
+    original_format = ORIGINAL_FORMAT
+
     def __init__(self, config: HifiVocoderConfig) -> None:
         super().__init__(config)
         self.generator = _GENERATORS[config.architecture](config)
@@ -146,46 +144,6 @@ class HifiVocoderModel(HifiVocoderPreTrainedModel):
     def receptive_field_frames(self) -> tuple[int, int]:
         """Frames (before, after) that the samples of a frame depend on, derived from the layers."""
         return self.generator.receptive_field_frames
-
-    @classmethod
-    def from_original(
-        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
-    ) -> HifiVocoderModel:
-        """Model with the weights of a HiFi-GAN or HiFiHybrid checkpoint (told apart by their names).
-
-        Args:
-            state_dict_or_path: the generator's state dict, with weight norm or without, also inside the release's
-                `{"generator": ...}`; or the path of such a file.
-            original_arguments: HiFi-GAN's `config.json`, or the arguments of HiFiHybrid's `Generator`. What is absent
-                has the original's default.
-
-        Raises:
-            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
-        """
-        state_dict = load_original_state_dict(state_dict_or_path, container="generator")
-        config = configuration_from_original(architecture_of(state_dict), original_arguments)
-        model = cls(config)
-        load_from_original(
-            model.generator,
-            state_dict,
-            lambda tensors: to_ours(tensors, config),
-            lambda tensors: to_original(tensors, config, weight_norm=config.architecture == "hifigan"),
-            f"original {config.architecture}",
-        )
-        return model.eval()
-
-    def to_original_state_dict(self, weight_norm: bool = False) -> dict[str, torch.Tensor]:
-        """The generator's weights under the original's names.
-
-        Args:
-            weight_norm: write `weight_g` and `weight_v`, as HiFi-GAN's releases do.
-
-        Raises:
-            ValueError: the architecture is the package's own.
-        """
-        if self.config.architecture == "istft":
-            raise ValueError('architecture "istft" has no original; only "hifigan" and "hifihybrid" do.')
-        return to_original(self._plain_generator_state_dict(), self.config, weight_norm)
 
     def apply_weight_norm(self) -> None:
         """Weight-normalise every convolution of a GAN generator, as HiFi-GAN trains; the output does not change.
@@ -201,14 +159,6 @@ class HifiVocoderModel(HifiVocoderPreTrainedModel):
         """Fold weight norms into plain weights; the output does not change."""
         remove_weight_norm(self.generator)
 
-    def _plain_generator_state_dict(self) -> dict[str, torch.Tensor]:
-        pairs = ("parametrizations.weight.original0", "parametrizations.weight.original1")
-        plain = {key: value for key, value in self.generator.state_dict().items() if not key.endswith(pairs)}
-        for name, module in self.generator.named_modules():
-            if hasattr(module, "parametrizations"):
-                plain[f"{name}.weight"] = module.weight.detach()
-        return plain
-
     def save_pretrained(
         self,
         save_directory: str | os.PathLike,
@@ -219,7 +169,7 @@ class HifiVocoderModel(HifiVocoderPreTrainedModel):
     ) -> None:
         """Save configuration and plain weights; weight norms are folded into what is written."""
         if has_weight_norm(self.generator) and "state_dict" not in kwargs:
-            plain = self._plain_generator_state_dict()
+            plain = plain_state_dict(self.generator)
             kwargs["state_dict"] = {f"generator.{key}": value.contiguous() for key, value in plain.items()}
         super().save_pretrained(save_directory, variant=variant, max_shard_size=max_shard_size, **kwargs)
 

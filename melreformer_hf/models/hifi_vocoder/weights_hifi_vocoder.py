@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
@@ -23,9 +24,10 @@ from melreformer_hf.originals.arguments import (
     several,
     take_arguments,
 )
+from melreformer_hf.originals.formats import OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
-from melreformer_hf.originals.weight_norm import fold_weight_norms, split_weight_norms
 
+ORIGIN = "original HiFi-GAN or HiFiHybrid generator"
 _HIFIHYBRID = [
     ("initial_block.", "input_conv."),
     ("final_block.conv.", "output_conv."),
@@ -111,20 +113,6 @@ def architecture_of(state_dict: Mapping[str, torch.Tensor]) -> str:
     )
 
 
-def to_ours(state_dict: Mapping[str, torch.Tensor], config: HifiVocoderConfig) -> dict[str, torch.Tensor]:
-    """The original's tensors, weight norms folded, under the names of `HifiVocoderModel.generator`."""
-    origin = f"original {config.architecture}"
-    return rename_keys(fold_weight_norms(state_dict, origin), key_table(config), origin)
-
-
-def to_original(
-    state_dict: Mapping[str, torch.Tensor], config: HifiVocoderConfig, weight_norm: bool
-) -> dict[str, torch.Tensor]:
-    """Names of `HifiVocoderModel.generator` (plain weights) -> names of the original."""
-    renamed = rename_keys(state_dict, key_table(config), f"original {config.architecture}", reverse=True)
-    return split_weight_norms(renamed) if weight_norm else {key: value.clone() for key, value in renamed.items()}
-
-
 def configuration_from_original(architecture: str, arguments: Mapping) -> HifiVocoderConfig:
     """Configuration of an original's arguments.
 
@@ -158,4 +146,21 @@ def configuration_from_original(architecture: str, arguments: Mapping) -> HifiVo
     return HifiVocoderConfig(**chosen)
 
 
-__all__ = ["architecture_of", "configuration_from_original", "to_original", "to_ours"]
+def _check_architecture(model: nn.Module) -> None:
+    if model.config.architecture == "istft":
+        raise ValueError('architecture "istft" has no original; only "hifigan" and "hifihybrid" do.')
+
+
+ORIGINAL_FORMAT = OriginalFormat(
+    ORIGIN,
+    lambda arguments, state_dict: {"config": configuration_from_original(architecture_of(state_dict), arguments)},
+    lambda tensors, model: rename_keys(tensors, key_table(model.config), ORIGIN),
+    lambda tensors, model: rename_keys(tensors, key_table(model.config), ORIGIN, reverse=True),
+    container="generator",
+    weight_norm=False,  # HiFi-GAN's inference removes them, HiFiHybrid has none
+    normed=lambda key, model: model.config.architecture == "hifigan" and key.endswith(".weight"),
+    submodule="generator",
+    check=_check_architecture,
+)
+
+__all__ = ["ORIGINAL_FORMAT", "architecture_of", "configuration_from_original"]

@@ -12,8 +12,7 @@ place of the weights, which is the same function without a weight per picture; t
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,15 +24,10 @@ from transformers.utils import ModelOutput
 
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.idea_stylegan2.configuration_idea_stylegan2 import IdeaStyleGan2Config
-from melreformer_hf.models.idea_stylegan2.weights_idea_stylegan2 import (
-    ORIGIN,
-    configuration_from_original,
-    to_original,
-    to_ours,
-)
+from melreformer_hf.models.idea_stylegan2.weights_idea_stylegan2 import ORIGINAL_FORMAT
 from melreformer_hf.nn.equalized import EqualizedLinear, scaled_leaky_relu
 from melreformer_hf.nn.resample2d import FirFilter2d, filter_after_transposed, upsampling_filter
-from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.formats import OriginalCheckpointMixin
 
 _EPSILON = 1e-8
 _MEAN_SAMPLES = 4096
@@ -284,7 +278,7 @@ class IdeaStyleGan2PreTrainedModel(HubMixin, PreTrainedModel):
             init.zeros_(module.style_mean)
 
 
-class IdeaStyleGan2Model(IdeaStyleGan2PreTrainedModel):
+class IdeaStyleGan2Model(OriginalCheckpointMixin, IdeaStyleGan2PreTrainedModel):
     """Draws ideas with their durations in one step.
 
     Args:
@@ -300,6 +294,8 @@ class IdeaStyleGan2Model(IdeaStyleGan2PreTrainedModel):
         ((2, 128, 256), (2,))
     """
 
+    original_format = ORIGINAL_FORMAT
+
     def __init__(self, config: IdeaStyleGan2Config) -> None:
         super().__init__(config)
         self.mapping = MappingNetwork(config.style_size, config.num_mapping_layers, config.mapping_rate_multiplier)
@@ -307,54 +303,6 @@ class IdeaStyleGan2Model(IdeaStyleGan2PreTrainedModel):
         self.duration = EqualizedLinear(config.style_size, 1) if config.predict_duration else None
         self.register_buffer("style_mean", torch.zeros(config.style_size))
         self.post_init()
-
-    @classmethod
-    def from_original(
-        cls,
-        state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike,
-        original_arguments: Mapping,
-        mel: Mapping | None = None,
-    ) -> IdeaStyleGan2Model:
-        """Model with the weights of a generator of rosinality/stylegan2-pytorch: square, colour, without durations.
-
-        The mean style, which the original measures each time it is used, is measured here on 4,096 latents.
-
-        Args:
-            state_dict_or_path: the state dict of `Generator`, also inside a release's `{"g_ema": ...}`; or a path.
-            original_arguments: `size`, `style_dim`, `n_mlp`, and where they differ from the original's defaults
-                `channel_multiplier`, `blur_kernel`, `lr_mlp`; `channels` (resolution to width) for a changed table.
-            mel: mel contract of `size` bands, where it is not the package's own.
-
-        Raises:
-            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
-        """
-        state_dict = load_original_state_dict(state_dict_or_path, container="g_ema")
-        config = configuration_from_original(original_arguments, mel)
-        model = cls(config)
-        load_from_original(
-            model,
-            state_dict,
-            lambda tensors: {"style_mean": model.style_mean, **to_ours(tensors, config)},
-            lambda tensors: to_original(tensors, config),
-            ORIGIN,
-        )
-        model.eval().measure_style_mean(generator=torch.Generator().manual_seed(0))
-        return model
-
-    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
-        """The weights under the original's names.
-
-        Raises:
-            ValueError: the original has no such model (not square from 4 x 4, not three channels, durations).
-        """
-        config = self.config
-        if config.predict_duration or config.num_channels != 3 or tuple(config.coarsest_shape) != (4, 4):
-            raise ValueError(
-                "The original makes square pictures from 4 x 4 up, of three channels, without durations; this model "
-                f"begins at {config.coarsest_shape} and has num_channels={config.num_channels}, "
-                f"predict_duration={config.predict_duration}."
-            )
-        return to_original(self.state_dict(), config)
 
     @torch.no_grad()
     def measure_style_mean(

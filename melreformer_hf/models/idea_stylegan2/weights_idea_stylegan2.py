@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from melreformer_hf.models.idea_stylegan2.configuration_idea_stylegan2 import IdeaStyleGan2Config
 from melreformer_hf.nn.configuration import mel_config_of
@@ -21,6 +22,7 @@ from melreformer_hf.originals.arguments import (
     several,
     take_arguments,
 )
+from melreformer_hf.originals.formats import OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
 
 ORIGIN = "original StyleGAN2 generator"
@@ -138,10 +140,9 @@ def _kernels(config: IdeaStyleGan2Config) -> dict[str, torch.Tensor]:
     return {name: kernel.clone() for name in names}
 
 
-def to_ours(state_dict: Mapping[str, torch.Tensor], config: IdeaStyleGan2Config) -> dict[str, torch.Tensor]:
-    """The original's tensors, without its filters, under our names and in our shapes."""
-    shaped = {}
-    for key, value in rename_keys(state_dict, key_table(config), ORIGIN).items():
+def _to_ours(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    shaped = {"style_mean": model.style_mean}  # the original measures it anew each time, see `_measure`
+    for key, value in rename_keys(tensors, key_table(model.config), ORIGIN).items():
         if key.endswith(".conv.weight"):
             value = value[0]
         elif key.endswith(".to_picture.bias"):
@@ -150,26 +151,42 @@ def to_ours(state_dict: Mapping[str, torch.Tensor], config: IdeaStyleGan2Config)
     return shaped
 
 
-def to_original(state_dict: Mapping[str, torch.Tensor], config: IdeaStyleGan2Config) -> dict[str, torch.Tensor]:
-    """Our tensors under the original's names and in its shapes; the running mean of styles is left out."""
-    shaped = {}
-    for key, value in state_dict.items():
+def _to_original(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    config, shaped = model.config, {}
+    for key, value in tensors.items():
         if key == "style_mean":
             continue
         if key.endswith(".conv.weight"):
             value = value[None]
         elif key.endswith(".to_picture.bias"):
             value = value[None, :, None, None]
-        shaped[key] = value.clone()
+        shaped[key] = value
     return {**rename_keys(shaped, key_table(config), ORIGIN, reverse=True), **_kernels(config)}
 
 
-__all__ = [
-    "ARGUMENTS",
-    "ORIGIN",
-    "channels_from_original",
-    "configuration_from_original",
-    "key_table",
-    "to_original",
-    "to_ours",
-]
+def _check_shape(model: nn.Module) -> None:
+    config = model.config
+    if config.predict_duration or config.num_channels != 3 or tuple(config.coarsest_shape) != (4, 4):
+        raise ValueError(
+            "The original makes square pictures from 4 x 4 up, of three channels, without durations; this model "
+            f"begins at {config.coarsest_shape} and has num_channels={config.num_channels}, "
+            f"predict_duration={config.predict_duration}."
+        )
+
+
+def _measure(model: nn.Module) -> None:
+    model.measure_style_mean(generator=torch.Generator().manual_seed(0))
+
+
+ORIGINAL_FORMAT = OriginalFormat(
+    ORIGIN,
+    lambda arguments, state_dict, mel=None: {"config": configuration_from_original(arguments, mel)},
+    _to_ours,
+    _to_original,
+    container="g_ema",
+    options=("mel",),
+    finish=_measure,
+    check=_check_shape,
+)
+
+__all__ = ["ARGUMENTS", "ORIGINAL_FORMAT", "channels_from_original", "configuration_from_original"]

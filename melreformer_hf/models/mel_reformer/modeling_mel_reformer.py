@@ -10,8 +10,7 @@ architecture repeats the original program and loads its checkpoints.
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -25,9 +24,9 @@ from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelRef
 from melreformer_hf.models.mel_reformer.encoder_mel_reformer import ColumnCurves, IdeaEncoder, ResidualBlock2d
 from melreformer_hf.models.mel_reformer.local_mel_reformer import EncodedIdea, ExpansionState, LocalExpansion
 from melreformer_hf.models.mel_reformer.original_mel_reformer import OriginalExpansion, OriginalState
-from melreformer_hf.models.mel_reformer.weights_mel_reformer import config_of, from_original_keys, to_original_keys
+from melreformer_hf.models.mel_reformer.weights_mel_reformer import ORIGINAL_FORMAT
 from melreformer_hf.nn.convnext import ConvNeXtBlock, init_convnext_block
-from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.formats import OriginalCheckpointMixin
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -86,7 +85,7 @@ class MelReformerPreTrainedModel(HubMixin, PreTrainedModel):
             init.normal_(module.start_token)
 
 
-class MelReformerModel(MelReformerPreTrainedModel):
+class MelReformerModel(OriginalCheckpointMixin, MelReformerPreTrainedModel):
     """Idea mel and duration in, mel of that duration out.
 
     Example:
@@ -98,44 +97,12 @@ class MelReformerModel(MelReformerPreTrainedModel):
         torch.Size([1, 128, 300])
     """
 
+    original_format = ORIGINAL_FORMAT
+
     def __init__(self, config: MelReformerConfig) -> None:
         super().__init__(config)
         self.expansion = LocalExpansion(config) if config.architecture == "local" else OriginalExpansion(config)
         self.post_init()
-
-    @classmethod
-    def from_original(
-        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
-    ) -> MelReformerModel:
-        """The original program's model with its weights.
-
-        Args:
-            state_dict_or_path: its state dict, or a safetensors or `torch.save` file of it.
-            original_arguments: its constructor's arguments (`n_mels`, `window_size`, `num_blocks`, `num_heads`,
-                `dim_embed`, `encoder_block_size`, `decoder_block_size`).
-
-        Raises:
-            ValueError: unknown arguments; missing, unexpected or misshapen keys; a file that holds code.
-        """
-        model = cls(config_of(original_arguments))
-        load_from_original(
-            model,
-            load_original_state_dict(state_dict_or_path, "state_dict"),
-            lambda tensors: from_original_keys(tensors, model.config),
-            lambda tensors: to_original_keys(tensors, model.config),
-            "original MelReformer",
-        )
-        return model.eval()
-
-    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
-        """The weights under the original program's names.
-
-        Raises:
-            ValueError: the model does not have the original architecture.
-        """
-        if self.config.architecture != "original":
-            raise ValueError(f'Only architecture "original" has original names, this is {self.config.architecture!r}.')
-        return to_original_keys(self.state_dict(), self.config)
 
     def _normalize(self, mel: torch.Tensor) -> torch.Tensor:
         return (mel - self.config.mel_shift) / self.config.mel_scale

@@ -5,23 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
 from melreformer_hf.nn.positions import sinusoidal_table
 from melreformer_hf.originals.arguments import SHARE, SIZE, take_arguments
+from melreformer_hf.originals.formats import OriginalFormat
+from melreformer_hf.originals.renaming import rename_keys
 
+ORIGIN = "original MelReformer"
 _ATTENTION = {"q": "query", "k": "key", "v": "value", "output.0": "out"}
 _FEED_FORWARD = {"mlp.0": "up", "mlp.3": "down"}
-# original prefix -> ours; {} is the number of a block
-_PLAIN = {
-    "start_token": "start_token",
-    "encoder.1": "encoder_in",
-    "encoder.3.layer_norm": "encoder_norm",
-    "preprocess_decoder.0": "decoder_in",
-    "decoder.layer_norm": "decoder_norm",
-    "head": "head",
-}
 _ENCODER = {"sublayer0.0": "attention_norm", "sublayer1.0": "feed_forward_norm"}
 _ENCODER |= {f"sublayer0.1.{theirs}": f"attention.{ours}" for theirs, ours in _ATTENTION.items()}
 _ENCODER |= {f"sublayer1.1.{theirs}": f"feed_forward.{ours}" for theirs, ours in _FEED_FORWARD.items()}
@@ -29,32 +24,19 @@ _DECODER = {"ln_sa": "self_norm", "ln_ca": "cross_norm", "ln_ff": "feed_forward_
 _DECODER |= {f"self_attn.{theirs}": f"self_attention.{ours}" for theirs, ours in _ATTENTION.items()}
 _DECODER |= {f"cross_attn.{theirs}": f"cross_attention.{ours}" for theirs, ours in _ATTENTION.items()}
 _DECODER |= {f"ff.{theirs}": f"feed_forward.{ours}" for theirs, ours in _FEED_FORWARD.items()}
+TABLE = [
+    ("start_token", "expansion.start_token"),
+    ("encoder.1.", "expansion.encoder_in."),
+    ("encoder.3.layer_norm.", "expansion.encoder_norm."),
+    ("preprocess_decoder.0.", "expansion.decoder_in."),
+    ("decoder.layer_norm.", "expansion.decoder_norm."),
+    ("head.", "expansion.head."),
+    *((f"encoder.3.blocks.{{N}}.{a}.", f"expansion.encoder_layers.{{N}}.{b}.") for a, b in _ENCODER.items()),
+    *((f"decoder.blocks.{{N}}.{a}.", f"expansion.decoder_layers.{{N}}.{b}.") for a, b in _DECODER.items()),
+]
 
 
-def key_table(config: MelReformerConfig) -> dict[str, str]:
-    """Original prefix -> prefix in `MelReformerModel`, for every module of a size."""
-    table = dict(_PLAIN)
-    for index in range(config.num_encoder_layers):
-        table |= {f"encoder.3.blocks.{index}.{a}": f"encoder_layers.{index}.{b}" for a, b in _ENCODER.items()}
-    for index in range(config.num_decoder_layers):
-        table |= {f"decoder.blocks.{index}.{a}": f"decoder_layers.{index}.{b}" for a, b in _DECODER.items()}
-    return {theirs: f"expansion.{ours}" for theirs, ours in table.items()}
-
-
-def _rename(state: Mapping[str, torch.Tensor], table: Mapping[str, str]) -> dict[str, torch.Tensor]:
-    renamed = {}
-    for key, value in state.items():
-        prefix, _, last = key.rpartition(".")
-        if key in table:
-            renamed[table[key]] = value
-        elif prefix in table and last in ("weight", "bias"):
-            renamed[f"{table[prefix]}.{last}"] = value
-        else:
-            renamed[key] = value  # refused by name when loaded
-    return renamed
-
-
-def config_of(arguments: Mapping) -> MelReformerConfig:
+def configuration_from_original(arguments: Mapping) -> MelReformerConfig:
     """Configuration of an original's constructor arguments; left-out ones have the original's defaults.
 
     Raises:
@@ -71,7 +53,7 @@ def config_of(arguments: Mapping) -> MelReformerConfig:
         "dropout": 0.1,
     }
     kinds = {name: SIZE for name in defaults} | {"dropout": SHARE}
-    take_arguments(arguments, {}, kinds, "original MelReformer")
+    take_arguments(arguments, {}, kinds, ORIGIN)
     values = {**defaults, **arguments}
     return MelReformerConfig(
         architecture="original",
@@ -88,14 +70,9 @@ def config_of(arguments: Mapping) -> MelReformerConfig:
     )
 
 
-def from_original_keys(state: Mapping[str, torch.Tensor], config: MelReformerConfig) -> dict[str, torch.Tensor]:
-    """Tensors, without the tables that follow from the original's sizes, under our names."""
-    return _rename(state, key_table(config))
-
-
-def to_original_keys(state: Mapping[str, torch.Tensor], config: MelReformerConfig) -> dict[str, torch.Tensor]:
-    """The inverse of `from_original_keys`, the original's tables included."""
-    original = _rename(state, {ours: theirs for theirs, ours in key_table(config).items()})
+def _to_original(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    config = model.config
+    original = rename_keys(tensors, TABLE, ORIGIN, reverse=True)
     window = config.decoder_window
     original["encoder.2.pe"] = sinusoidal_table(config.idea_columns, config.hidden_size)[None]
     original["preprocess_decoder.1.pe"] = sinusoidal_table(window, config.hidden_size)[None]
@@ -104,4 +81,18 @@ def to_original_keys(state: Mapping[str, torch.Tensor], config: MelReformerConfi
     return original
 
 
-__all__ = ["config_of", "from_original_keys", "key_table", "to_original_keys"]
+def _check_architecture(model: nn.Module) -> None:
+    if model.config.architecture != "original":
+        raise ValueError(f'Only architecture "original" has original names, this is {model.config.architecture!r}.')
+
+
+ORIGINAL_FORMAT = OriginalFormat(
+    ORIGIN,
+    lambda arguments, state_dict: {"config": configuration_from_original(arguments)},
+    lambda tensors, model: rename_keys(tensors, TABLE, ORIGIN),
+    _to_original,
+    container="state_dict",
+    check=_check_architecture,
+)
+
+__all__ = ["ORIGINAL_FORMAT", "configuration_from_original"]

@@ -10,8 +10,6 @@ copies of used ones) are left out.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,14 +22,8 @@ from transformers.utils import ModelOutput
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.mel_vqvae.configuration_mel_vqvae import MelVqvaeConfig
 from melreformer_hf.models.mel_vqvae.vqgan_mel_vqvae import VqganDecoder, VqganEncoder
-from melreformer_hf.models.mel_vqvae.weights_mel_vqvae import (
-    ORIGIN,
-    configuration_from_original,
-    to_original,
-    to_ours,
-    without_discriminator,
-)
-from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.models.mel_vqvae.weights_mel_vqvae import ORIGINAL_FORMAT
+from melreformer_hf.originals.formats import OriginalCheckpointMixin
 
 
 @dataclass
@@ -126,7 +118,7 @@ class MelVqvaePreTrainedModel(HubMixin, PreTrainedModel):
             init.uniform_(module.weight, -1.0 / module.num_embeddings, 1.0 / module.num_embeddings)
 
 
-class MelVqvaeModel(MelVqvaePreTrainedModel):
+class MelVqvaeModel(OriginalCheckpointMixin, MelVqvaePreTrainedModel):
     """Mel spectrograms to tokens and back.
 
     Args:
@@ -146,6 +138,8 @@ class MelVqvaeModel(MelVqvaePreTrainedModel):
         (1, 80, 48)
     """
 
+    original_format = ORIGINAL_FORMAT
+
     def __init__(self, config: MelVqvaeConfig) -> None:
         super().__init__(config)
         sizes = (
@@ -163,33 +157,6 @@ class MelVqvaeModel(MelVqvaePreTrainedModel):
         self.post_quant_conv = nn.Conv2d(config.codebook_dim, config.latent_channels, 1)
         self.decoder = VqganDecoder(1, *sizes)
         self.post_init()
-
-    @classmethod
-    def from_original(
-        cls,
-        state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike,
-        original_arguments: Mapping,
-        mel: Mapping | None = None,
-    ) -> MelVqvaeModel:
-        """Model with the weights of a MelSpec_VQVAE checkpoint.
-
-        Args:
-            state_dict_or_path: the state dict of `LitVQVAE`, also inside Lightning's `{"state_dict": ...}`, or a path.
-                Its discriminator is not read.
-            original_arguments: the module-level constants of the original (`ch`, `ch_mult`, `num_embeddings`, ...).
-            mel: mel contract, where it is not SpecVQGAN's.
-
-        Raises:
-            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
-        """
-        state_dict = load_original_state_dict(state_dict_or_path, container="state_dict")
-        model = cls(configuration_from_original(original_arguments, mel))
-        load_from_original(model, without_discriminator(state_dict), to_ours, to_original, ORIGIN)
-        return model.eval()
-
-    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
-        """The weights under the original's names, without a discriminator."""
-        return to_original(self.state_dict())
 
     def _check(self, input_features: torch.Tensor) -> None:
         bins, stride = self.config.num_mel_bins, self.config.stride

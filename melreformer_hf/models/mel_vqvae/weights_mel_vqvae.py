@@ -8,6 +8,7 @@ import torch
 
 from melreformer_hf.models.mel_vqvae.configuration_mel_vqvae import MelVqvaeConfig
 from melreformer_hf.originals.arguments import AMOUNT, EMPTY, FLAG, SHARE, SIZE, SIZES, either, take_arguments
+from melreformer_hf.originals.formats import OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
 
 ORIGIN = "original mel VQ-VAE"
@@ -74,19 +75,19 @@ def configuration_from_original(arguments: Mapping, mel: Mapping | None) -> MelV
     return MelVqvaeConfig(**fields, mel=None if mel is None else dict(mel))
 
 
-def without_discriminator(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _without_discriminator(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors that more than training has."""
     return {key: value for key, value in state_dict.items() if not key.startswith("discriminator.")}
 
 
-def to_ours(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The original's tensors, without its discriminator's, under our names."""
-    return rename_keys(state_dict, TABLE, ORIGIN)
+ORIGINAL_FORMAT = OriginalFormat(
+    ORIGIN,
+    lambda arguments, state_dict, mel=None: {"config": configuration_from_original(arguments, mel)},
+    lambda tensors, model: rename_keys(tensors, TABLE, ORIGIN),
+    lambda tensors, model: rename_keys(tensors, TABLE, ORIGIN, reverse=True),
+    container="state_dict",
+    part=_without_discriminator,
+    options=("mel",),
+)
 
-
-def to_original(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Our tensors under the original's names."""
-    return {key: value.clone() for key, value in rename_keys(state_dict, TABLE, ORIGIN, reverse=True).items()}
-
-
-__all__ = ["configuration_from_original", "to_original", "to_ours", "without_discriminator"]
+__all__ = ["ORIGINAL_FORMAT", "configuration_from_original"]

@@ -11,7 +11,7 @@ of 0.02 is undone by its weight norm at the first step, so that the library's ow
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -24,15 +24,10 @@ from transformers.utils import ModelOutput
 
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.melgan_vocoder.configuration_melgan_vocoder import MelGanVocoderConfig
-from melreformer_hf.models.melgan_vocoder.weights_melgan_vocoder import (
-    ORIGIN,
-    configuration_from_original,
-    to_original,
-    to_ours,
-)
+from melreformer_hf.models.melgan_vocoder.weights_melgan_vocoder import ORIGINAL_FORMAT
 from melreformer_hf.nn.conv import UpsamplingConv1d, apply_weight_norm, has_weight_norm, remove_weight_norm
 from melreformer_hf.nn.streaming import stream_with_overlap
-from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.formats import OriginalCheckpointMixin
 from melreformer_hf.originals.weight_norm import plain_state_dict
 
 _SLOPE = 0.2
@@ -132,7 +127,7 @@ class MelGanVocoderPreTrainedModel(HubMixin, PreTrainedModel):
             init.uniform_(module.bias, -bound, bound)
 
 
-class MelGanVocoderModel(MelGanVocoderPreTrainedModel):
+class MelGanVocoderModel(OriginalCheckpointMixin, MelGanVocoderPreTrainedModel):
     """Log-mel spectrograms to waveforms, whole or as a stream.
 
     Args:
@@ -149,6 +144,8 @@ class MelGanVocoderModel(MelGanVocoderPreTrainedModel):
         >>> sum(piece.shape[-1] for piece in vocoder.stream(mel.split(16, dim=-1)))
         10240
     """
+
+    original_format = ORIGINAL_FORMAT
 
     def __init__(self, config: MelGanVocoderConfig) -> None:
         super().__init__(config)
@@ -179,43 +176,6 @@ class MelGanVocoderModel(MelGanVocoderPreTrainedModel):
             rate *= stage.upsample.stride[0]
             needed = max(needed, *[reach // rate + 1 for reach in stage.reaches], 1)
         return max(needed, self.output_conv.reach // rate + 1)
-
-    @classmethod
-    def from_original(
-        cls,
-        state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike,
-        original_arguments: Mapping,
-        mel: Mapping | None = None,
-    ) -> MelGanVocoderModel:
-        """Model with the weights of a MelGAN generator.
-
-        Args:
-            state_dict_or_path: the state dict of the original's `Generator`, with weight norm or without; or a path.
-            original_arguments: `input_size`, `ngf`, `n_residual_layers`; what is absent has the published value.
-            mel: mel contract, where it is not the original's; that of SpecVQGAN's is `MelConfig.preset("specvqgan")`.
-
-        Raises:
-            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
-        """
-        state_dict = load_original_state_dict(state_dict_or_path)
-        config = configuration_from_original(original_arguments, mel)
-        model = cls(config)
-        load_from_original(
-            model,
-            state_dict,
-            lambda tensors: to_ours(tensors, config),
-            lambda tensors: to_original(tensors, config, weight_norm=True),
-            ORIGIN,
-        )
-        return model.eval()
-
-    def to_original_state_dict(self, weight_norm: bool = True) -> dict[str, torch.Tensor]:
-        """The weights under the original's names.
-
-        Args:
-            weight_norm: write `weight_g` and `weight_v`, which the original's `load_state_dict` asks for.
-        """
-        return to_original(plain_state_dict(self), self.config, weight_norm)
 
     def apply_weight_norm(self) -> None:
         """Weight-normalise every convolution, as the original trains; the output does not change."""

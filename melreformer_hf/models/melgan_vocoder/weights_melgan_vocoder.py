@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.models.melgan_vocoder.configuration_melgan_vocoder import MelGanVocoderConfig
 from melreformer_hf.originals.arguments import SIZE, take_arguments
+from melreformer_hf.originals.formats import OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
-from melreformer_hf.originals.weight_norm import fold_weight_norms, split_weight_norms
 
 ORIGIN = "original MelGAN"
 _NAMES = {
@@ -54,21 +52,14 @@ def configuration_from_original(arguments: Mapping, mel: Mapping | None) -> MelG
     return MelGanVocoderConfig(**fields, mel=contract.to_dict())
 
 
-def to_ours(state_dict: Mapping[str, torch.Tensor], config: MelGanVocoderConfig) -> dict[str, torch.Tensor]:
-    """The original's tensors, weight norms folded, under our names.
+ORIGINAL_FORMAT = OriginalFormat(
+    ORIGIN,
+    lambda arguments, state_dict, mel=None: {"config": configuration_from_original(arguments, mel)},
+    lambda tensors, model: rename_keys(tensors, key_table(model.config), ORIGIN),
+    lambda tensors, model: rename_keys(tensors, key_table(model.config), ORIGIN, reverse=True),
+    options=("mel",),
+    weight_norm=True,  # the original's `load_state_dict` asks for them
+    normed=lambda key, model: key.endswith(".weight"),
+)
 
-    Raises:
-        ValueError: a name is unknown, or half of a weight norm is missing.
-    """
-    return rename_keys(fold_weight_norms(state_dict, ORIGIN), key_table(config), ORIGIN)
-
-
-def to_original(
-    state_dict: Mapping[str, torch.Tensor], config: MelGanVocoderConfig, weight_norm: bool
-) -> dict[str, torch.Tensor]:
-    """Our plain weights under the original's names, split into weight norms on request."""
-    renamed = rename_keys(state_dict, key_table(config), ORIGIN, reverse=True)
-    return split_weight_norms(renamed) if weight_norm else {key: value.clone() for key, value in renamed.items()}
-
-
-__all__ = ["ORIGIN", "configuration_from_original", "key_table", "to_original", "to_ours"]
+__all__ = ["ORIGINAL_FORMAT", "configuration_from_original", "key_table"]

@@ -11,7 +11,6 @@ codewords, where they are used, are a buffer of this model; dropout is off unles
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,14 +25,9 @@ from transformers.utils import ModelOutput
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.rq_transformer.configuration_rq_transformer import RQTransformerConfig
 from melreformer_hf.models.rq_transformer.sampling_rq_transformer import Generators, choose, soft_codes
-from melreformer_hf.models.rq_transformer.weights_rq_transformer import (
-    ORIGIN,
-    configuration_from_original,
-    to_original,
-    to_ours,
-)
+from melreformer_hf.models.rq_transformer.weights_rq_transformer import ORIGINAL_FORMAT
 from melreformer_hf.nn.gpt import GptLayers, init_gpt_weights
-from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.formats import OriginalCheckpointMixin
 
 
 @dataclass
@@ -120,7 +114,7 @@ class RQTransformerPreTrainedModel(HubMixin, PreTrainedModel):
             init.normal_(module.codebooks)
 
 
-class RQTransformerModel(RQTransformerPreTrainedModel):
+class RQTransformerModel(OriginalCheckpointMixin, RQTransformerPreTrainedModel):
     """Autoregressive model of residual codes on two levels.
 
     With `code_embedding="codebook"` the codewords are random until `set_codebooks` gives the codec's; they are saved with
@@ -143,6 +137,8 @@ class RQTransformerModel(RQTransformerPreTrainedModel):
         >>> bool(model(codes, class_labels=torch.tensor([0, 4]), labels=codes).loss > 0)
         True
     """
+
+    original_format = ORIGINAL_FORMAT
 
     def __init__(self, config: RQTransformerConfig) -> None:
         super().__init__(config)
@@ -177,50 +173,6 @@ class RQTransformerModel(RQTransformerPreTrainedModel):
         if config.conditioning == "sequence":
             self.condition_classifier = CodeClassifier(width, config.condition_vocab_size, None)
         self.post_init()
-
-    @classmethod
-    def from_original(
-        cls,
-        state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike,
-        original_arguments: Mapping,
-        codebooks: torch.Tensor | None = None,
-    ) -> RQTransformerModel:
-        """Model with the weights of an original checkpoint.
-
-        Args:
-            state_dict_or_path: the transformer's state dict, also inside `{"state_dict": ...}`, or a path.
-            original_arguments: the `arch` part of the original's YAML file.
-            codebooks: (1 or depth, codeword, dim) of the RQ-VAE (`weights_rq_transformer.codebooks_from_original`), needed
-                where the arguments feed the transformer with them.
-
-        Raises:
-            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name; codebooks are missing.
-        """
-        state_dict = load_original_state_dict(state_dict_or_path, container="state_dict")
-        shared = codebooks is not None and len(codebooks) == 1
-        config = configuration_from_original(original_arguments, shared)
-        model = cls(config)
-        if config.uses_codebook and codebooks is None:
-            raise ValueError("codebooks are required: input_emb_vqvae or head_emb_vqvae is True, got None.")
-        extra = {"codebooks": codebooks} if config.uses_codebook else {}
-        load_from_original(
-            model,
-            state_dict,
-            lambda tensors: to_ours(tensors) | extra,
-            lambda tensors: to_original(tensors, config),
-            ORIGIN,
-        )
-        return model.eval()
-
-    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
-        """The weights under the original's names, without codewords.
-
-        Raises:
-            ValueError: the model is conditioned on a mel, which the original cannot be.
-        """
-        if self.config.conditioning == "mel":
-            raise ValueError('conditioning="mel" has no original; only "none", "class" and "sequence" do.')
-        return to_original(self.state_dict(), self.config)
 
     @torch.no_grad()
     def set_codebooks(self, codebooks: torch.Tensor) -> None:

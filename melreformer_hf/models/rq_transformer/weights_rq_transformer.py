@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from melreformer_hf.models.rq_transformer.configuration_rq_transformer import RQTransformerConfig
 from melreformer_hf.originals.arguments import (
@@ -20,6 +21,7 @@ from melreformer_hf.originals.arguments import (
     either,
     take_arguments,
 )
+from melreformer_hf.originals.formats import OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
 
 ORIGIN = "original RQ-Transformer"
@@ -171,16 +173,29 @@ def codebooks_from_original(state_dict: Mapping[str, torch.Tensor]) -> torch.Ten
     return torch.stack(tables[:1] if shared else tables).clone()
 
 
-def to_ours(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The original's tensors, without the offsets of its table, under our names."""
-    ours = rename_keys(state_dict, TABLE, ORIGIN)
-    return ours | {name: ours[name].squeeze(0) for name in _POSITIONS}
+def _configure(arguments: Mapping, state_dict: Mapping, codebooks: torch.Tensor | None = None) -> dict:
+    config = configuration_from_original(arguments, codebooks is not None and len(codebooks) == 1)
+    if config.uses_codebook and codebooks is None:
+        raise ValueError("codebooks are required: input_emb_vqvae or head_emb_vqvae is True, got None.")
+    return {"config": config}
 
 
-def to_original(state_dict: Mapping[str, torch.Tensor], config: RQTransformerConfig) -> dict[str, torch.Tensor]:
-    """Our tensors under the original's names; the codec's codewords belong to its own checkpoint."""
-    kept = {key: value for key, value in state_dict.items() if key != "codebooks"}
-    original = {key: value.clone() for key, value in rename_keys(kept, TABLE, ORIGIN, reverse=True).items()}
+def _set_codebooks(model: nn.Module, codebooks: torch.Tensor | None = None) -> None:
+    if model.config.uses_codebook:
+        model.set_codebooks(codebooks)
+
+
+def _to_ours(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    ours = rename_keys(tensors, TABLE, ORIGIN)
+    # The codec's codewords belong to its own checkpoint: ours holds them too, given beside.
+    beside = {} if model.codebooks is None else {"codebooks": model.codebooks}
+    return ours | {name: ours[name].squeeze(0) for name in _POSITIONS} | beside
+
+
+def _to_original(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    config = model.config
+    kept = {key: value for key, value in tensors.items() if key != "codebooks"}
+    original = rename_keys(kept, TABLE, ORIGIN, reverse=True)
     for name in _ORIGINAL_POSITIONS:
         original[name] = original[name].unsqueeze(0)
     if config.uses_table and not config.shared_table:
@@ -188,4 +203,20 @@ def to_original(state_dict: Mapping[str, torch.Tensor], config: RQTransformerCon
     return original
 
 
-__all__ = ["ORIGIN", "codebooks_from_original", "configuration_from_original", "to_original", "to_ours"]
+def _check_conditioning(model: nn.Module) -> None:
+    if model.config.conditioning == "mel":
+        raise ValueError('conditioning="mel" has no original; only "none", "class" and "sequence" do.')
+
+
+ORIGINAL_FORMAT = OriginalFormat(
+    ORIGIN,
+    _configure,
+    _to_ours,
+    _to_original,
+    container="state_dict",
+    options=("codebooks",),
+    fill=_set_codebooks,
+    check=_check_conditioning,
+)
+
+__all__ = ["ORIGINAL_FORMAT", "codebooks_from_original", "configuration_from_original"]

@@ -13,7 +13,7 @@ in `forward` is the mean absolute error plus the quantizer's.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,12 +28,7 @@ from melreformer_hf.models.soundstream.coder_soundstream import SoundStreamDecod
 from melreformer_hf.models.soundstream.configuration_soundstream import SoundStreamConfig
 from melreformer_hf.models.soundstream.energy_soundstream import EnergyTransformer, init_energy_weights
 from melreformer_hf.models.soundstream.multires_soundstream import MultiresConv1d, WaveletSynthesis
-from melreformer_hf.models.soundstream.weights_soundstream import (
-    ORIGIN,
-    configuration_from_original,
-    to_original,
-    to_ours,
-)
+from melreformer_hf.models.soundstream.weights_soundstream import ORIGINAL_FORMAT
 from melreformer_hf.nn.conv import (
     CausalConv1d,
     CausalConvTranspose1d,
@@ -43,7 +38,7 @@ from melreformer_hf.nn.conv import (
     remove_weight_norm,
 )
 from melreformer_hf.nn.quantization import Codebook, Neighbourhood, QuantizerOutput, ResidualVectorQuantizer
-from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.formats import OriginalCheckpointMixin
 from melreformer_hf.originals.weight_norm import plain_state_dict
 
 
@@ -138,7 +133,7 @@ class SoundStreamPreTrainedModel(HubMixin, PreTrainedAudioTokenizerBase, PreTrai
             module.reset_parameters()
 
 
-class SoundStreamModel(SoundStreamPreTrainedModel):
+class SoundStreamModel(OriginalCheckpointMixin, SoundStreamPreTrainedModel):
     """Waveforms to codes and back.
 
     Args:
@@ -160,6 +155,8 @@ class SoundStreamModel(SoundStreamPreTrainedModel):
         >>> sum(piece.shape[-1] for piece in pieces)
         1024
     """
+
+    original_format = ORIGINAL_FORMAT
 
     def __init__(self, config: SoundStreamConfig) -> None:
         super().__init__(config)
@@ -188,45 +185,6 @@ class SoundStreamModel(SoundStreamPreTrainedModel):
             )
         self.decoder = SoundStreamDecoder(config)
         self.post_init()
-
-    @classmethod
-    def from_original(
-        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
-    ) -> SoundStreamModel:
-        """Codec with the weights of a `CausalVQAE`.
-
-        Args:
-            state_dict_or_path: its state dict, or a path.
-            original_arguments: of its constructor; `sample_rate` of its training file may stand among them.
-
-        Raises:
-            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
-        """
-        state_dict = load_original_state_dict(state_dict_or_path)
-        config = configuration_from_original(original_arguments)
-        model = cls(config)
-        load_from_original(
-            model,
-            state_dict,
-            lambda tensors: to_ours(tensors, config),
-            lambda tensors: to_original(tensors, config),
-            ORIGIN,
-        )
-        return model.eval()
-
-    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
-        """The weights under the original's names, convolutions as `weight_g` and `weight_v`.
-
-        Raises:
-            ValueError: the codec has parts that the original does not have.
-        """
-        config = self.config
-        for name in ("wavelet_blocks", "multires_depth", "codebook_dim", "som_radius"):
-            if getattr(config, name):
-                raise ValueError(f"The original has no {name}, this codec has {getattr(config, name)}.")
-        if config.energy_stage != "none":
-            raise ValueError(f"The original has no energy_stage beside its codebooks, got {config.energy_stage!r}.")
-        return to_original(plain_state_dict(self), config)
 
     def apply_weight_norm(self) -> None:
         """Weight-normalise every convolution, as the original trains; the function does not change."""

@@ -11,7 +11,6 @@ causal.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -21,7 +20,7 @@ from transformers import initialization as init
 from melreformer_hf.models.soundstream.wavelets_soundstream import wavelet_filters
 from melreformer_hf.nn.conv import CausalConv1d, Runner, run_whole, transposed_step
 from melreformer_hf.originals.arguments import FLAG, NONE, SHARE, SIZE, TEXT, either, take_arguments
-from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.formats import OriginalCheckpointMixin, OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
 
 _ORIGIN = "original MultiresLayer"
@@ -44,11 +43,18 @@ def _recall(hidden: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, t
     return held, held[..., hidden.shape[-1] :].clone()
 
 
-def _to_original(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return rename_keys(tensors, _TABLE, _ORIGIN, reverse=True)
+def _configure(arguments: Mapping, state_dict: Mapping) -> dict:
+    fields = take_arguments(arguments, _NAMES, {"indep_res_init": FLAG}, _ORIGIN, ("d_model", "kernel_size"))
+    if fields.get("depth") is not None:  # the original lets a depth override the length, a fading tree a size
+        fields.pop("max_length", None)
+    if fields.get("tree", "fading") == "fading":
+        fields.pop("memory_size", None)
+    if isinstance(fields.get("wavelet"), str):
+        fields.pop("wavelet")  # only initial values, which the checkpoint replaces; any name will do
+    return fields
 
 
-class MultiresConv1d(nn.Module):
+class MultiresConv1d(OriginalCheckpointMixin, nn.Module):
     """Causal depthwise convolution over a tree of dilations: long memory for O(length * depth) operations.
 
     Two filters per channel, shared by all levels, split the signal into a low and a high part; the low part is split
@@ -69,6 +75,13 @@ class MultiresConv1d(nn.Module):
     Raises:
         ValueError: a value breaks its rule.
     """
+
+    original_format = OriginalFormat(
+        _ORIGIN,
+        _configure,
+        lambda tensors, model: rename_keys(tensors, _TABLE, _ORIGIN),
+        lambda tensors, model: rename_keys(tensors, _TABLE, _ORIGIN, reverse=True),
+    )
 
     def __init__(
         self,
@@ -117,38 +130,6 @@ class MultiresConv1d(nn.Module):
                 init.copy_(taps, self._wavelet[position].expand_as(taps))
         bound = (1.0 / (self.num_weights + 1)) ** 0.5
         init.uniform_(self.mixing, -bound, bound)
-
-    @classmethod
-    def from_original(
-        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
-    ) -> MultiresConv1d:
-        """Layer with the weights of a `MultiresLayer`; the arguments are those of the original's constructor.
-
-        Raises:
-            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
-        """
-        fields = take_arguments(
-            original_arguments, _NAMES, {"indep_res_init": FLAG}, _ORIGIN, ("d_model", "kernel_size")
-        )
-        if fields.get("depth") is not None:  # the original lets a depth override the length, a fading tree a size
-            fields.pop("max_length", None)
-        if fields.get("tree", "fading") == "fading":
-            fields.pop("memory_size", None)
-        if isinstance(fields.get("wavelet"), str):
-            fields.pop("wavelet")  # only initial values, which the checkpoint replaces; any name will do
-        layer = cls(**fields)
-        load_from_original(
-            layer,
-            load_original_state_dict(state_dict_or_path),
-            lambda tensors: rename_keys(tensors, _TABLE, _ORIGIN),
-            _to_original,
-            _ORIGIN,
-        )
-        return layer.eval()
-
-    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
-        """The weights under the original's names."""
-        return {key: value.clone() for key, value in _to_original(self.state_dict()).items()}
 
     @property
     def receptive_field(self) -> int:

@@ -30,7 +30,7 @@ from melreformer_hf.originals.arguments import (
     several,
     take_arguments,
 )
-from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.formats import OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
 
 _ENCODEC_TABLE = [
@@ -53,7 +53,7 @@ _KOHONEN_TABLE = [
 _KOHONEN_GRADIENT_TABLE = [("w", "codebooks.0.codewords"), ("counter", "codebooks.0.step")]
 
 
-def _encodec(arguments: Mapping) -> ResidualVectorQuantizer:
+def _encodec(arguments: Mapping) -> dict:
     names = {
         "dimension": ("dim", SIZE),
         "bins": ("codebook_size", SIZE),
@@ -66,7 +66,7 @@ def _encodec(arguments: Mapping) -> ResidualVectorQuantizer:
     ours = {"dim": 256, "codebook_size": 1024, "num_quantizers": 8, "kmeans_iterations": 50, **ours}
     if not ours.pop("kmeans", True):
         ours["kmeans_iterations"] = 0
-    return ResidualVectorQuantizer(**ours, gradient_path="undetached", restart_threshold=0.0)
+    return {**ours, "gradient_path": "undetached", "restart_threshold": 0.0}
 
 
 def _encodec_to_ours(state_dict: dict, quantizer: ResidualVectorQuantizer) -> dict[str, torch.Tensor]:
@@ -79,7 +79,7 @@ def _encodec_to_original(tensors: dict, quantizer: ResidualVectorQuantizer) -> d
     return {key: value.float().reshape(1) if key.endswith("inited") else value for key, value in renamed.items()}
 
 
-def _rq_vae(arguments: Mapping) -> ResidualVectorQuantizer:
+def _rq_vae(arguments: Mapping) -> dict:
     names = {
         "latent_shape": ("latent_shape", several(SIZE, 3)),
         "code_shape": ("code_shape", several(SIZE, 3)),
@@ -94,14 +94,14 @@ def _rq_vae(arguments: Mapping) -> ResidualVectorQuantizer:
     if arguments.get("commitment_loss", "cumsum") != "cumsum":
         raise ValueError(f"commitment_loss must be 'cumsum', got {arguments['commitment_loss']!r}.")
     (height, width, channels), (rows, columns, depth) = ours.pop("latent_shape"), ours.pop("code_shape")
-    return ResidualVectorQuantizer(
-        height // rows * (width // columns) * channels,
-        num_quantizers=depth,
-        kmeans_iterations=0,
-        restart_threshold=float(ours.pop("restart", True)),
-        restart_rule="count",
+    return {
+        "dim": height // rows * (width // columns) * channels,
+        "num_quantizers": depth,
+        "kmeans_iterations": 0,
+        "restart_threshold": float(ours.pop("restart", True)),
+        "restart_rule": "count",
         **ours,
-    )
+    }
 
 
 def _rq_vae_to_ours(state_dict: dict, quantizer: ResidualVectorQuantizer) -> dict[str, torch.Tensor]:
@@ -147,7 +147,7 @@ def _learnt(quantizer: ResidualVectorQuantizer) -> dict[str, torch.Tensor]:
     return {key: torch.ones_like(value) for key, value in quantizer.state_dict().items() if key.endswith("initted")}
 
 
-def _kohonen_vae(arguments: Mapping) -> SomQuantizer:
+def _kohonen_vae(arguments: Mapping) -> dict:
     names = {
         "num_embeddings": ("codebook_size", SIZE),
         "embedding_dim": ("dim", SIZE),
@@ -174,7 +174,7 @@ def _kohonen_vae(arguments: Mapping) -> SomQuantizer:
     if ours.get("decay", 0.0) is None:  # the gradient variant has no running statistics
         del ours["decay"]
     update = "gradient" if kind == "GDSOM" else "ema"
-    return SomQuantizer(update=update, neighbourhood=around, smoothing=kinds[kind], **ours)
+    return {"update": update, "neighbourhood": around, "smoothing": kinds[kind], **ours}
 
 
 def _blur(blur: Sequence) -> dict:
@@ -208,17 +208,22 @@ def _kohonen_to_original(tensors: dict, quantizer: ResidualVectorQuantizer) -> d
     return renamed | {"counter": renamed["counter"].float()}
 
 
-_ORIGINS: dict[str, tuple[Callable, Callable, Callable]] = {
-    "encodec": (_encodec, _encodec_to_ours, _encodec_to_original),
-    "rq_vae": (_rq_vae, _rq_vae_to_ours, _rq_vae_to_original),
-    "kohonen_vae": (_kohonen_vae, _kohonen_to_ours, _kohonen_to_original),
+def _format(name: str, build: Callable, to_ours: Callable, to_original: Callable) -> OriginalFormat:
+    return OriginalFormat(f"original {name} quantizer", lambda arguments, _: build(arguments), to_ours, to_original)
+
+
+# Each with the class of ours that it becomes.
+_FORMATS: dict[str, tuple[type[ResidualVectorQuantizer], OriginalFormat]] = {
+    "encodec": (ResidualVectorQuantizer, _format("encodec", _encodec, _encodec_to_ours, _encodec_to_original)),
+    "rq_vae": (ResidualVectorQuantizer, _format("rq_vae", _rq_vae, _rq_vae_to_ours, _rq_vae_to_original)),
+    "kohonen_vae": (SomQuantizer, _format("kohonen_vae", _kohonen_vae, _kohonen_to_ours, _kohonen_to_original)),
 }
 
 
-def _origin(name: str) -> tuple[Callable, Callable, Callable]:
-    if name not in _ORIGINS:
-        raise ValueError(f"origin must be one of {sorted(_ORIGINS)}, got {name!r}.")
-    return _ORIGINS[name]
+def _format_of(origin: str) -> tuple[type[ResidualVectorQuantizer], OriginalFormat]:
+    if origin not in _FORMATS:
+        raise ValueError(f"origin must be one of {sorted(_FORMATS)}, got {origin!r}.")
+    return _FORMATS[origin]
 
 
 def quantizer_from_original(
@@ -234,21 +239,13 @@ def quantizer_from_original(
     Raises:
         ValueError: unknown origin or argument; missing, unexpected or misshapen tensors, by name.
     """
-    build, to_ours, to_original = _origin(origin)
-    state_dict, quantizer = load_original_state_dict(state_dict_or_path), build(original_arguments)
-    load_from_original(
-        quantizer,
-        state_dict,
-        lambda tensors: to_ours(tensors, quantizer),
-        lambda tensors: to_original(tensors, quantizer),
-        f"original {origin} quantizer",
-    )
-    return quantizer.eval()
+    quantizer_class, form = _format_of(origin)
+    return form.load(quantizer_class, state_dict_or_path, original_arguments, {})
 
 
 def quantizer_to_original(origin: str, quantizer: ResidualVectorQuantizer) -> dict[str, torch.Tensor]:
     """The inverse of `quantizer_from_original`: the quantizer's state under the original's names."""
-    return _origin(origin)[2](dict(quantizer.state_dict()), quantizer)
+    return _format_of(origin)[1].write(quantizer, None)
 
 
 __all__ = ["quantizer_from_original", "quantizer_to_original"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from melreformer_hf.models.soundstream.configuration_soundstream import SoundStreamConfig
 from melreformer_hf.originals.arguments import FLAG, NUMBER, SIZE, SIZES, TEXT, either, take_arguments
+from melreformer_hf.originals.formats import OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
-from melreformer_hf.originals.weight_norm import fold_weight_norms, split_weight_norms
 
 ORIGIN = "original CausalVQAE"
 _UPDATES = {"base": "gradient", "ema": "ema"}
@@ -91,13 +92,8 @@ def key_table(config: SoundStreamConfig) -> list[tuple[str, str]]:
     return rows + [(books[0] + theirs, books[1] + ours) for theirs, ours in tables.items()]
 
 
-def to_ours(state_dict: Mapping[str, torch.Tensor], config: SoundStreamConfig) -> dict[str, torch.Tensor]:
-    """The original's tensors under our names: weight norms folded, codebooks as (codeword, dim).
-
-    Raises:
-        ValueError: a name that the arguments do not lead to, or half a weight norm.
-    """
-    renamed = rename_keys(fold_weight_norms(state_dict, ORIGIN), key_table(config), ORIGIN)
+def _to_ours(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    renamed = rename_keys(tensors, key_table(model.config), ORIGIN)
     for key in [key for key in renamed if key.startswith("quantizer.")]:
         if key.endswith(_WIDE):
             renamed[key] = renamed[key].transpose(-1, -2).contiguous()
@@ -106,11 +102,30 @@ def to_ours(state_dict: Mapping[str, torch.Tensor], config: SoundStreamConfig) -
     return renamed
 
 
-def to_original(state_dict: Mapping[str, torch.Tensor], config: SoundStreamConfig) -> dict[str, torch.Tensor]:
-    """Our tensors under the original's names, convolutions as weight norms."""
-    kept = {key: value for key, value in state_dict.items() if not key.endswith(".initted")}
+def _to_original(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    kept = {key: value for key, value in tensors.items() if not key.endswith(".initted")}
+    # The original's codebooks are (dim, codeword), ours (codeword, dim).
     kept = {key: value.transpose(-1, -2).contiguous() if key.endswith(_WIDE) else value for key, value in kept.items()}
-    return split_weight_norms(rename_keys(kept, key_table(config), ORIGIN, reverse=True))
+    return rename_keys(kept, key_table(model.config), ORIGIN, reverse=True)
 
 
-__all__ = ["ORIGIN", "configuration_from_original", "key_table", "to_original", "to_ours"]
+def _check_parts(model: nn.Module) -> None:
+    config = model.config
+    for name in ("wavelet_blocks", "multires_depth", "codebook_dim", "som_radius"):
+        if getattr(config, name):
+            raise ValueError(f"The original has no {name}, this codec has {getattr(config, name)}.")
+    if config.energy_stage != "none":
+        raise ValueError(f"The original has no energy_stage beside its codebooks, got {config.energy_stage!r}.")
+
+
+ORIGINAL_FORMAT = OriginalFormat(
+    ORIGIN,
+    lambda arguments, state_dict: {"config": configuration_from_original(arguments)},
+    _to_ours,
+    _to_original,
+    weight_norm=True,
+    normed=lambda key, model: key.endswith(".weight"),
+    check=_check_parts,
+)
+
+__all__ = ["ORIGINAL_FORMAT", "configuration_from_original", "key_table"]

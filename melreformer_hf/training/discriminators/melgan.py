@@ -6,16 +6,12 @@ weights; `melreformer_hf.nn.conv.apply_weight_norm` normalises them for training
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-
 import torch
 from torch import nn
 
 from melreformer_hf.originals.arguments import SIZE, take_arguments
-from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.formats import OriginalCheckpointMixin, OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
-from melreformer_hf.originals.weight_norm import fold_weight_norms, plain_state_dict, split_weight_norms
 from melreformer_hf.training.discriminators.waveform import DiscriminatorOutput, ScaleDiscriminator
 
 ORIGIN = "original MelGAN discriminator"
@@ -69,7 +65,13 @@ class MelGanScaleDiscriminator(ScaleDiscriminator):
         self.convs[0] = nn.Conv1d(1, base_channels, _FIRST_KERNEL, padding=_FIRST_KERNEL // 2, padding_mode="reflect")
 
 
-class MelGanDiscriminator(nn.Module):
+def _table(model: nn.Module) -> list[tuple[str, str]]:
+    last = model.num_layers + 2
+    rows = [("layer_0.1.", "convs.0."), (f"layer_{last}.", "output_conv."), ("layer_{N}.0.", "convs.{N}.")]
+    return [(f"model.disc_{{N}}.model.{original}", f"discriminators.{{N}}.{ours}") for original, ours in rows]
+
+
+class MelGanDiscriminator(OriginalCheckpointMixin, nn.Module):
     """One `MelGanScaleDiscriminator` per resolution, each half of the one before.
 
     Args:
@@ -82,6 +84,14 @@ class MelGanDiscriminator(nn.Module):
     Raises:
         ValueError: a size is not positive, or the widths cannot be grouped.
     """
+
+    original_format = OriginalFormat(
+        ORIGIN,
+        lambda arguments, state_dict: take_arguments(arguments, _NAMES, {}, ORIGIN),
+        lambda tensors, model: rename_keys(tensors, _table(model), ORIGIN),
+        lambda tensors, model: rename_keys(tensors, _table(model), ORIGIN, reverse=True),
+        weight_norm=True,
+    )
 
     def __init__(
         self,
@@ -126,51 +136,6 @@ class MelGanDiscriminator(nn.Module):
             logits.append(judged)
             maps.append(layers)
         return logits, maps
-
-    def _table(self) -> list[tuple[str, str]]:
-        last = self.num_layers + 2
-        rows = [("layer_0.1.", "convs.0."), (f"layer_{last}.", "output_conv."), ("layer_{N}.0.", "convs.{N}.")]
-        return [(f"model.disc_{{N}}.model.{original}", f"discriminators.{{N}}.{ours}") for original, ours in rows]
-
-    @classmethod
-    def from_original_arguments(cls, original_arguments: Mapping) -> MelGanDiscriminator:
-        """Untrained discriminator of the original's arguments (see `from_original`).
-
-        Raises:
-            ValueError: an argument is unknown.
-        """
-        return cls(**take_arguments(original_arguments, _NAMES, {}, ORIGIN))
-
-    @classmethod
-    def from_original(
-        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
-    ) -> MelGanDiscriminator:
-        """Discriminator with the weights of the original's.
-
-        Args:
-            state_dict_or_path: the state dict of the original's `Discriminator`, weight-normed or plain; or a path.
-            original_arguments: `num_D`, `ndf`, `n_layers`, `downsampling_factor`; the widest layer, fixed at 1024
-                there, may be given as `max_channels`.
-
-        Raises:
-            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
-        """
-        model = cls.from_original_arguments(original_arguments)
-        load_from_original(
-            model,
-            load_original_state_dict(state_dict_or_path),
-            lambda tensors: rename_keys(fold_weight_norms(tensors, ORIGIN), model._table(), ORIGIN),
-            model._to_original,
-            ORIGIN,
-        )
-        return model
-
-    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
-        """The weights under the original's names, as `weight_g` and `weight_v`."""
-        return self._to_original(plain_state_dict(self))
-
-    def _to_original(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return split_weight_norms(rename_keys(tensors, self._table(), ORIGIN, reverse=True))
 
 
 __all__ = ["MelGanDiscriminator", "MelGanScaleDiscriminator"]

@@ -6,19 +6,17 @@ taming-transformers (arXiv 2012.09841) and karchkha/MelSpec_VQVAE, whose checkpo
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-
 import torch
 from torch import nn
 
 from melreformer_hf.originals.arguments import SIZE, take_arguments
-from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.formats import OriginalCheckpointMixin, OriginalFormat
+from melreformer_hf.originals.renaming import rename_keys
 from melreformer_hf.training.discriminators.waveform import DiscriminatorOutput
 
 ORIGIN = "original patch discriminator"
 _SLOPE = 0.2
-_PREFIX = "discriminator."
+_TABLE = [("discriminator.main.", "main.")]
 _NAMES = {
     "disc_in_channels": ("in_channels", SIZE),
     "disc_ndf": ("base_channels", SIZE),
@@ -26,7 +24,7 @@ _NAMES = {
 }
 
 
-class PatchDiscriminator(nn.Module):
+class PatchDiscriminator(OriginalCheckpointMixin, nn.Module):
     """One logit per overlapping patch; 2,763,585 parameters at the published size.
 
     Args:
@@ -37,6 +35,16 @@ class PatchDiscriminator(nn.Module):
     Raises:
         ValueError: a size is not positive.
     """
+
+    original_format = OriginalFormat(
+        ORIGIN,
+        lambda arguments, state_dict: take_arguments(arguments, _NAMES, {}, ORIGIN),
+        lambda tensors, model: rename_keys(tensors, _TABLE, ORIGIN),
+        lambda tensors, model: rename_keys(tensors, _TABLE, ORIGIN, reverse=True),
+        container="state_dict",
+        # It is stored with the VQ-VAE, whose tensors are not read.
+        part=lambda tensors: {key: value for key, value in tensors.items() if key.startswith("discriminator.")},
+    )
 
     def __init__(self, in_channels: int = 1, base_channels: int = 64, num_layers: int = 3) -> None:
         super().__init__()
@@ -87,40 +95,6 @@ class PatchDiscriminator(nn.Module):
                 maps.append(hidden)
         maps.append(hidden)
         return [hidden.flatten(1)], [maps]
-
-    @classmethod
-    def from_original(
-        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
-    ) -> PatchDiscriminator:
-        """Discriminator with the weights of MelSpec_VQVAE's.
-
-        Args:
-            state_dict_or_path: the state dict of `LitVQVAE`, also inside Lightning's `{"state_dict": ...}`, or a path; what
-                does not begin with `discriminator.` is the VQ-VAE and not read.
-            original_arguments: `disc_in_channels`, `disc_ndf`, `disc_num_layers`.
-
-        Raises:
-            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
-        """
-        model = cls(**take_arguments(original_arguments, _NAMES, {}, ORIGIN))
-        state_dict = load_original_state_dict(state_dict_or_path, container="state_dict")
-        own = {key: value for key, value in state_dict.items() if key.startswith(_PREFIX)}
-        load_from_original(
-            model,
-            own,
-            lambda tensors: {key[len(_PREFIX) :]: value for key, value in tensors.items()},
-            _to_original,
-            ORIGIN,
-        )
-        return model
-
-    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
-        """The weights under the original's names."""
-        return _to_original(self.state_dict())
-
-
-def _to_original(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {f"{_PREFIX}{key}": value.clone() for key, value in tensors.items()}
 
 
 __all__ = ["PatchDiscriminator"]

@@ -8,16 +8,14 @@ identity stands where its activation was meant), which `slope=1` and `from_origi
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from typing import Self
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
 from melreformer_hf.originals.arguments import SIZE, SIZES, Kind, take_arguments
-from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.formats import OriginalCheckpointMixin, OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
 from melreformer_hf.training.discriminators.waveform import DiscriminatorOutput
 
@@ -39,49 +37,41 @@ def _normed(layer: nn.Module) -> nn.Module:
     return parametrizations.spectral_norm(layer)
 
 
-class _FromOriginal:
-    """Reading and writing the original's checkpoints; subclasses name their layers and arguments."""
+def _format(
+    origin: str,
+    layers: Callable[[nn.Module], list[tuple[str, str]]],
+    names: Mapping[str, tuple[str, Kind]],
+    fixed: Mapping[str, float],
+) -> OriginalFormat:
+    """Format of the original's, spectral norms included, from (original, our) beginnings of its layers' names."""
 
-    origin: str
-    argument_names: dict[str, tuple[str, Kind]]
-    fixed_arguments: dict[str, float] = {}
+    def table(model: nn.Module) -> list[tuple[str, str]]:
+        return [(f"{a}{theirs}", f"{b}{ours}") for a, b in layers(model) for theirs, ours in _SPECTRAL]
 
-    def _layers(self) -> list[tuple[str, str]]:
-        raise TypeError(f"{type(self).__name__} must define _layers()")
-
-    def _table(self) -> list[tuple[str, str]]:
-        return [
-            (f"{original}{theirs}", f"{ours}{mine}") for original, ours in self._layers() for theirs, mine in _SPECTRAL
-        ]
-
-    @classmethod
-    def from_original(
-        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
-    ) -> Self:
-        """Discriminator with the weights of the original's, spectral norm included.
-
-        Raises:
-            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
-        """
-        model = cls(**take_arguments(original_arguments, cls.argument_names, {}, cls.origin), **cls.fixed_arguments)
-        load_from_original(
-            model,
-            load_original_state_dict(state_dict_or_path),
-            lambda tensors: rename_keys(tensors, model._table(), cls.origin),
-            model._to_original,
-            cls.origin,
-        )
-        return model
-
-    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
-        """The weights under the original's names."""
-        return self._to_original(self.state_dict())
-
-    def _to_original(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return rename_keys(tensors, self._table(), self.origin, reverse=True)
+    return OriginalFormat(
+        origin,
+        lambda arguments, state_dict: take_arguments(arguments, names, {}, origin) | fixed,
+        lambda tensors, model: rename_keys(tensors, table(model), origin),
+        lambda tensors, model: rename_keys(tensors, table(model), origin, reverse=True),
+    )
 
 
-class PooledWaveformDiscriminator(_FromOriginal, nn.Module):
+def _waveform_layers(model: nn.Module) -> list[tuple[str, str]]:
+    last = len(model.stacks[0]) - 1
+    rows = [(f"layers.{{N}}.layers.{index + 1}.0.", f"stacks.{{N}}.{index}.") for index in range(last)]
+    return [*rows, (f"layers.{{N}}.layers.{last + 1}.", f"stacks.{{N}}.{last}.")]
+
+
+def _stft_layers(model: nn.Module) -> list[tuple[str, str]]:
+    return [
+        ("first_conv.", "first_conv."),
+        ("blocks.{N}.layers.0.", "blocks.{N}.conv."),
+        ("blocks.{N}.layers.2.", "blocks.{N}.strided_conv."),
+        ("final_conv.", "output_conv."),
+    ]
+
+
+class PooledWaveformDiscriminator(OriginalCheckpointMixin, nn.Module):
     """Grouped convolutions without padding over average-pooled waveforms, one stack per scale.
 
     Args:
@@ -95,14 +85,13 @@ class PooledWaveformDiscriminator(_FromOriginal, nn.Module):
         ValueError: the lists do not fit each other.
     """
 
-    origin = "original waveform discriminator"
-    argument_names = {
-        "channel_sizes": ("original_channels", SIZES),
-        "kernel_sizes": ("kernel_sizes", SIZES),
-        "strides": ("strides", SIZES),
-        "groups": ("groups", SIZES),
-        "scales": ("scales", SIZES),
-    }
+    original_format = _format(
+        "original waveform discriminator",
+        _waveform_layers,
+        {"channel_sizes": ("original_channels", SIZES)}
+        | {name: (name, SIZES) for name in ("kernel_sizes", "strides", "groups", "scales")},
+        {},
+    )
 
     def __init__(
         self,
@@ -164,11 +153,6 @@ class PooledWaveformDiscriminator(_FromOriginal, nn.Module):
             maps.append(layers)
         return logits, maps
 
-    def _layers(self) -> list[tuple[str, str]]:
-        last = len(self.stacks[0]) - 1
-        rows = [(f"layers.{{N}}.layers.{index + 1}.0.", f"stacks.{{N}}.{index}.") for index in range(last)]
-        return [*rows, (f"layers.{{N}}.layers.{last + 1}.", f"stacks.{{N}}.{last}.")]
-
 
 class _StftBlock(nn.Module):
     """3 x 3 convolution, leaky rectifier, strided convolution."""
@@ -184,7 +168,7 @@ class _StftBlock(nn.Module):
         return self.strided_conv(nn.functional.leaky_relu(self.conv(hidden), self.slope))
 
 
-class TwoSidedStftDiscriminator(_FromOriginal, nn.Module):
+class TwoSidedStftDiscriminator(OriginalCheckpointMixin, nn.Module):
     """2-D convolutions over real and imaginary parts of the whole spectrum, unwindowed; one discriminator.
 
     Args:
@@ -196,9 +180,12 @@ class TwoSidedStftDiscriminator(_FromOriginal, nn.Module):
         ValueError: the window's length does not fit.
     """
 
-    origin = "original STFT discriminator"
-    argument_names = {"win_length": ("win_length", SIZE), "first_channel_size": ("channels", SIZE)}
-    fixed_arguments = {"slope": 1.0}
+    original_format = _format(
+        "original STFT discriminator",
+        _stft_layers,
+        {"win_length": ("win_length", SIZE), "first_channel_size": ("channels", SIZE)},
+        {"slope": 1.0},
+    )
 
     def __init__(self, win_length: int = 1024, channels: int = 32, slope: float = _SLOPE) -> None:
         super().__init__()
@@ -247,14 +234,6 @@ class TwoSidedStftDiscriminator(_FromOriginal, nn.Module):
             hidden = layer(hidden)
             maps.append(hidden)
         return [hidden.flatten(1)], [maps]
-
-    def _layers(self) -> list[tuple[str, str]]:
-        return [
-            ("first_conv.", "first_conv."),
-            ("blocks.{N}.layers.0.", "blocks.{N}.conv."),
-            ("blocks.{N}.layers.2.", "blocks.{N}.strided_conv."),
-            ("final_conv.", "output_conv."),
-        ]
 
 
 __all__ = ["PooledWaveformDiscriminator", "TwoSidedStftDiscriminator"]

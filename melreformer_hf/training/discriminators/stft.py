@@ -7,16 +7,14 @@ each discriminator plain).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
 from melreformer_hf.originals.arguments import SIZE, SIZES, take_arguments
-from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.formats import OriginalCheckpointMixin, OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
-from melreformer_hf.originals.weight_norm import fold_weight_norms, plain_state_dict, split_weight_norms
 from melreformer_hf.training.discriminators.waveform import DiscriminatorOutput
 
 ORIGIN = "original multi-scale STFT discriminator"
@@ -115,7 +113,12 @@ class StftDiscriminator(nn.Module):
         return maps[-1].flatten(1), maps
 
 
-class MultiScaleStftDiscriminator(nn.Module):
+def _to_original(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    windows = {f"discriminators.{index}.{_WINDOW}": each.window for index, each in enumerate(model.discriminators)}
+    return rename_keys(tensors, _TABLE, ORIGIN, reverse=True) | windows
+
+
+class MultiScaleStftDiscriminator(OriginalCheckpointMixin, nn.Module):
     """One `StftDiscriminator` per resolution.
 
     Args:
@@ -128,6 +131,16 @@ class MultiScaleStftDiscriminator(nn.Module):
     Raises:
         ValueError: the lists' lengths differ, or a resolution is impossible.
     """
+
+    original_format = OriginalFormat(
+        ORIGIN,
+        lambda arguments, state_dict: take_arguments(arguments, _NAMES, {}, ORIGIN),
+        lambda tensors, model: rename_keys(tensors, _TABLE, ORIGIN),
+        _to_original,
+        weight_norm=True,
+        # The original gives its first layer no weight norm.
+        normed=lambda key, model: key.endswith(".weight") and ".convs.0.conv." not in key,
+    )
 
     def __init__(
         self,
@@ -160,41 +173,6 @@ class MultiScaleStftDiscriminator(nn.Module):
         """
         results = [discriminator(waveform) for discriminator in self.discriminators]
         return [logits for logits, _ in results], [maps for _, maps in results]
-
-    @classmethod
-    def from_original(
-        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
-    ) -> MultiScaleStftDiscriminator:
-        """Discriminator with the weights of EnCodec's.
-
-        Args:
-            state_dict_or_path: the state dict of `MultiScaleSTFTDiscriminator`, with weight norm or without; or a path.
-            original_arguments: `filters`, `in_channels`, `n_ffts`, `hop_lengths`, `win_lengths`.
-
-        Raises:
-            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name; another window than Hann.
-        """
-        model = cls(**take_arguments(original_arguments, _NAMES, {}, ORIGIN))
-        load_from_original(
-            model,
-            load_original_state_dict(state_dict_or_path),
-            lambda tensors: rename_keys(fold_weight_norms(tensors, ORIGIN), _TABLE, ORIGIN),
-            model._to_original,
-            ORIGIN,
-        )
-        return model
-
-    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
-        """The weights under the original's names, as `weight_g` and `weight_v` where the original has them."""
-        return self._to_original(plain_state_dict(self))
-
-    def _to_original(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        plain = rename_keys(tensors, _TABLE, ORIGIN, reverse=True)
-        first = {key: value for key, value in plain.items() if ".convs.0.conv." in key}
-        result = split_weight_norms({key: value for key, value in plain.items() if key not in first}) | first
-        for index, discriminator in enumerate(self.discriminators):
-            result[f"discriminators.{index}.{_WINDOW}"] = discriminator.window.clone()
-        return result
 
 
 __all__ = ["MultiScaleStftDiscriminator", "StftDiscriminator"]

@@ -9,7 +9,6 @@ batch, where the original fails on batches that its group does not divide.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -20,7 +19,7 @@ from melreformer_hf.models.idea_stylegan2.weights_idea_stylegan2 import ARGUMENT
 from melreformer_hf.nn.equalized import EqualizedConv2d, EqualizedLinear, scaled_leaky_relu
 from melreformer_hf.nn.resample2d import filter_before_strided, fir_kernel
 from melreformer_hf.originals.arguments import NUMBER, POSITIVE, SIZE, several, take_arguments
-from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.formats import OriginalCheckpointMixin, OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
 
 ORIGIN = "original StyleGAN2 discriminator"
@@ -74,7 +73,45 @@ def batch_spread(values: torch.Tensor, group_size: int) -> torch.Tensor:
     return spread.repeat(group)
 
 
-class StyleGan2Discriminator(nn.Module):
+def _configure(arguments: Mapping, state_dict: Mapping) -> dict:
+    fields = take_arguments(arguments, _NAMES, _WITHOUT_FIELD, ORIGIN, required=("size",))
+    sizes = {"shape": (arguments["size"],) * 2, "channels": channels_from_original(arguments), "num_channels": 3}
+    return {"blur_taps": (1, 3, 3, 1), **fields, **sizes, "use_duration": False}
+
+
+def _table(model: nn.Module) -> list[tuple[str, str]]:
+    rows = [("convs.0.0.weight", "input_conv.weight"), ("convs.0.1.bias", "input_conv.bias")]
+    for index in range(len(model.blocks)):
+        original, ours = f"convs.{index + 1}.", f"blocks.{index}."
+        rows += [
+            (f"{original}conv1.0.weight", f"{ours}conv1.weight"),
+            (f"{original}conv1.1.bias", f"{ours}conv1.bias"),
+            (f"{original}conv2.1.weight", f"{ours}conv2.weight"),
+            (f"{original}conv2.2.bias", f"{ours}conv2.bias"),
+            (f"{original}skip.1.weight", f"{ours}skip.weight"),
+        ]
+    return [
+        *rows,
+        ("final_conv.0.weight", "final_conv.weight"),
+        ("final_conv.1.bias", "final_conv.bias"),
+        ("final_linear.0.", "hidden_linear."),
+        ("final_linear.1.", "output_linear."),
+    ]
+
+
+def _to_original(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    # The original stores the filter of every resampling layer.
+    names = [f"convs.{index + 1}.{part}.0.kernel" for index in range(len(model.blocks)) for part in ("conv2", "skip")]
+    kernels = {name: fir_kernel(model.blur_taps) for name in names}
+    return rename_keys(tensors, _table(model), ORIGIN, reverse=True) | kernels
+
+
+def _check_durations_unused(model: nn.Module) -> None:
+    if model.use_duration:
+        raise ValueError("The original's discriminator knows no durations; this one has use_duration=True.")
+
+
+class StyleGan2Discriminator(OriginalCheckpointMixin, nn.Module):
     """Judges pictures with their durations.
 
     Args:
@@ -88,6 +125,15 @@ class StyleGan2Discriminator(nn.Module):
     Raises:
         ValueError: the shape cannot be halved that often.
     """
+
+    original_format = OriginalFormat(
+        ORIGIN,
+        _configure,
+        lambda tensors, model: rename_keys(tensors, _table(model), ORIGIN),
+        _to_original,
+        container="d",
+        check=_check_durations_unused,
+    )
 
     def __init__(
         self,
@@ -170,81 +216,6 @@ class StyleGan2Discriminator(nn.Module):
     @staticmethod
     def _planes(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         return values.to(like.dtype)[:, None, None, None].expand(-1, 1, *like.shape[-2:])
-
-    def _table(self) -> list[tuple[str, str]]:
-        rows = [("convs.0.0.weight", "input_conv.weight"), ("convs.0.1.bias", "input_conv.bias")]
-        for index in range(len(self.blocks)):
-            original, ours = f"convs.{index + 1}.", f"blocks.{index}."
-            rows += [
-                (f"{original}conv1.0.weight", f"{ours}conv1.weight"),
-                (f"{original}conv1.1.bias", f"{ours}conv1.bias"),
-                (f"{original}conv2.1.weight", f"{ours}conv2.weight"),
-                (f"{original}conv2.2.bias", f"{ours}conv2.bias"),
-                (f"{original}skip.1.weight", f"{ours}skip.weight"),
-            ]
-        return [
-            *rows,
-            ("final_conv.0.weight", "final_conv.weight"),
-            ("final_conv.1.bias", "final_conv.bias"),
-            ("final_linear.0.", "hidden_linear."),
-            ("final_linear.1.", "output_linear."),
-        ]
-
-    def _kernels(self) -> dict[str, torch.Tensor]:
-        names = [
-            f"convs.{index + 1}.{part}.0.kernel" for index in range(len(self.blocks)) for part in ("conv2", "skip")
-        ]
-        kernel = fir_kernel(self.blur_taps)
-        return {name: kernel.clone() for name in names}
-
-    @classmethod
-    def from_original_arguments(cls, original_arguments: Mapping) -> StyleGan2Discriminator:
-        """Untrained discriminator of the original's arguments (see `from_original`).
-
-        Raises:
-            ValueError: an argument is unknown or missing.
-        """
-        fields = take_arguments(original_arguments, _NAMES, _WITHOUT_FIELD, ORIGIN, required=("size",))
-        channels, size = channels_from_original(original_arguments), original_arguments["size"]
-        taps = tuple(fields.get("blur_taps", (1, 3, 3, 1)))
-        return cls((size, size), channels, num_channels=3, blur_taps=taps, use_duration=False)
-
-    @classmethod
-    def from_original(
-        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
-    ) -> StyleGan2Discriminator:
-        """Discriminator with the weights of one of rosinality/stylegan2-pytorch: square, colour, without durations.
-
-        Args:
-            state_dict_or_path: the state dict of `Discriminator`, also inside a release's `{"d": ...}`; or a path.
-            original_arguments: `size`, and where they differ from the original's defaults `channel_multiplier`,
-                `blur_kernel`, or `channels` (resolution to width); the generator's other arguments may be there too.
-
-        Raises:
-            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
-        """
-        model = cls.from_original_arguments(original_arguments)
-        load_from_original(
-            model,
-            load_original_state_dict(state_dict_or_path, container="d"),
-            lambda tensors: rename_keys(tensors, model._table(), ORIGIN),
-            model._to_original,
-            ORIGIN,
-        )
-        return model
-
-    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
-        """The weights under the original's names.
-
-        Raises:
-            ValueError: the original has no such discriminator (durations).
-        """
-        if self.use_duration:
-            raise ValueError("The original's discriminator knows no durations; this one has use_duration=True.")
-        return {key: value.clone() for key, value in self._to_original(self.state_dict()).items()}
-
-    def _to_original(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {**rename_keys(tensors, self._table(), ORIGIN, reverse=True), **self._kernels()}
 
 
 __all__ = ["DiscriminatorBlock", "StyleGan2Discriminator", "batch_spread"]

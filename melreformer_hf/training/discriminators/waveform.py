@@ -6,14 +6,13 @@ and two scales these are. `from_original` reads its checkpoints.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
-from melreformer_hf.originals.arguments import MAPPING, NONE, SIZE, SIZES, either, several, take_arguments
-from melreformer_hf.originals.checkpoints import load_from_original, load_original_state_dict
+from melreformer_hf.originals.arguments import MAPPING, NONE, SIZE, SIZES, Kind, either, several, take_arguments
+from melreformer_hf.originals.formats import OriginalCheckpointMixin, OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
 
 _SLOPE = 0.2
@@ -27,19 +26,23 @@ def _check_waveform(waveform: torch.Tensor) -> torch.Tensor:
     return waveform.unsqueeze(1)
 
 
-def _table(layer: str) -> list[tuple[str, str]]:
-    """(original, ours) names, with the original's name of a layer within a discriminator."""
-    return [
+def _format(origin: str, layer: str, names: Mapping[str, tuple[str, Kind]]) -> OriginalFormat:
+    """Format of HiFiHybrid's, with its name of a layer within a discriminator and of its arguments."""
+    table = [
         (f"discriminators.{{N}}.{layer}", "discriminators.{N}.convs.{N}."),
         ("discriminators.{N}.conv_post.", "discriminators.{N}.output_conv."),
     ]
+    return OriginalFormat(
+        origin,
+        # seq_len serves the original to tell the sizes of its outputs, never to compute one.
+        lambda arguments, state_dict: take_arguments(arguments, names, {"seq_len": either(SIZE, NONE)}, origin),
+        lambda tensors, model: rename_keys(tensors, table, origin),
+        lambda tensors, model: rename_keys(tensors, table, origin, reverse=True),
+    )
 
 
-class _Discriminators(nn.Module):
-    """Several discriminators side by side; subclasses name the original and its layers."""
-
-    origin: str
-    table: list[tuple[str, str]]
+class _Discriminators(OriginalCheckpointMixin, nn.Module):
+    """Several discriminators side by side."""
 
     def __init__(self, discriminators: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -57,22 +60,6 @@ class _Discriminators(nn.Module):
         """
         results = [discriminator(waveform) for discriminator in self.discriminators]
         return [logits for logits, _ in results], [maps for _, maps in results]
-
-    def to_original_state_dict(self) -> dict[str, torch.Tensor]:
-        """The weights under the original's names."""
-        return {key: value.clone() for key, value in self._to_original(self.state_dict()).items()}
-
-    def _to_original(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return rename_keys(tensors, self.table, self.origin, reverse=True)
-
-    def _load(self, source: Mapping | str | os.PathLike) -> None:
-        load_from_original(
-            self,
-            load_original_state_dict(source),
-            lambda tensors: rename_keys(tensors, self.table, self.origin),
-            self._to_original,
-            self.origin,
-        )
 
 
 class PeriodDiscriminator(nn.Module):
@@ -125,8 +112,12 @@ class MultiPeriodDiscriminator(_Discriminators):
         stride: stride along time.
     """
 
-    origin = "original MultiPeriodDiscriminator"
-    table = _table("blocks.{N}.0.")
+    original_format = _format(
+        "original MultiPeriodDiscriminator",
+        "blocks.{N}.0.",
+        {"periods": ("periods", SIZES), "channels": ("channels", SIZES)}
+        | {name: (name, SIZE) for name in ("kernel_size", "stride")},
+    )
 
     def __init__(
         self,
@@ -136,21 +127,6 @@ class MultiPeriodDiscriminator(_Discriminators):
         stride: int = 3,
     ) -> None:
         super().__init__([PeriodDiscriminator(period, channels, kernel_size, stride) for period in periods])
-
-    @classmethod
-    def from_original(
-        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
-    ) -> MultiPeriodDiscriminator:
-        """Discriminator with the weights of HiFiHybrid's; the arguments are those of the original class.
-
-        Raises:
-            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
-        """
-        names = {"periods": ("periods", SIZES), "channels": ("channels", SIZES)}
-        names |= {name: (name, SIZE) for name in ("kernel_size", "stride")}
-        model = cls(**take_arguments(original_arguments, names, {"seq_len": either(SIZE, NONE)}, cls.origin))
-        model._load(state_dict_or_path)
-        return model
 
 
 class ScaleDiscriminator(nn.Module):
@@ -213,8 +189,13 @@ class MultiScaleDiscriminator(_Discriminators):
         ValueError: the lists' lengths differ.
     """
 
-    origin = "original MultiScaleDiscriminator"
-    table = _table("blocks.{N}.")
+    # `pooling` is the original's only argument; the sizes that are fixed there may be given by our names.
+    original_format = _format(
+        "original MultiScaleDiscriminator",
+        "blocks.{N}.",
+        {name: (name, SIZES) for name in ("channels", "kernel_sizes", "strides", "groups")}
+        | {"pooling": ("poolings", several(either(MAPPING, NONE)))},
+    )
 
     def __init__(
         self,
@@ -232,26 +213,6 @@ class MultiScaleDiscriminator(_Discriminators):
         super().__init__(
             [ScaleDiscriminator(channels, kernel_sizes, strides, groups, pooling) for pooling in poolings]
         )
-
-    @classmethod
-    def from_original(
-        cls, state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike, original_arguments: Mapping
-    ) -> MultiScaleDiscriminator:
-        """Discriminator with the weights of HiFiHybrid's.
-
-        Args:
-            state_dict_or_path: its state dict, or a file.
-            original_arguments: `pooling` of the original class; the sizes that are fixed there may be given as
-                `channels`, `kernel_sizes`, `strides`, `groups`.
-
-        Raises:
-            ValueError: unknown arguments; missing, unexpected or misshapen tensors, by name.
-        """
-        names = {name: (name, SIZES) for name in ("channels", "kernel_sizes", "strides", "groups")}
-        names |= {"pooling": ("poolings", several(either(MAPPING, NONE)))}
-        model = cls(**take_arguments(original_arguments, names, {"seq_len": either(SIZE, NONE)}, cls.origin))
-        model._load(state_dict_or_path)
-        return model
 
 
 __all__ = [

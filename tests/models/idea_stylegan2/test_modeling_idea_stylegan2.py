@@ -288,9 +288,9 @@ def test_hostile_originals_and_other_mels(tmp_path, capsys):
         IdeaStyleGan2Model.from_original(tmp_path / "g.pt", ARGUMENTS)
     assert capsys.readouterr().out == ""
     mel = MelConfig.preset("melgan", num_mel_bins=16).to_dict()
-    assert IdeaStyleGan2Model.from_original(original_weights(), ARGUMENTS, mel).config.mel_config.log_base == "10"
+    assert IdeaStyleGan2Model.from_original(original_weights(), ARGUMENTS, mel=mel).config.mel_config.log_base == "10"
     with pytest.raises(ValueError, match="size must be the mel contract's num_mel_bins, 80, got 16"):
-        IdeaStyleGan2Model.from_original(original_weights(), ARGUMENTS, MelConfig.preset("melgan").to_dict())
+        IdeaStyleGan2Model.from_original(original_weights(), ARGUMENTS, mel=MelConfig.preset("melgan").to_dict())
     assert channels_from_original({"size": 256}) == (512, 512, 512, 512, 512, 256, 128)
     assert channels_from_original({"size": 64, "channel_multiplier": 1}) == (512, 512, 512, 512, 256)
     with pytest.raises(ValueError, match="num_channels=1"):

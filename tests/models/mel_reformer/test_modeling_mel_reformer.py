@@ -229,7 +229,7 @@ def test_broken_config_rules(field, value):
 def test_original_checkpoints_are_refused_by_key():
     arguments = {"n_mels": 4, "window_size": 2, "num_blocks": 1, "num_heads": 2, "dim_embed": 8}
     arguments |= {"encoder_block_size": 8, "decoder_block_size": 4}
-    state = MelReformerModel(modeling_mel_reformer.config_of(arguments)).to_original_state_dict()
+    state = MelReformerModel.from_original_arguments(arguments).to_original_state_dict()
     broken = {key: value for key, value in state.items() if key != "head.bias"}
     for changed, fragments in (
         (broken, ("missing key", "'head.bias'")),

@@ -164,9 +164,9 @@ def test_original_files(suffix, weight_norm, tmp_path):
 def test_original_of_another_mel():
     weights = original_model().to_original_state_dict()
     mel = MelConfig.preset("specvqgan", num_mel_bins=10).to_dict()
-    assert MelGanVocoderModel.from_original(weights, ARGUMENTS, mel).config.mel_config == MelConfig.from_dict(mel)
+    assert MelGanVocoderModel.from_original(weights, ARGUMENTS, mel=mel).config.mel_config == MelConfig.from_dict(mel)
     with pytest.raises(ValueError) as error:
-        MelGanVocoderModel.from_original(weights, ARGUMENTS, MelConfig.preset("specvqgan").to_dict())
+        MelGanVocoderModel.from_original(weights, ARGUMENTS, mel=MelConfig.preset("specvqgan").to_dict())
     assert_error(error, "input_size", "80", "10")
 
 

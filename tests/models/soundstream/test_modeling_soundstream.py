@@ -304,9 +304,8 @@ ARGUMENTS = {
 
 
 def original(**arguments) -> SoundStreamModel:
-    config = modeling_soundstream.configuration_from_original({**ARGUMENTS, **arguments})
     torch.manual_seed(0)
-    return SoundStreamModel(config).eval()
+    return SoundStreamModel.from_original_arguments({**ARGUMENTS, **arguments}).eval()
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 """Train the baseline of the expansion.
 
-accelerate launch examples/train_conv_upsampler.py --config examples/configs/conv_upsampler_tiny.yaml --dataset DIR
+accelerate launch examples/train_conv_upsampler.py --config tiny --dataset DIR
+
+`melreformer train conv_upsampler` does the same.
 """
 
 from melreformer_hf.training.main import main
-from melreformer_hf.training.recipes.conv_upsampler import ConvUpsamplerRecipe
 
 if __name__ == "__main__":
-    main(ConvUpsamplerRecipe)
+    main("conv_upsampler")

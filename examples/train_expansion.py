@@ -1,10 +1,11 @@
 """Train the expansion.
 
-accelerate launch examples/train_expansion.py --config examples/configs/expansion_tiny.yaml --dataset DIR
+accelerate launch examples/train_expansion.py --config tiny --dataset DIR
+
+`melreformer train expansion` does the same.
 """
 
 from melreformer_hf.training.main import main
-from melreformer_hf.training.recipes.expansion import ExpansionRecipe
 
 if __name__ == "__main__":
-    main(ExpansionRecipe)
+    main("expansion")

@@ -1,10 +1,11 @@
 """Train the idea model.
 
-accelerate launch examples/train_idea_diffusion.py --config examples/configs/idea_diffusion_tiny.yaml --dataset DIR
+accelerate launch examples/train_idea_diffusion.py --config tiny --dataset DIR
+
+`melreformer train idea_diffusion` does the same.
 """
 
 from melreformer_hf.training.main import main
-from melreformer_hf.training.recipes.idea_diffusion import IdeaDiffusionRecipe
 
 if __name__ == "__main__":
-    main(IdeaDiffusionRecipe)
+    main("idea_diffusion")

@@ -1,10 +1,11 @@
 """Train a vocoder.
 
-accelerate launch examples/train_vocoder.py --config examples/configs/vocoder_tiny.yaml --dataset DIR
+accelerate launch examples/train_vocoder.py --config tiny --dataset DIR
+
+`melreformer train vocoder` does the same.
 """
 
 from melreformer_hf.training.main import main
-from melreformer_hf.training.recipes.vocoder import VocoderRecipe
 
 if __name__ == "__main__":
-    main(VocoderRecipe)
+    main("vocoder")

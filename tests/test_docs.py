@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
 from pathlib import Path
@@ -12,6 +11,8 @@ from typer.main import get_command
 
 from melreformer_hf.cli.main import app
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
+from melreformer_hf.training.config import TrainingConfig
+from melreformer_hf.training.recipes import RECIPES, find_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "spaces").glob("*/README.md"))]
@@ -56,21 +57,36 @@ def test_commands_and_their_options_exist(page):
         while words and hasattr(command, "commands"):
             assert words[0] in command.commands, words
             command = command.commands[words.pop(0)]
+        if command.name == "train":
+            continue  # its words have a test of their own
         known = {name for parameter in command.params for name in parameter.opts} | {"--help"}
         assert {word.split("=")[0] for word in words if word.startswith("--")} <= known, words
 
 
-def test_options_of_the_trainings_exist():
-    from melreformer_hf.training.config import TrainingConfig, _parser
-    from melreformer_hf.training.recipes.expansion import ExpansionRecipe
+def trainings(text: str) -> list[list[str]]:
+    """Every training of a page, typed in any of the three ways: its recipe and the words after it."""
+    joined = text.replace("\\\n", " ")
+    start = r"(?:melreformer train|melreformer_hf\.training|examples/train_(?=\w+\.py)) ?"
+    found = re.findall(start + r"([a-z]\w+(?:\.py)? --[^`\n&]*)", joined)
+    return [shlex.split(line.replace(".py", "", 1) if ".py " in line else line, comments=True) for line in found]
 
-    parser: argparse.ArgumentParser = _parser(TrainingConfig, ExpansionRecipe)
-    known = {name for action in parser._actions for name in action.option_strings}
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-        for line in re.findall(r"examples/train_\w+\.py ([^`\n]*)", text):
-            options = re.findall(r"--[\w.]+", line.split("#")[0])
-            assert {option for option in options if "." not in option} <= known, line
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_trainings_and_their_settings_exist(page):
+    needed = ["--dataset", "d", "--output_dir", "o", "--max_steps", "1"]
+    for recipe, *words in trainings(page.read_text(encoding="utf-8")):
+        if "..." in words or words == ["--help"]:
+            continue
+        TrainingConfig.from_command_line(find_recipe(recipe), [*needed, *words])
+
+
+def test_trainings_are_found_on_the_pages():
+    found = [words[0] for page in PAGES for words in trainings(page.read_text(encoding="utf-8"))]
+    assert set(found) <= set(RECIPES) and len(set(found)) >= 3, found
+    typed = (
+        "accelerate launch examples/train_vocoder.py --config tiny\nmelreformer train vocoder --config \\\n  tiny  # c"
+    )
+    assert trainings(typed) == [["vocoder", "--config", "tiny"]] * 2
 
 
 def test_the_figure_has_the_shapes_of_the_bundled_pipeline():

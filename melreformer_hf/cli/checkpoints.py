@@ -72,16 +72,14 @@ def convert(
 
 
 def _read_values(path: Path, option: str) -> dict:
-    text = path.read_text(encoding="utf-8")
     if path.suffix in (".yaml", ".yml"):
-        from melreformer_hf.training.config import parse_yaml  # of the extra `train`
+        from melreformer_hf.training.arguments import read_yaml  # of the extra `train`
 
-        values = parse_yaml(text)
-    else:
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{option} {path} is not valid JSON: {error}") from error
+        return read_yaml(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{option} {path} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{option} {path} must hold names and values, got {type(values).__name__}.")
     return values

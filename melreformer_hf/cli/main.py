@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from melreformer_hf.cli import checkpoints, data, demo, doctor, evaluate, generate
-from melreformer_hf.cli.errors import EXIT_INTERRUPTED, EXIT_MISTAKE, expected_errors, is_usage_error, one_line
+import melreformer_hf
+from melreformer_hf._errors import EXIT_MISTAKE, told_in_one_line
+from melreformer_hf.cli import checkpoints, data, demo, doctor, evaluate, generate, train
 
 app = typer.Typer(
     name="melreformer",
@@ -19,6 +19,7 @@ app = typer.Typer(
 app.command("generate")(generate.generate)
 app.command("expand")(generate.expand)
 app.command("demo")(demo.demo)
+app.command("train", context_settings=train.CONTEXT)(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("convert")(checkpoints.convert)
 app.command("assemble")(checkpoints.assemble)
@@ -30,11 +31,20 @@ app.add_typer(data.app, name="data")
 SETTINGS = {"traceback": False}
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"melreformer_hf {melreformer_hf.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def settings(
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
-    """Long music from small ideas: generate, expand recordings, build data, measure, convert checkpoints.
+    """Long music from small ideas: generate, expand recordings, train on your own music, measure, convert checkpoints.
 
     Start with: melreformer generate --seconds 20 --output song.wav
     """
@@ -43,20 +53,15 @@ def settings(
 
 def main() -> None:
     """Run the command; mistakes of the user end with one line and exit code 2, not with a traceback."""
-    try:
-        code = app(standalone_mode=False)
-    except KeyboardInterrupt:
-        print("error: interrupted.", file=sys.stderr)
-        raise SystemExit(EXIT_INTERRUPTED) from None
-    except Exception as error:
-        if type(error).__name__ == "NoArgsIsHelpError":
+    code = 0
+    with told_in_one_line(lambda: SETTINGS["traceback"]):
+        try:
+            code = app(standalone_mode=False)
+        except Exception as error:
+            if type(error).__name__ != "NoArgsIsHelpError":
+                raise
             print(error.format_message())
             raise SystemExit(EXIT_MISTAKE) from None
-        mistake = is_usage_error(error) or isinstance(error, expected_errors())
-        if not mistake or SETTINGS["traceback"]:
-            raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        raise SystemExit(EXIT_MISTAKE) from error
     if isinstance(code, int) and code:
         raise SystemExit(code)
 

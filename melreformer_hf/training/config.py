@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
+import inspect
 import os
-import re
-import types
-import typing
+import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from melreformer_hf._text import suggest
+from melreformer_hf.configs import configs_of, find_config
+from melreformer_hf.training.arguments import FieldParser, build_dataclass, option, read_yaml
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from melreformer_hf.training.recipes.base import Recipe
+
+OWNER = "The training's settings"
 MIXED_PRECISION = ("no", "bf16", "fp16")
 OPTIMIZERS = ("adamw", "muon")
+_EPILOG = """Lists are written [1, 2] or 1,2, nothing is null. Configs of this recipe: {configs}.
 
-
-def option(default: Any, help: str) -> Any:
-    """A dataclass field with the sentence that `--help` prints for it."""
-    return dataclasses.field(default=default, metadata={"help": help})
+  melreformer train {name} --config tiny --dataset data/mine --max_minutes 5
+  melreformer train {name} --config tiny --print-config > mine.yaml
+  accelerate launch -m melreformer_hf.training {name} --config mine.yaml --dataset data/mine
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,12 +69,8 @@ class TrainingConfig:
     gradient_checkpointing: bool = option(False, "save memory: activations of the model's blocks are computed twice")
     cpu: bool = option(False, "train on the CPU although there is an accelerator")
     progress_bar: bool = option(True, "show a progress bar")
-    model: dict = dataclasses.field(
-        default_factory=dict, metadata={"help": "fields of the model's configuration, --model.NAME VALUE"}
-    )
-    options: dict = dataclasses.field(
-        default_factory=dict, metadata={"help": "fields of the recipe's options, --options.NAME VALUE"}
-    )
+    model: dict = option({}, "fields of the model's configuration: --model.NAME VALUE, or under `model:` in a file")
+    options: dict = option({}, "fields of the recipe's options: --options.NAME VALUE, or under `options:` in a file")
 
     def __post_init__(self) -> None:
         optional_positive = (
@@ -116,148 +114,44 @@ class TrainingConfig:
     @classmethod
     def from_yaml(cls, path: str | os.PathLike, overrides: Mapping[str, Any] | None = None) -> TrainingConfig:
         """Read a YAML file; `overrides` replace its values, dictionaries key by key."""
-        return build_dataclass(cls, _merge(_read_yaml(path), overrides or {}), "The training config")
+        values = read_yaml(path)
+        for name, value in (overrides or {}).items():
+            both = isinstance(value, Mapping) and isinstance(values.get(name), Mapping)
+            values[name] = {**values[name], **value} if both else value
+        return build_dataclass(cls, values, OWNER)
 
     @classmethod
-    def from_command_line(cls, recipe_class: type, arguments: Sequence[str] | None = None) -> TrainingConfig:
-        """Parse `--config FILE --max_steps 100 --model.hidden_size 64 --options.NAME VALUE`.
+    def from_command_line(
+        cls, recipe_class: type[Recipe], arguments: Sequence[object] | None = None
+    ) -> TrainingConfig:
+        """Parse `--config tiny --max_steps 100 --model.hidden_size 64 --options.NAME VALUE`.
 
         Args:
-            recipe_class: its docstring and `Options` complete the help.
+            recipe_class: its docstring and `Options` complete the help, its name finds the configs of the package.
             arguments: words of the command line; default: the process's own.
+
+        Raises:
+            ValueError: an unknown name or a wrong value.
+            FileNotFoundError: no such config file.
+            SystemExit: `--help` or `--print_config`, after printing.
         """
-        parser = _parser(cls, recipe_class)
-        known, rest = parser.parse_known_args(arguments)
-        overrides = {key: value for key, value in vars(known).items() if value is not None and key != "config"}
-        for name, value in _nested(parser, rest):
-            section, key = name.split(".", 1)
-            overrides.setdefault(section, {})[key] = value
-        try:
-            base = _read_yaml(known.config) if known.config else {}
-            return build_dataclass(cls, _merge(base, overrides), "The training config")
-        except (ValueError, FileNotFoundError) as error:
-            parser.error(str(error))
+        name = recipe_class.name
+        parser = FieldParser(
+            OWNER,
+            usage=f"melreformer train {name} --config NAME --dataset DIR [--FIELD VALUE ...]",
+            description=inspect.getdoc(recipe_class).split("\n\n")[0],
+            epilog=_EPILOG.format(name=name, configs=", ".join(configs_of(name)) or "none"),
+        )
+        parser.add_config()
+        parser.add_fields(cls, "settings of every training", skip=("options",))
+        parser.add_fields(recipe_class.Options, f"options of the recipe {name}", prefix="options.")
+        words = sys.argv[1:] if arguments is None else arguments
+        values = parser.parse(words, lambda config: find_config(config, name))
+        return cls(**{"options": {}, **values})
 
     def to_dict(self) -> dict:
         """All fields as JSON-ready values."""
         return {**dataclasses.asdict(self), "adam_betas": list(self.adam_betas)}
 
 
-def build_dataclass(cls: type[T], values: Mapping[str, Any], owner: str) -> T:
-    """Build a dataclass from plain values: unknown keys are refused with a suggestion, types are checked.
-
-    Raises:
-        ValueError: an unknown key, or a value of the wrong type; names both.
-    """
-    hints = typing.get_type_hints(cls)
-    known = [field.name for field in dataclasses.fields(cls)]
-    for key in values:
-        if key not in known:
-            raise ValueError(f"{owner} has no field {key!r} (received {values[key]!r}). {suggest(key, known)}")
-    return cls(**{key: _convert(value, hints[key], f"{owner}'s field {key!r}") for key, value in values.items()})
-
-
-def _convert(value: Any, hint: Any, where: str) -> Any:
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        if value is None or value in ("none", "null"):
-            return None
-        hint = next(choice for choice in typing.get_args(hint) if choice is not type(None))
-    origin = typing.get_origin(hint) or hint
-    try:
-        if origin is tuple:
-            parts = value.replace(",", " ").split() if isinstance(value, str) else value
-            inner = typing.get_args(hint)
-            return tuple(_convert(part, inner[0], where) for part in parts)
-        if origin is bool and isinstance(value, str):
-            return {"true": True, "false": False, "yes": True, "no": False}[value.lower()]
-        if origin is int and isinstance(value, float) and not value.is_integer():
-            raise ValueError
-        if origin in (int, float) and not isinstance(value, bool):
-            return origin(value)
-    except (ValueError, TypeError, KeyError):
-        pass
-    else:
-        if isinstance(value, origin):
-            return value
-    raise ValueError(f"{where} must be {getattr(hint, '__name__', hint)}, got {value!r}.")
-
-
-def parse_yaml(text: str) -> Any:
-    """Plain values of a YAML text, in which 1e-5 is a number as in YAML 1.2; the library knows only 1.0e-5."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    Loader.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), "-+0123456789"
-    )
-    return yaml.load(text, Loader)
-
-
-def _read_yaml(path: str | os.PathLike) -> dict:
-    import yaml
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"No config file at {path}.")
-    try:
-        values = parse_yaml(Path(path).read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold `key: value` lines, got {type(values).__name__}.")
-    return values
-
-
-def _merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict:
-    merged = dict(base)
-    for key, value in overrides.items():
-        both_mappings = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = {**merged[key], **value} if both_mappings else value
-    return merged
-
-
-def _parser(cls: type, recipe_class: type) -> argparse.ArgumentParser:
-    lines = ["fields of the model's configuration: --model.NAME VALUE, or under `model:` in the YAML file", ""]
-    lines += ["options of this recipe (--options.NAME VALUE, or under `options:` in the YAML file):"]
-    lines += [
-        f"  {field.name} (default {field.default!r}): {field.metadata.get('help', '')}"
-        for field in dataclasses.fields(recipe_class.Options)
-    ]
-    parser = argparse.ArgumentParser(
-        description=(recipe_class.__doc__ or "").strip().split("\n")[0],
-        epilog="\n".join(lines),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", help="YAML file with any of these settings")
-    for field in dataclasses.fields(cls):
-        if field.name in ("model", "options"):
-            continue
-        text = f"{field.metadata['help']} (default {field.default!r})".replace("%", "%%")
-        parser.add_argument(f"--{field.name}", help=text, metavar="VALUE")
-    return parser
-
-
-def _nested(parser: argparse.ArgumentParser, words: list[str]) -> list[tuple[str, Any]]:
-    import yaml
-
-    pairs, queue = [], list(words)
-    while queue:
-        word = queue.pop(0)
-        name, separator, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or not name.startswith(("model.", "options.")):
-            choices = [action.option_strings[0] for action in parser._actions]
-            parser.error(f"unknown argument {word!r}. {suggest(word.partition('=')[0], choices)}".rstrip())
-        if not separator:
-            if not queue:
-                parser.error(f"{word} needs a value.")
-            value = queue.pop(0)
-        try:
-            pairs.append((name, parse_yaml(value)))
-        except yaml.YAMLError:
-            parser.error(f"{word} must have a value in YAML, such as 3, 1e-3 or [1, 2], got {value!r}.")
-    return pairs
-
-
-__all__ = ["TrainingConfig", "build_dataclass", "option", "parse_yaml"]
+__all__ = ["TrainingConfig", "build_dataclass", "option"]

@@ -18,12 +18,13 @@ from audio_files import RATE, tone
 from pipeline_utils_for_tests import tiny_pipeline
 from typer.testing import CliRunner
 
-from melreformer_hf.cli import demo, errors, generate
+from melreformer_hf import _errors as errors
+from melreformer_hf.cli import demo, generate
 from melreformer_hf.cli.checkpoints import FAMILIES
 from melreformer_hf.cli.main import app, main
 from melreformer_hf.pipelines.pipeline_mel_reformer import MAX_SECONDS
 
-COMMANDS = ("generate", "expand", "demo", "evaluate", "convert", "assemble", "push", "doctor", "data build")
+COMMANDS = ("generate", "expand", "demo", "train", "evaluate", "convert", "assemble", "push", "doctor", "data build")
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,10 @@ def mistake(monkeypatch, capsys, tmp_path):
         ("expand nowhere.wav", "nowhere.wav"),
         ("expand nowhere.wav --seconds -1", "--seconds must be a number from 1"),
         ("data build nowhere --output x", "must be a folder of audio files, got nowhere"),
+        ("train nothing", "'vocoder'"),
+        ("train vocoder --config tinny", "Did you mean 'tiny'?"),
+        ("train vocoder --config tiny --max-stepps 3", "Did you mean '--max_steps'?"),
+        ("train vocoder --config tiny", "dataset must be given"),
         ("data build . --output x --test-fraction 2", "test_fraction"),
         ("data build . --output x --sampling-rate 0", "sampling_rate"),
         ("data render . --soundfont none.sf2 --output x", "none.sf2|fluidsynth"),

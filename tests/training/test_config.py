@@ -12,13 +12,19 @@ import torch
 from testing_utils import assert_error
 
 from melreformer_hf.audio.mel import MelConfig
-from melreformer_hf.training.config import TrainingConfig, build_dataclass, parse_yaml
+from melreformer_hf.configs import configs_of, find_config, purpose
+from melreformer_hf.training.arguments import read_yaml
+from melreformer_hf.training.config import TrainingConfig, build_dataclass
+from melreformer_hf.training.main import main
+from melreformer_hf.training.recipes import RECIPES as RECIPE_NAMES
+from melreformer_hf.training.recipes import find_recipe
 from melreformer_hf.training.recipes.conv_upsampler import ConvUpsamplerRecipe
 from melreformer_hf.training.recipes.expansion import ExpansionRecipe
 from melreformer_hf.training.recipes.idea_diffusion import IdeaDiffusionRecipe
 from melreformer_hf.training.recipes.vocoder import VocoderRecipe
 
 ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "melreformer_hf/configs"
 NEEDED = {"dataset": "data", "output_dir": "out", "max_steps": 1}
 RECIPES = [VocoderRecipe, ExpansionRecipe, ConvUpsamplerRecipe, IdeaDiffusionRecipe]
 
@@ -30,7 +36,7 @@ def test_the_command_line_overrides_the_file(tmp_path):
     words += ["--model.hidden_size", "16", "--options.preset=tiny", "--adam_betas", "0.8,0.9", "--cpu", "true"]
     config = TrainingConfig.from_command_line(VocoderRecipe, words)
     assert (config.max_steps, config.batch_size, config.learning_rate) == (7, 3, 1e-3)
-    assert config.model == {"hidden_size": 16, "kernel_size": 3} and config.options == {"preset": "tiny"}
+    assert config.model == {"hidden_size": 16, "kernel_size": 3} and config.options["preset"] == "tiny"
     assert config.adam_betas == (0.8, 0.9) and config.cpu is True
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.max_steps = 3
@@ -64,34 +70,96 @@ def test_wrong_settings_are_refused(values, fragments):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "fragments"),
     [
-        (["--max_stepps", "3"], "Did you mean '--max_steps'"),
-        (["--model.hidden_size"], "needs a value"),
-        (["stray"], "stray"),
-        (["--max_steps", "none"], "max_steps"),
-        (["--config", "nowhere.yaml"], "No config file at nowhere.yaml"),
-        (["--model.mel", "{a: ["], "YAML"),
+        (["--max_stepps", "3"], ["'--max_stepps'", "Did you mean '--max_steps'?"]),
+        (["--options.presett", "3"], ["Did you mean '--options.preset'?"]),
+        (["--model.hidden_size"], ["--model: expected one argument"]),
+        (["stray"], ["unknown argument 'stray'"]),
+        (["--batch_size", "none"], ["batch_size must be int", "None"]),
+        (["--max_steps", "many"], ["max_steps must be int or null", "many"]),
+        (["--adam_betas", "0.9"], ["adam_betas must be a list [float, float]", "0.9"]),
+        (["--options.stft_weight", "loud"], ["options.stft_weight must be float", "loud"]),
+        (["--options.stft_weight", "-1"], ["options.stft_weight must not be negative"]),
+        (["--config", "nowhere.yaml"], ["No config file at nowhere.yaml"]),
+        (["--config", "tinny"], ["vocoder has no config 'tinny'", "Did you mean 'tiny'?"]),
+        (["--config", "expansion_tiny"], ["vocoder has no config 'expansion_tiny'"]),
+        (["--max_steps", "none"], ["max_steps must be given unless max_minutes is"]),
     ],
 )
-def test_wrong_command_lines_end_with_a_message(words, message, capsys):
+def test_wrong_command_lines_end_with_a_message(words, fragments, capsys):
     base = ["--dataset", "d", "--output_dir", "o", "--max_steps", "1"]
-    with pytest.raises(SystemExit) as exit:
-        TrainingConfig.from_command_line(VocoderRecipe, [*base, *words])
-    assert exit.value.code == 2
-    assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main("vocoder", [*base, *words])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("error: ") and len(error.splitlines()) == 1
+    assert all(fragment in error for fragment in fragments), error
 
 
-def test_numbers_are_read_as_people_and_json_write_them(tmp_path):
-    text = "a: 1e-09\nb: -2E+3\nc: 1.5e3\nd: 1e-3x\ne: [1e5, 1]\nf: '1e-5'\n"
-    assert parse_yaml(text) == {"a": 1e-9, "b": -2000.0, "c": 1500.0, "d": "1e-3x", "e": [1e5, 1], "f": "1e-5"}
-    mel = MelConfig.preset("hifigan").to_dict()
-    words = ["--dataset", "d", "--output_dir", "o", "--max_steps", "1", "--model.mel", json.dumps(mel)]
-    assert TrainingConfig.from_command_line(VocoderRecipe, words).model == {"mel": mel}
+def test_wrong_files_are_named(tmp_path):
+    for content, fragment in (
+        (b"max_step: 5", "Did you mean 'max_steps'?"),
+        (b"options: {presett: 1}", "options.preset"),
+    ):
+        (tmp_path / "wrong.yaml").write_bytes(content)
+        with pytest.raises(ValueError, match=re.escape(fragment)):
+            TrainingConfig.from_command_line(VocoderRecipe, ["--config", tmp_path / "wrong.yaml"])
     for content in (b"a: [", b"a: \xff", b"- 1"):
         (tmp_path / "bad.yaml").write_bytes(content)
         with pytest.raises(ValueError, match="bad.yaml"):
             TrainingConfig.from_yaml(tmp_path / "bad.yaml")
+        with pytest.raises(ValueError, match="bad.yaml"):
+            TrainingConfig.from_command_line(VocoderRecipe, ["--config", tmp_path / "bad.yaml"])
+
+
+def test_numbers_are_read_as_people_and_json_write_them(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: 1e-09\nb: -2E+3\nc: 1.5e3\nd: 1e-3x\ne: [1e5, 1]\nf: '1e-5'\n")
+    expected = {"a": 1e-9, "b": -2000.0, "c": 1500.0, "d": "1e-3x", "e": [1e5, 1], "f": "1e-5"}
+    assert read_yaml(tmp_path / "a.yaml") == expected
+    mel = MelConfig.preset("hifigan").to_dict()
+    words = [
+        "--dataset",
+        "d",
+        "--output_dir",
+        "o",
+        "--max-steps=1",
+        "--model.mel",
+        json.dumps(mel),
+        "--model.x",
+        "1e-9",
+    ]
+    config = TrainingConfig.from_command_line(
+        VocoderRecipe, [*words, "--max_minutes", "none", "--cpu", "--progress-bar", "no"]
+    )
+    assert config.model == {"mel": mel, "x": 1e-9} and config.max_minutes is None
+    assert (config.max_steps, config.cpu, config.progress_bar) == (1, True, False)
+
+
+def test_the_printed_configuration_is_a_configuration(tmp_path, capsys):
+    given = ["--config", "tiny", "--dataset", "d", "--options.crop_frames", "32", "--model", "{hidden_size: 16}"]
+    with pytest.raises(SystemExit) as stop:
+        TrainingConfig.from_command_line(VocoderRecipe, [*given, "--print-config"])
+    assert not stop.value.code
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    printed = TrainingConfig.from_command_line(VocoderRecipe, ["--config", tmp_path / "printed.yaml"])
+    assert printed == TrainingConfig.from_command_line(VocoderRecipe, given) and printed.options["crop_frames"] == 32
+    # What is typed wins wherever it stands.
+    late = TrainingConfig.from_command_line(VocoderRecipe, ["--batch_size", "5", *given])
+    assert late.batch_size == 5 and late.output_dir == "runs/vocoder_tiny"
+
+
+def test_recipes_and_their_configs_are_listed(capsys):
+    assert main(arguments=["--list"]) == {}
+    listed = capsys.readouterr().out
+    for name in RECIPE_NAMES:
+        assert f"{name} " in listed and find_recipe(name).name == name
+        for size, path in configs_of(name).items():
+            assert f"  {size} " in listed and purpose(path) in listed
+            assert find_config(size, name) == find_config(path.stem, name) == find_config(path, name) == path
+    with pytest.raises(SystemExit):
+        main(arguments=["vocodder"])
+    assert "'vocoder'" in capsys.readouterr().err
+    assert not main(arguments=[]) and "usage: accelerate launch" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -114,7 +182,7 @@ def test_help_teaches_every_setting(recipe, capsys):
 
 def example_configs() -> list[tuple[Path, type]]:
     by_name = {recipe.name: recipe for recipe in RECIPES}
-    files = sorted((ROOT / "examples/configs").glob("*.yaml"))
+    files = sorted(CONFIGS.glob("*.yaml"))
     return [(file, by_name[name]) for file in files if (name := file.stem.rsplit("_", 1)[0]) in by_name]
 
 
@@ -146,7 +214,7 @@ def test_every_setting_is_used(recipe):
 
 
 def test_every_example_config_builds_its_recipe():
-    files = sorted((ROOT / "examples/configs").glob("*.yaml"))
+    files = sorted(CONFIGS.glob("*.yaml"))
     by_name = {recipe.name: recipe for recipe in RECIPES}
     used = set()
     for file in files:

@@ -38,7 +38,7 @@ TWO_PROCESSES += ["--dynamo_backend", "no", "--main_process_port", "0"]
 
 def launch(launcher: list[str], name: str, dataset: str, output: Path, *more: str, **variables: str) -> dict:
     """Run an example with its tiny configuration, made tinier; returns its `training.json`."""
-    command = [*launcher, f"examples/train_{name}.py", "--config", f"examples/configs/{name}_tiny.yaml"]
+    command = [*launcher, "-m", "melreformer_hf.training", name, "--config", "tiny"]
     command += ["--dataset", dataset, "--output_dir", str(output), *SIZES[name], *SHORT, *more]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **variables}
@@ -52,7 +52,7 @@ def launch(launcher: list[str], name: str, dataset: str, output: Path, *more: st
 
 def test_every_example_has_its_tiny_configuration():
     examples = {path.stem.removeprefix("train_") for path in (ROOT / "examples").glob("train_*.py")}
-    configs = {path.stem.removesuffix("_tiny") for path in (ROOT / "examples/configs").glob("*_tiny.yaml")}
+    configs = {path.stem.removesuffix("_tiny") for path in (ROOT / "melreformer_hf/configs").glob("*_tiny.yaml")}
     assert set(SIZES) <= examples and examples == configs
 
 

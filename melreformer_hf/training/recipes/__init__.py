@@ -1,1 +1,31 @@
-"""Training recipes: what is trained, on what, with which losses, and how it is measured."""
+"""Training recipes by name; each is imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from melreformer_hf.training.recipes.base import Recipe
+
+RECIPES: dict[str, str] = {
+    "conv_upsampler": "melreformer_hf.training.recipes.conv_upsampler:ConvUpsamplerRecipe",
+    "expansion": "melreformer_hf.training.recipes.expansion:ExpansionRecipe",
+    "idea_diffusion": "melreformer_hf.training.recipes.idea_diffusion:IdeaDiffusionRecipe",
+    "vocoder": "melreformer_hf.training.recipes.vocoder:VocoderRecipe",
+}
+
+
+def find_recipe(name: str) -> type[Recipe]:
+    """The recipe class of a name.
+
+    Raises:
+        ValueError: no such recipe; names those that there are.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"recipe must be one of {sorted(RECIPES)}, got {name!r}.")
+    module, _, attribute = RECIPES[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+__all__ = ["RECIPES", "find_recipe"]

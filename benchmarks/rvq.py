@@ -51,7 +51,7 @@ def build_ours(arguments: argparse.Namespace, hidden: torch.Tensor) -> ResidualV
     quantizer = ResidualVectorQuantizer(
         arguments.dim, arguments.codes, arguments.quantizers, kmeans_iterations=2, restart_threshold=0.0
     )
-    quantizer.to(hidden.device).train()(hidden, generator=torch.Generator().manual_seed(0))
+    quantizer.to(hidden.device).initialize_codebooks(hidden, generator=torch.Generator().manual_seed(0))
     return quantizer.eval()
 
 

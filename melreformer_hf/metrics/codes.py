@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from melreformer_hf.nn.quantization.output import perplexity_of
+from melreformer_hf.nn.quantization import perplexity_of
 
 
 def _counts(audio_codes: torch.Tensor, codebook_size: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ from golden_utils import fixture
 
 from melreformer_hf.models.soundstream.weights_quantizers import quantizer_from_original, quantizer_to_original
 from melreformer_hf.nn.quantization import VectorQuantizer
-from melreformer_hf.nn.quantization.som_codebook import grid_coordinates, grid_distances
+from melreformer_hf.nn.quantization.som import grid_coordinates, grid_distances
 
 NAME = "11_ksom"
 
@@ -20,13 +20,13 @@ def golden():
     return fixture(NAME)
 
 
-def cases(without_neighbours: bool = False) -> list[str]:
-    """The fixture's maps, or those of them that have no neighbourhood."""
+def cases(without_neighbors: bool = False) -> list[str]:
+    """The fixture's maps, or those of them that have no neighborhood."""
     try:
         known = fixture(NAME).config["cases"]
     except pytest.skip.Exception:
         return ["empty"]
-    return [name for name, case in known.items() if not without_neighbours or case["blur"][0] == "Empty"]
+    return [name for name, case in known.items() if not without_neighbors or case["blur"][0] == "Empty"]
 
 
 def remark(golden, pattern: str) -> float:
@@ -48,7 +48,7 @@ def steps(golden, case) -> range:
 
 
 @pytest.mark.parametrize("case", cases())
-def test_grid_and_neighbourhood(golden, case):
+def test_grid_and_neighborhood(golden, case):
     codebook = load(golden, case).codebook(0)
     golden.assert_close(f"{case}.grid_coords", grid_coordinates(codebook.grid_shape))
     golden.assert_close(f"{case}.grid_distances", grid_distances(codebook.grid_shape))
@@ -56,7 +56,7 @@ def test_grid_and_neighbourhood(golden, case):
     assert keys
     for key in keys:
         step = int(key.removeprefix(f"{case}.blur_step"))
-        made = codebook.neighbourhood.influence(grid_distances(codebook.grid_shape), step)
+        made = codebook.neighborhood.influence(grid_distances(codebook.grid_shape), step)
         # The fixture stores what the original has before it sets the diagonal to one.
         torch.testing.assert_close(made.diagonal(), torch.ones(codebook.size))
         golden.assert_close(key, made.diagonal_scatter(golden.io[key].diagonal()))
@@ -77,6 +77,8 @@ def test_training_steps(golden, case):
         # The scalar of the fixture's gradients: 2 loss + sum(q grad_q).
         pulled = (output.quantized.transpose(1, 2) * golden.io[f"{case}.grad_q{step}"]).sum()
         (2 * output.loss + pulled).backward()
+        quantizer.accumulate(output)
+        assert quantizer.update_codebooks()
         golden.assert_close(f"{case}.grad_x{step}", hidden.grad.transpose(1, 2))
         if gradient:
             golden.assert_close(f"{case}.grad_w{step}", codebook.codewords.grad)
@@ -90,8 +92,8 @@ def test_training_steps(golden, case):
         golden.assert_close(f"{case}.w_after{step}", codebook.codewords)
 
 
-@pytest.mark.parametrize("case", cases(without_neighbours=True))
-def test_without_neighbours_it_is_plain_vector_quantisation(golden, case):
+@pytest.mark.parametrize("case", cases(without_neighbors=True))
+def test_without_neighbors_it_is_plain_vector_quantization(golden, case):
     arguments = golden.config["cases"][case]
     plain = VectorQuantizer(
         arguments["embedding_dim"],
@@ -107,6 +109,8 @@ def test_without_neighbours_it_is_plain_vector_quantisation(golden, case):
     for step in steps(golden, case):
         output = plain(golden.io[f"{case}.x{step}"].transpose(1, 2))
         golden.assert_close(f"{case}.loss{step}", output.loss)
+        plain.accumulate(output)
+        assert plain.update_codebooks()
         golden.assert_close(f"{case}.w_after{step}", plain.codebook(0).codewords)
 
 

@@ -13,12 +13,10 @@ from melreformer_hf.nn.quantization import (
     ResidualVectorQuantizer,
     SomQuantizer,
     VectorQuantizer,
-    fold_grid,
     kmeans,
     nearest_codes,
     residual,
     som,
-    unfold_grid,
 )
 
 DIM, SIZE, LEVELS = 12, 20, 4
@@ -46,10 +44,19 @@ def build(kind: str = "ema", **changes) -> ResidualVectorQuantizer:
     return ResidualVectorQuantizer(DIM, num_quantizers=LEVELS, **arguments)
 
 
+def learn(quantizer: ResidualVectorQuantizer, *batches: torch.Tensor, seed: int = 0, **arguments):
+    """One training step over micro batches; the output of the last."""
+    for hidden in batches:
+        output = quantizer(hidden, generator=generator(seed), **arguments)
+        quantizer.accumulate(output)
+    assert quantizer.update_codebooks(generator(seed))
+    return output
+
+
 def trained(kind: str = "ema", steps: int = 3, **changes) -> ResidualVectorQuantizer:
     quantizer = build(kind, **changes).train()
     for step in range(steps):
-        quantizer(batch(seed=step), generator=generator(step))
+        learn(quantizer, batch(seed=step), seed=step)
     return quantizer
 
 
@@ -132,7 +139,7 @@ def test_losses_have_their_weights():
 def test_running_means_follow_the_formula():
     quantizer = trained(decay=0.9, restart_threshold=0.0)
     old, hidden = copy.deepcopy(quantizer), batch(seed=9)
-    output = quantizer(hidden)
+    output = learn(quantizer, hidden)
     remainder = hidden.transpose(1, 2).reshape(-1, DIM).double()
     for level in range(LEVELS):
         before, after = old.codebook(level), quantizer.codebook(level)
@@ -157,7 +164,7 @@ def test_unused_codewords_restart_at_vectors_of_the_batch(update):
         if update == "ema":
             codebook.vector_sum[::4] = 1e-3
     mean = codebook.cluster_size.mean()
-    quantizer(hidden, generator=generator())
+    learn(quantizer, hidden)
     vectors = hidden.transpose(1, 2).reshape(-1, DIM)
     exact = torch.cdist(codebook.codewords[::4], vectors, compute_mode="donot_use_mm_for_euclid_dist")
     assert exact.amin(1).max() < 1e-3
@@ -177,14 +184,17 @@ def test_kmeans_places_the_codewords_once():
     hidden = (hidden + 0.1 * torch.randn(240, DIM, generator=generator(1))).reshape(6, 40, DIM).transpose(1, 2)
     quantizer = ResidualVectorQuantizer(DIM, 24, 2, kmeans_iterations=20, restart_threshold=0.0).train()
     assert not quantizer.codebook(0).initted
-    quantizer(hidden, generator=generator())
+    quantizer.initialize_codebooks(hidden, generator=generator())
     assert quantizer.codebook(0).initted and quantizer.codebook(1).initted
+    assert (quantizer.eval()(hidden).quantized - hidden).square().mean() < 0.02  # the noise has 0.01
     again = ResidualVectorQuantizer(DIM, 24, 2, kmeans_iterations=20, restart_threshold=0.0).train()
-    again(hidden, generator=generator())
+    learn(again, *hidden.split(2))  # the first update makes up for it, with the vectors of all micro batches
     for name, tensor in quantizer.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
     before = quantizer.codebook(0).codewords.clone()
-    quantizer(hidden * 3)
+    quantizer.initialize_codebooks(hidden * 3)
+    assert torch.equal(quantizer.codebook(0).codewords, before)
+    learn(quantizer.train(), hidden * 3)
     assert (quantizer.codebook(0).codewords - before).norm() < 0.1 * before.norm() * 3
 
 
@@ -236,7 +246,7 @@ def test_padding_counts_nowhere():
     for values in (hidden, noisy):
         quantizer = build(restart_threshold=0.0).train()
         for step in range(2):
-            output = quantizer(values, padding_mask=mask, generator=generator(step))
+            output = learn(quantizer, values, seed=step, padding_mask=mask)
         made.append((quantizer.state_dict(), output))
     for name, tensor in made[0][0].items():
         torch.testing.assert_close(made[1][0][name], tensor, rtol=0, atol=0, msg=name)
@@ -255,7 +265,7 @@ def test_learning_goes_on_after_saving(kind, tmp_path):
     loaded = build(kind).train()
     loaded.load_state_dict(load_file(tmp_path / "quantizer.safetensors"))
     for step in range(2):
-        outputs = [one(batch(seed=20 + step), generator=generator(step)) for one in (quantizer, loaded)]
+        outputs = [learn(one, batch(seed=20 + step), seed=step) for one in (quantizer, loaded)]
         for field in ("quantized", "audio_codes", "loss", "perplexity"):
             torch.testing.assert_close(outputs[0][field], outputs[1][field], rtol=0, atol=0, msg=field)
     for name, tensor in quantizer.state_dict().items():
@@ -278,7 +288,7 @@ def test_bfloat16(kind):
     half.train()
     for step in range(20):  # running statistics must go on moving
         before = half.codebook(0).cluster_size.clone()
-        half(batch(seed=step).bfloat16())
+        learn(half, batch(seed=step).bfloat16())
         assert not torch.equal(before, half.codebook(0).cluster_size)
     assert all(tensor.isfinite().all() for tensor in half.state_dict().values())
     with torch.autocast("cpu", torch.bfloat16):
@@ -286,7 +296,7 @@ def test_bfloat16(kind):
         assert torch.equal(quantizer.encode(hidden), mixed.audio_codes)
         if "factorised" not in kind:
             assert torch.equal(mixed.audio_codes, expected.audio_codes)
-        quantizer.train()(hidden)
+        learn(quantizer.train(), hidden)
     assert quantizer.codebook(0).cluster_size.dtype == torch.float32
 
 
@@ -311,7 +321,7 @@ def test_codes_equal_those_of_encodec():
     torch.manual_seed(0)
     ours = ResidualVectorQuantizer(dim, size, levels, kmeans_iterations=3).train()
     hidden = torch.randn(4, dim, 300, generator=generator())
-    ours(hidden)
+    ours.initialize_codebooks(hidden)
     ours.eval()
     peer = EncodecResidualVectorQuantizer(EncodecConfig(codebook_dim=dim, codebook_size=size, hidden_size=dim))
     for level in range(levels):
@@ -331,7 +341,7 @@ def test_training_lowers_the_error(update):
     errors = []
     for step in range(60):
         hidden = torch.einsum("ij,bjt->bit", mixing, batch(seed=100 + step))
-        output = quantizer(hidden, generator=generator(step))
+        output = learn(quantizer, hidden, seed=step)
         errors.append((output.quantized - hidden).square().mean().item())
         if optimizer is not None:
             optimizer.zero_grad()
@@ -341,15 +351,122 @@ def test_training_lowers_the_error(update):
     assert output.perplexity.min() > SIZE / 3
 
 
-def test_grids_fold_and_unfold():
-    latents = torch.arange(2 * 4 * 6 * 5.0).reshape(2, 4, 6, 5)
-    vectors = fold_grid(latents, (2, 3))
-    assert vectors.shape == (2, 20, 6)
-    assert torch.equal(vectors[0, :, 4], latents[0, 2:4, 2:4].flatten())
-    assert torch.equal(unfold_grid(vectors, (2, 3), (4, 6, 5)), latents)
+def state_of(quantizer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
+
+
+def assert_same_state(one, other, rtol=0.0, atol=0.0) -> None:
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=rtol, atol=atol, msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_forward_changes_nothing(kind):
+    quantizer = trained(kind).train()
+    before = state_of(quantizer)
+    quantizer(batch(seed=9).requires_grad_()).loss.backward()
+    quantizer(batch(seed=9))
+    assert_same_state(before, state_of(quantizer))
+    assert not quantizer.update_codebooks(), "nothing was accumulated"
+    assert_same_state(before, state_of(quantizer))
+
+
+@pytest.mark.parametrize("kind", ["ema", "gradient", "sizes"])
+def test_micro_batches_learn_as_one_batch(kind):
+    whole, parts = (trained(kind, restart_threshold=0.0).train() for _ in range(2))
+    learn(whole, batch(6, seed=9))
+    learn(parts, *batch(6, seed=9).split(2))
+    assert_same_state(state_of(whole), state_of(parts), rtol=1e-5, atol=1e-6)
+    twice = trained(kind, restart_threshold=0.0).train()
+    for part in batch(6, seed=9).split(2):
+        learn(twice, part)
+    assert not torch.allclose(twice.codebook(0).cluster_size, whole.codebook(0).cluster_size, rtol=1e-3)
+
+
+def test_checkpointed_activations_learn_once():
+    from torch.utils.checkpoint import checkpoint
+
+    plain, checkpointed = (trained().train() for _ in range(2))
+    gradients = []
+    for quantizer, run in (
+        (plain, lambda q, x: q(x)),
+        (checkpointed, lambda q, x: checkpoint(q, x, use_reentrant=False)),
+    ):
+        hidden = batch(seed=9).requires_grad_()
+        output = run(quantizer, hidden)
+        (output.loss + output.quantized.square().mean()).backward()
+        quantizer.accumulate(output)
+        assert quantizer.update_codebooks(generator())
+        gradients.append(hidden.grad)
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+    assert_same_state(state_of(plain), state_of(checkpointed))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", ["ema", "gradient"])
+def test_a_broken_sample_is_refused_and_leaves_no_trace(kind, bad):
+    quantizer, untouched = trained(kind).train(), trained(kind).train()
+    before, broken = state_of(quantizer), batch(seed=9)
+    broken[1, 3, 7] = bad
+    for hidden in (batch(seed=8), broken):  # one broken micro batch spoils the step, as it spoils the gradients
+        quantizer.accumulate(quantizer(hidden))
+    assert not quantizer.update_codebooks(generator())
+    assert_same_state(before, state_of(quantizer))
+    assert learn(quantizer, batch(seed=10)).loss.isfinite()
+    learn(untouched, batch(seed=10))
+    assert_same_state(state_of(untouched), state_of(quantizer))
+    fresh = build(kind).train()
+    with pytest.raises(ValueError, match="hidden must be finite"):
+        fresh.initialize_codebooks(broken)
+    fresh.accumulate(fresh(broken))
+    assert not fresh.update_codebooks() and not fresh.codebook(0).initted
+
+
+def test_discarded_steps_and_outputs_of_evaluation():
+    quantizer = trained().train()
+    before = state_of(quantizer)
+    quantizer.accumulate(quantizer(batch(seed=9)))
+    quantizer.discard_accumulated()
+    assert not quantizer.update_codebooks()
+    assert_same_state(before, state_of(quantizer))
+    output = quantizer.eval()(batch())
+    assert output.codebook_inputs is None
     with pytest.raises(ValueError) as error:
-        fold_grid(latents, (3, 3))
-    assert_error(error, "latents", "multiple of 3", "(2, 4, 6, 5)")
+        quantizer.accumulate(output)
+    assert_error(error, "codebook_inputs", "evaluation mode", "train()")
+
+
+def test_levels_that_no_call_used_stay():
+    quantizer = trained().train()
+    before = state_of(quantizer)
+    quantizer.accumulate(quantizer(batch(seed=9), num_quantizers=2))
+    assert quantizer.update_codebooks(generator())
+    for level in range(LEVELS):
+        name = f"codebooks.{level}.cluster_size"
+        assert torch.equal(before[name], quantizer.state_dict()[name]) == (level >= 2)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "som"])
+def test_graphs_can_be_captured(kind):
+    if kind == "som":
+        torch.manual_seed(0)
+        quantizer = SomQuantizer(DIM, SIZE, update="gradient", codebook_dim=3)
+    else:
+        quantizer = trained(kind)
+    hidden, mask = batch(seed=9), torch.ones(3, 40, dtype=torch.bool)
+    mask[1, 25:] = False
+    expected = quantizer.train()(hidden, padding_mask=mask)
+    compiled = torch.compile(quantizer, backend="eager", fullgraph=True)
+    actual = compiled(hidden, padding_mask=mask)
+    for field in ("quantized", "audio_codes", "loss", "perplexity"):
+        torch.testing.assert_close(actual[field], expected[field], msg=field)
+    quantizer.eval()
+    exported = torch.export.export(quantizer, (hidden,)).module()(hidden)
+    torch.testing.assert_close(exported.quantized, quantizer(hidden).quantized)
+    codes = torch.compile(quantizer.encode, backend="eager", fullgraph=True)(hidden)
+    assert torch.equal(codes, quantizer.encode(hidden))
+    decoded = torch.compile(quantizer.decode, backend="eager", fullgraph=True)(codes)
+    torch.testing.assert_close(decoded, quantizer.decode(codes))
 
 
 BROKEN = {
@@ -400,7 +517,7 @@ def test_wrong_inputs_are_refused():
 def test_single_codebooks_keep_the_contract(kind):
     torch.manual_seed(0)
     quantizer, hidden = kind(DIM, SIZE).train(), batch()
-    quantizer(hidden)
+    learn(quantizer, hidden)
     output = quantizer.eval()(hidden)
     assert output.audio_codes.shape == (3, 1, 40) and output.perplexity.shape == (1,)
     assert torch.equal(quantizer.encode(hidden), output.audio_codes)

@@ -36,6 +36,10 @@ class MelVqvaeConfig(MelStrictConfig):
         latent_channels: channels of the encoder's grid before the codebook's projection.
         codebook_size: number of codewords.
         codebook_dim: their width.
+        codebook_update: "gradient" (the original's), or "ema": codewords are running means.
+        codebook_decay: of the codebook's running statistics.
+        kmeans_iterations: that place the codewords on the first batch; 0: random start.
+        restart_threshold: share of the mean use under which codewords are replaced; 0: never.
         commitment_weight: of the pull of encoder outputs towards their codewords.
         num_norm_groups: groups of every group normalisation.
         dropout: inside the residual blocks.
@@ -58,6 +62,10 @@ class MelVqvaeConfig(MelStrictConfig):
     latent_channels: int = 256
     codebook_size: int = 128
     codebook_dim: int = 256
+    codebook_update: str = "gradient"
+    codebook_decay: float = 0.99
+    kmeans_iterations: int = 0
+    restart_threshold: float = 0.0
     commitment_weight: float = 0.25
     num_norm_groups: int = 32
     dropout: float = 0.0
@@ -93,8 +101,6 @@ class MelVqvaeConfig(MelStrictConfig):
         for name in ("base_channels", "num_residual_blocks", "resolution", "latent_channels", "codebook_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
-        if self.codebook_size < 2:
-            raise ValueError(f"codebook_size must be at least 2, got {self.codebook_size}.")
         if not self.channel_multipliers or min(self.channel_multipliers) < 1:
             raise ValueError(f"channel_multipliers must be positive integers, got {self.channel_multipliers}.")
         for multiplier in self.channel_multipliers:
@@ -114,6 +120,18 @@ class MelVqvaeConfig(MelStrictConfig):
             raise ValueError(f"input_range must be (low, high) with low < high, got {self.input_range}.")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
+
+    def validate_quantizer(self):
+        """Rules of the codebook."""
+        if self.codebook_size < 2:
+            raise ValueError(f"codebook_size must be at least 2, got {self.codebook_size}.")
+        if self.codebook_update not in ("ema", "gradient"):
+            raise ValueError(f"codebook_update must be one of ['ema', 'gradient'], got {self.codebook_update!r}.")
+        if self.kmeans_iterations < 0:
+            raise ValueError(f"kmeans_iterations must not be negative, got {self.kmeans_iterations}.")
+        for name in ("codebook_decay", "restart_threshold"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
 
 
 __all__ = ["MelVqvaeConfig"]

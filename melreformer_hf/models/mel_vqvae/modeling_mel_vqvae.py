@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.functional import embedding, l1_loss, mse_loss
+from torch.nn.functional import l1_loss
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
@@ -23,24 +23,14 @@ from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.mel_vqvae.configuration_mel_vqvae import MelVqvaeConfig
 from melreformer_hf.models.mel_vqvae.vqgan_mel_vqvae import VqganDecoder, VqganEncoder
 from melreformer_hf.models.mel_vqvae.weights_mel_vqvae import ORIGINAL_FORMAT
+from melreformer_hf.nn.quantization import (
+    Codebook,
+    CodebookInputs,
+    CodebookModelMixin,
+    QuantizerOutput,
+    VectorQuantizer,
+)
 from melreformer_hf.originals.formats import OriginalCheckpointMixin
-
-
-@dataclass
-class MelVqvaeQuantizerOutput(ModelOutput):
-    """Output of `NearestCodeword`.
-
-    Args:
-        latents: (batch, codebook_dim, row, column) codewords; gradients pass straight through to the input.
-        codes: (batch, row, column) int64 numbers of the codewords.
-        loss: scalar, codebook loss plus weighted commitment loss.
-        perplexity: scalar, exponential of the entropy of code use in this batch.
-    """
-
-    latents: torch.FloatTensor | None = None
-    codes: torch.LongTensor | None = None
-    loss: torch.FloatTensor | None = None
-    perplexity: torch.FloatTensor | None = None
 
 
 @dataclass
@@ -54,6 +44,7 @@ class MelVqvaeOutput(ModelOutput):
         quantization_loss: scalar.
         reconstruction_loss: scalar.
         perplexity: scalar, number of codewords in use, counted by entropy.
+        codebook_inputs: what `accumulate_codebooks` reads; in training mode only.
     """
 
     loss: torch.FloatTensor | None = None
@@ -62,41 +53,10 @@ class MelVqvaeOutput(ModelOutput):
     quantization_loss: torch.FloatTensor | None = None
     reconstruction_loss: torch.FloatTensor | None = None
     perplexity: torch.FloatTensor | None = None
+    codebook_inputs: CodebookInputs | None = None
 
 
-class NearestCodeword(nn.Module):
-    """Vector quantisation by the nearest codeword, with a codebook that learns by gradient (arXiv 1711.00937)."""
-
-    def __init__(self, codebook_size: int, codebook_dim: int, commitment_weight: float) -> None:
-        super().__init__()
-        self.codebook = nn.Embedding(codebook_size, codebook_dim)
-        self.commitment_weight = commitment_weight
-
-    def forward(self, latents: torch.Tensor) -> MelVqvaeQuantizerOutput:
-        """Quantise (batch, codebook_dim, row, column)."""
-        vectors = latents.movedim(1, -1)
-        codes = torch.cdist(
-            vectors.detach().float().reshape(-1, vectors.shape[-1]),
-            self.codebook.weight.detach().float(),
-            compute_mode="donot_use_mm_for_euclid_dist",
-        ).argmin(dim=-1)
-        codes = codes.reshape(vectors.shape[:-1])
-        quantized = embedding(codes, self.codebook.weight).movedim(-1, 1)
-        loss = mse_loss(quantized, latents.detach()) + self.commitment_weight * mse_loss(quantized.detach(), latents)
-        usage = torch.bincount(codes.flatten(), minlength=self.codebook.num_embeddings) / codes.numel()
-        return MelVqvaeQuantizerOutput(
-            latents=latents + (quantized - latents).detach(),
-            codes=codes,
-            loss=loss,
-            perplexity=torch.exp(-(usage * torch.log(usage + 1e-10)).sum()),
-        )
-
-    def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """(batch, row, column) int64 -> (batch, codebook_dim, row, column)."""
-        return self.codebook(codes).movedim(-1, 1)
-
-
-class MelVqvaePreTrainedModel(HubMixin, PreTrainedModel):
+class MelVqvaePreTrainedModel(CodebookModelMixin, HubMixin, PreTrainedModel):
     """Initial values and loading."""
 
     config_class = MelVqvaeConfig
@@ -104,6 +64,8 @@ class MelVqvaePreTrainedModel(HubMixin, PreTrainedModel):
     main_input_name = "input_features"
     card_pipeline_tag = "audio-to-audio"
     _no_split_modules = ["Level"]
+    supports_gradient_checkpointing = True
+    _keep_in_fp32_modules_strict = ["cluster_size", "vector_sum"]  # running sums, see `Codebook`
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -114,8 +76,8 @@ class MelVqvaePreTrainedModel(HubMixin, PreTrainedModel):
         elif isinstance(module, nn.GroupNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            init.uniform_(module.weight, -1.0 / module.num_embeddings, 1.0 / module.num_embeddings)
+        elif isinstance(module, Codebook):
+            module.reset_parameters(bound=1.0 / module.size)
 
 
 class MelVqvaeModel(OriginalCheckpointMixin, MelVqvaePreTrainedModel):
@@ -153,13 +115,23 @@ class MelVqvaeModel(OriginalCheckpointMixin, MelVqvaePreTrainedModel):
         )
         self.encoder = VqganEncoder(1, *sizes)
         self.quant_conv = nn.Conv2d(config.latent_channels, config.codebook_dim, 1)
-        self.quantizer = NearestCodeword(config.codebook_size, config.codebook_dim, config.commitment_weight)
+        self.quantizer = VectorQuantizer(
+            config.codebook_dim,
+            config.codebook_size,
+            update=config.codebook_update,
+            decay=config.codebook_decay,
+            kmeans_iterations=config.kmeans_iterations,
+            restart_threshold=config.restart_threshold,
+            commitment_weight=config.commitment_weight,
+        )
         self.post_quant_conv = nn.Conv2d(config.codebook_dim, config.latent_channels, 1)
         self.decoder = VqganDecoder(1, *sizes)
+        # Kept here, since configurations build their mel contract anew, which no graph can capture.
+        self.num_mel_bins, self.num_token_rows = config.num_mel_bins, config.num_token_rows
         self.post_init()
 
     def _check(self, input_features: torch.Tensor) -> None:
-        bins, stride = self.config.num_mel_bins, self.config.stride
+        bins, stride = self.num_mel_bins, self.config.stride
         frames = input_features.shape[-1]
         if input_features.ndim != 3 or input_features.shape[1] != bins or frames < 1 or frames % stride:
             raise ValueError(
@@ -178,16 +150,42 @@ class MelVqvaeModel(OriginalCheckpointMixin, MelVqvaePreTrainedModel):
     def encode(self, input_features: torch.Tensor) -> torch.Tensor:
         """Codes of a mel: (batch, mel, frame) -> (batch, mel / stride, frame / stride) int64."""
         self._check(input_features)
-        return self.quantizer(self.quant_conv(self.encoder(self._scale(input_features)))).codes
+        latents = self._latents(self._scale(input_features))
+        return self.quantizer.encode(latents)[:, 0].unflatten(1, (self.num_token_rows, -1))
+
+    def _latents(self, pictures: torch.Tensor) -> torch.Tensor:
+        """What is quantized, row by row of the grid: (batch, 1, mel, frame) -> (batch, codebook_dim, row * column)."""
+        return self.quant_conv(self.encoder(pictures)).flatten(2)
+
+    def _pictures(self, vectors: torch.Tensor) -> torch.Tensor:
+        """The inverse: (batch, codebook_dim, row * column) -> (batch, 1, mel, frame)."""
+        grid = vectors.unflatten(2, (self.num_token_rows, -1))
+        return self.decoder(self.post_quant_conv(grid.to(self.post_quant_conv.weight.dtype)))
+
+    @torch.no_grad()
+    def initialize_codebooks(self, input_features: torch.Tensor, generator: torch.Generator | None = None) -> None:
+        """Place the codewords by k-means on the latents of a first batch, where `kmeans_iterations` asks for it; once.
+
+        Without this call the first `update_codebooks` does it, and the first step trains on random codewords.
+
+        Args:
+            input_features: (batch, mel, frame).
+            generator: makes k-means repeatable.
+
+        Raises:
+            ValueError: the shape does not fit, or latents are not finite.
+        """
+        self._check(input_features)
+        self.quantizer.initialize_codebooks(self._latents(self._scale(input_features)), generator=generator)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Mel of codes: (batch, row, column) int64 -> (batch, mel, frame) in the units of the contract."""
-        rows, size = self.config.num_token_rows, self.config.codebook_size
+        rows, size = self.num_token_rows, self.config.codebook_size
         if codes.ndim != 3 or codes.shape[1] != rows or codes.shape[2] < 1:
             raise ValueError(f"codes must be (batch, {rows}, columns), got {tuple(codes.shape)}.")
-        if codes.min() < 0 or codes.max() >= size:
+        if not torch.compiler.is_compiling() and (codes.min() < 0 or codes.max() >= size):
             raise ValueError(f"codes must be in 0..{size - 1}, got {int(codes.min())}..{int(codes.max())}.")
-        return self._unscale(self.decoder(self.post_quant_conv(self.quantizer.decode(codes))))
+        return self._unscale(self._pictures(self.quantizer.decode(codes.flatten(1).unsqueeze(1))))
 
     def codes_to_tokens(self, codes: torch.Tensor) -> torch.Tensor:
         """Grid to sequence, one column after the other: (batch, row, column) -> (batch, row * column)."""
@@ -195,7 +193,7 @@ class MelVqvaeModel(OriginalCheckpointMixin, MelVqvaePreTrainedModel):
 
     def tokens_to_codes(self, tokens: torch.Tensor) -> torch.Tensor:
         """Sequence to grid, the inverse of `codes_to_tokens`."""
-        rows = self.config.num_token_rows
+        rows = self.num_token_rows
         if tokens.ndim != 2 or tokens.shape[1] % rows:
             raise ValueError(f"tokens must be (batch, a multiple of {rows}), got {tuple(tokens.shape)}.")
         return tokens.unflatten(1, (-1, rows)).transpose(1, 2)
@@ -214,18 +212,19 @@ class MelVqvaeModel(OriginalCheckpointMixin, MelVqvaePreTrainedModel):
         """
         self._check(input_features)
         pictures = self._scale(input_features)
-        quantized = self.quantizer(self.quant_conv(self.encoder(pictures)))
-        reconstruction = self.decoder(self.post_quant_conv(quantized.latents))
+        quantized: QuantizerOutput = self.quantizer(self._latents(pictures))
+        reconstruction = self._pictures(quantized.quantized)
         error = l1_loss(reconstruction, pictures)
         output = MelVqvaeOutput(
             loss=error + quantized.loss,
             output_features=self._unscale(reconstruction),
-            codes=quantized.codes,
+            codes=quantized.audio_codes[:, 0].unflatten(1, (self.num_token_rows, -1)),
             quantization_loss=quantized.loss,
             reconstruction_loss=error,
-            perplexity=quantized.perplexity,
+            perplexity=quantized.perplexity[0],
+            codebook_inputs=quantized.codebook_inputs,
         )
         return output.to_tuple() if return_dict is False else output
 
 
-__all__ = ["MelVqvaeModel", "MelVqvaeOutput", "MelVqvaePreTrainedModel", "MelVqvaeQuantizerOutput", "NearestCodeword"]
+__all__ = ["MelVqvaeModel", "MelVqvaeOutput", "MelVqvaePreTrainedModel"]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from torch.nn.functional import interpolate, pad, scaled_dot_product_attention, silu
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 _NORM_EPSILON = 1e-6
 
@@ -78,7 +79,7 @@ class Upsample2d(nn.Module):
         return self.conv(interpolate(hidden, scale_factor=2.0, mode="nearest"))
 
 
-class Level(nn.Module):
+class Level(GradientCheckpointingLayer):
     """Residual blocks of one resolution, with attention after each where asked for, and a change of resolution."""
 
     def __init__(
@@ -108,7 +109,7 @@ class Level(nn.Module):
         return self.resample(hidden)
 
 
-class Middle(nn.Module):
+class Middle(GradientCheckpointingLayer):
     """Residual block, attention, residual block at the lowest resolution."""
 
     def __init__(self, channels: int, groups: int, dropout: float) -> None:

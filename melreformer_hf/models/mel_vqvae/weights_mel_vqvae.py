@@ -41,7 +41,7 @@ TABLE = [
     *_half("_decoder.", "decoder.", "up", "upsample"),
     ("quant_conv.", "quant_conv."),
     ("post_quant_conv.", "post_quant_conv."),
-    ("_vq_vae._embedding.weight", "quantizer.codebook.weight"),
+    ("_vq_vae._embedding.weight", "quantizer.codebooks.0.codewords"),
 ]
 _NAMES = {
     "ch": ("base_channels", SIZE),
@@ -71,7 +71,7 @@ def configuration_from_original(arguments: Mapping, mel: Mapping | None) -> MelV
         if arguments.get(name, 1) != 1:
             raise ValueError(f"{name} must be 1 (one mel), got {arguments[name]}.")
     if arguments.get("double_z", False):
-        raise ValueError("double_z must be False: a vector-quantised model has no variance, got True.")
+        raise ValueError("double_z must be False: a vector-quantized model has no variance, got True.")
     return MelVqvaeConfig(**fields, mel=None if mel is None else dict(mel))
 
 
@@ -80,11 +80,25 @@ def _without_discriminator(state_dict: Mapping[str, torch.Tensor]) -> dict[str, 
     return {key: value for key, value in state_dict.items() if not key.startswith("discriminator.")}
 
 
+def _to_ours(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    renamed = rename_keys(state_dict, TABLE, ORIGIN)
+    codewords = renamed.get("quantizer.codebooks.0.codewords")
+    if codewords is not None:  # the original counts no uses: each codeword begins with one, and is trained
+        renamed["quantizer.codebooks.0.cluster_size"] = torch.ones(len(codewords))
+        renamed["quantizer.codebooks.0.initted"] = torch.tensor(True)
+    return renamed
+
+
+def _to_original(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    kept = {key: value for key, value in state_dict.items() if not key.endswith((".cluster_size", ".initted"))}
+    return rename_keys(kept, TABLE, ORIGIN, reverse=True)
+
+
 ORIGINAL_FORMAT = OriginalFormat(
     ORIGIN,
     lambda arguments, state_dict, mel=None: {"config": configuration_from_original(arguments, mel)},
-    lambda tensors, model: rename_keys(tensors, TABLE, ORIGIN),
-    lambda tensors, model: rename_keys(tensors, TABLE, ORIGIN, reverse=True),
+    lambda tensors, model: _to_ours(tensors),
+    lambda tensors, model: _to_original(tensors),
     container="state_dict",
     part=_without_discriminator,
     options=("mel",),

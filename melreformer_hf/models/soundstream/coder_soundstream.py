@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from melreformer_hf.models.soundstream.configuration_soundstream import SoundStreamConfig
 from melreformer_hf.models.soundstream.multires_soundstream import MultiresConv1d, WaveletUpsampler
@@ -59,7 +60,7 @@ class UnitStack(nn.Module):
         return hidden
 
 
-class EncoderBlock(nn.Module):
+class EncoderBlock(GradientCheckpointingLayer):
     """Residual units, then a convolution with a stride and twice as many taps.
 
     Args:
@@ -80,7 +81,7 @@ class EncoderBlock(nn.Module):
         return self.activation(run(self.downsample, self.stack(hidden, run)))
 
 
-class DecoderBlock(nn.Module):
+class DecoderBlock(GradientCheckpointingLayer):
     """Upsampling, then residual units.
 
     Args:

@@ -60,7 +60,7 @@ class SoundStreamConfig(StrictConfig):
         multires_kernel_size: its taps.
         padding: how lengths that are no multiple of `hop_length` are completed. "causal": zeros after the waveform,
             streams equal the whole. "original": zeros before every strided convolution, no streams.
-        hidden_size: width of what is quantised.
+        hidden_size: width of what is quantized.
         num_quantizers: levels of the quantizer.
         codebook_size: codewords per level, one number or one per level.
         codebook_dim: width of factorised codewords; `None`: `hidden_size`.

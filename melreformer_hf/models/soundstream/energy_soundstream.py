@@ -266,7 +266,8 @@ class EnergyTransformer(nn.Module):
         sizes = torch.full((len(hidden), 1, 1), self.step_size, dtype=hidden.dtype, device=hidden.device)
         for _ in range(_MAX_HALVINGS):
             falls = self.energy(self.norm(hidden - sizes * gradient), mask) <= energy
-            if falls.all():
+            # Sizes that fall stay as they are: leaving early saves time and changes nothing. A captured graph cannot.
+            if not torch.compiler.is_compiling() and falls.all():
                 return sizes
             sizes = torch.where(falls[:, None, None], sizes, sizes / 2)
         falls = self.energy(self.norm(hidden - sizes * gradient), mask) <= energy

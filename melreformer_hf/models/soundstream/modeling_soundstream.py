@@ -37,7 +37,14 @@ from melreformer_hf.nn.conv import (
     has_weight_norm,
     remove_weight_norm,
 )
-from melreformer_hf.nn.quantization import Codebook, Neighbourhood, QuantizerOutput, ResidualVectorQuantizer
+from melreformer_hf.nn.quantization import (
+    Codebook,
+    CodebookInputs,
+    CodebookModelMixin,
+    Neighborhood,
+    QuantizerOutput,
+    ResidualVectorQuantizer,
+)
 from melreformer_hf.originals.formats import OriginalCheckpointMixin
 from melreformer_hf.originals.weight_norm import plain_state_dict
 
@@ -61,7 +68,7 @@ class SoundStreamEncoderOutput(ModelOutput):
 
     Args:
         audio_codes: (batch, quantizer, frame) int64; -1 on frames that are padding.
-        latents: (batch, hidden_size, frame) what was quantised.
+        latents: (batch, hidden_size, frame) what was quantized.
         state: for the next chunk of a stream; `None` outside streams.
     """
 
@@ -97,6 +104,7 @@ class SoundStreamOutput(ModelOutput):
         reconstruction_loss: scalar, mean absolute error of the samples.
         perplexity: (quantizer,) number of codes in use, counted by entropy.
         decoder_hidden_states: stages of the decoder, coarse to fine, the waveform last; not trimmed to the input.
+        codebook_inputs: what `accumulate_codebooks` reads; in training mode only.
     """
 
     loss: torch.FloatTensor | None = None
@@ -106,9 +114,10 @@ class SoundStreamOutput(ModelOutput):
     reconstruction_loss: torch.FloatTensor | None = None
     perplexity: torch.FloatTensor | None = None
     decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    codebook_inputs: CodebookInputs | None = None
 
 
-class SoundStreamPreTrainedModel(HubMixin, PreTrainedAudioTokenizerBase, PreTrainedModel):
+class SoundStreamPreTrainedModel(CodebookModelMixin, HubMixin, PreTrainedAudioTokenizerBase, PreTrainedModel):
     """Initial values and loading."""
 
     config_class = SoundStreamConfig
@@ -118,6 +127,8 @@ class SoundStreamPreTrainedModel(HubMixin, PreTrainedAudioTokenizerBase, PreTrai
     card_pipeline_tag = "audio-to-audio"
     card_tags = ("music", "audio-codec")
     _no_split_modules = ["ResidualUnit"]
+    supports_gradient_checkpointing = True
+    _keep_in_fp32_modules_strict = ["cluster_size", "vector_sum"]  # running sums, see `Codebook`
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -161,7 +172,7 @@ class SoundStreamModel(OriginalCheckpointMixin, SoundStreamPreTrainedModel):
     def __init__(self, config: SoundStreamConfig) -> None:
         super().__init__(config)
         self.encoder = SoundStreamEncoder(config)
-        maps = Neighbourhood(kernel=config.som_kernel, radius=config.som_radius, shrink=config.som_shrink)
+        maps = Neighborhood(kernel=config.som_kernel, radius=config.som_radius, shrink=config.som_shrink)
         self.quantizer = ResidualVectorQuantizer(
             config.hidden_size,
             config.codebook_size,
@@ -176,7 +187,7 @@ class SoundStreamModel(OriginalCheckpointMixin, SoundStreamPreTrainedModel):
             level_reduction=config.level_reduction,
             gradient_path=config.gradient_path,
             quantizer_dropout=config.quantizer_dropout,
-            neighbourhood=maps if config.som_radius else None,
+            neighborhood=maps if config.som_radius else None,
         )
         self.energy = None
         if config.energy_stage != "none":
@@ -251,6 +262,29 @@ class SoundStreamModel(OriginalCheckpointMixin, SoundStreamPreTrainedModel):
             input_values = nn.functional.pad(input_values, (0, -input_values.shape[-1] % self.config.hop_length))
         latents = self._settle(self.encoder(input_values), "before_quantizer", frames_mask)
         return latents, samples_mask, frames_mask
+
+    @torch.no_grad()
+    def initialize_codebooks(
+        self,
+        input_values: torch.Tensor,
+        padding_mask: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Place the codewords by k-means on the latents of a first batch, before the first step; once.
+
+        Without this call the first `update_codebooks` does it, and the first step trains on random codewords.
+
+        Args:
+            input_values: (batch, channel, sample).
+            padding_mask: (batch, sample) bool, false where there is padding.
+            generator: makes k-means repeatable.
+
+        Raises:
+            ValueError: shapes do not fit, or latents are not finite.
+        """
+        self._check_waveform(input_values)
+        latents, _, frames_mask = self._latents(input_values, padding_mask)
+        self.quantizer.initialize_codebooks(latents, frames_mask, generator)
 
     def _check_stream(self, stage: str) -> None:
         if self.config.padding != "causal":
@@ -397,7 +431,7 @@ class SoundStreamModel(OriginalCheckpointMixin, SoundStreamPreTrainedModel):
         generator: torch.Generator | None = None,
         return_dict: bool | None = None,
     ) -> SoundStreamOutput | tuple:
-        """Encode, quantise, decode; in training mode the codebooks learn.
+        """Encode, quantize, decode; the codebooks learn by `accumulate_codebooks` and `update_codebooks` only.
 
         Args:
             input_values: (batch, channel, sample), any length.
@@ -405,7 +439,7 @@ class SoundStreamModel(OriginalCheckpointMixin, SoundStreamPreTrainedModel):
             num_quantizers: levels of codes, the first ones; all by default.
             bandwidth: kilobits per second, instead.
             output_hidden_states: whether to return the stages of the decoder.
-            generator: makes the quantizer's training repeatable.
+            generator: makes quantizer dropout repeatable.
             return_dict: `False` gives a tuple.
 
         Raises:
@@ -435,6 +469,7 @@ class SoundStreamModel(OriginalCheckpointMixin, SoundStreamPreTrainedModel):
             reconstruction_loss=reconstruction_loss,
             perplexity=quantized.perplexity,
             decoder_hidden_states=tuple(stages) if output_hidden_states else None,
+            codebook_inputs=quantized.codebook_inputs,
         )
         return output.to_tuple() if return_dict is False else output
 

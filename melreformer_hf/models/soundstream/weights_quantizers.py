@@ -14,8 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from melreformer_hf.nn.quantization.residual import ResidualVectorQuantizer
-from melreformer_hf.nn.quantization.som import SomQuantizer
-from melreformer_hf.nn.quantization.som_codebook import Neighbourhood
+from melreformer_hf.nn.quantization.som import Neighborhood, SomQuantizer
 from melreformer_hf.originals.arguments import (
     AMOUNT,
     ANYTHING,
@@ -165,7 +164,7 @@ def _kohonen_vae(arguments: Mapping) -> dict:
     if kind not in kinds:
         raise ValueError(f"cls must be one of {sorted(kinds)}, got {kind!r}.")
     shape = ours.pop("grid_shape", None)
-    around = Neighbourhood(
+    around = Neighborhood(
         num_axes=ours.pop("num_axes", 2),
         grid_shape=None if shape is None else tuple(shape),
         weight=ours.pop("weight", 1.0),
@@ -174,7 +173,7 @@ def _kohonen_vae(arguments: Mapping) -> dict:
     if ours.get("decay", 0.0) is None:  # the gradient variant has no running statistics
         del ours["decay"]
     update = "gradient" if kind == "GDSOM" else "ema"
-    return {"update": update, "neighbourhood": around, "smoothing": kinds[kind], **ours}
+    return {"update": update, "neighborhood": around, "smoothing": kinds[kind], **ours}
 
 
 def _blur(blur: Sequence) -> dict:
@@ -248,4 +247,35 @@ def quantizer_to_original(origin: str, quantizer: ResidualVectorQuantizer) -> di
     return _format_of(origin)[1].write(quantizer, None)
 
 
-__all__ = ["quantizer_from_original", "quantizer_to_original"]
+def fold_grid(latents: torch.Tensor, code_shape: Sequence[int]) -> torch.Tensor:
+    """Patches of a grid as vectors, row by row.
+
+    Args:
+        latents: (batch, height, width, channel).
+        code_shape: rows and columns of codes; divide height and width.
+
+    Returns:
+        (batch, patch height * patch width * channel, rows * columns); channels fastest, then patch columns.
+
+    Raises:
+        ValueError: the grid is no multiple of the code grid.
+    """
+    rows, columns = code_shape
+    if latents.ndim != 4 or latents.shape[1] % rows or latents.shape[2] % columns:
+        raise ValueError(
+            f"latents must be (batch, a multiple of {rows}, a multiple of {columns}, channel), got "
+            f"{tuple(latents.shape)}."
+        )
+    patches = latents.unflatten(2, (columns, -1)).unflatten(1, (rows, -1))
+    return patches.transpose(2, 3).flatten(3).flatten(1, 2).transpose(1, 2)
+
+
+def unfold_grid(vectors: torch.Tensor, code_shape: Sequence[int], latent_shape: Sequence[int]) -> torch.Tensor:
+    """The inverse of `fold_grid`: (batch, dim, frame) -> (batch, height, width, channel) = `latent_shape`."""
+    rows, columns = code_shape
+    height, width, channels = latent_shape
+    patches = vectors.transpose(1, 2).reshape(-1, rows, columns, height // rows, width // columns, channels)
+    return patches.transpose(2, 3).reshape(-1, height, width, channels)
+
+
+__all__ = ["fold_grid", "quantizer_from_original", "quantizer_to_original", "unfold_grid"]

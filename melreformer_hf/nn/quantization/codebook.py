@@ -1,22 +1,113 @@
-"""One codebook: its codewords and all that it must remember to go on learning."""
+"""One codebook: its codewords, all that it must remember to go on learning, and what waits to be learned."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.nn.functional import embedding
 from transformers import initialization as init
+from transformers.utils import ModelOutput
 
-from melreformer_hf.nn.quantization.distributed import (
-    is_distributed,
-    share_from_first_process,
-    sum_over_processes,
-)
-from melreformer_hf.nn.quantization.kmeans import cluster_sums, kmeans, sample_vectors
 from melreformer_hf.nn.quantization.options import CodebookOptions
-from melreformer_hf.nn.quantization.search import nearest_codes
+from melreformer_hf.nn.quantization.search import cluster_sums, kmeans, nearest_codes, sample_vectors
 
 _STATISTICS = ("cluster_size", "vector_sum")
+
+
+def is_distributed() -> bool:
+    """Whether several processes work together."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def sum_over_processes(tensor: torch.Tensor) -> None:
+    """Replace a tensor by its sum over all processes of torch.distributed; alone nothing is done."""
+    if is_distributed():
+        distributed.all_reduce(tensor)
+
+
+def share_from_first_process(*tensors: torch.Tensor) -> None:
+    """Replace every tensor by the first process's."""
+    if is_distributed():
+        for tensor in tensors:
+            distributed.broadcast(tensor, src=0)
+
+
+@dataclass
+class CodebookInputs(ModelOutput):
+    """What the codebooks may learn from one call of a quantizer; nothing here carries gradients.
+
+    Args:
+        hidden: (vector, dim) that was quantized.
+        valid: (vector,) bool, false on padding; or `None`.
+        vectors: per level (vector, codebook_dim) that its codebook was searched for.
+        codes: per level (vector,) int64 codes that were found.
+        counted: per level (vector,) bool, false on padding and where quantizer dropout left the level out; or `None`.
+    """
+
+    hidden: torch.FloatTensor | None = None
+    valid: torch.BoolTensor | None = None
+    vectors: tuple[torch.FloatTensor, ...] | None = None
+    codes: tuple[torch.LongTensor, ...] | None = None
+    counted: tuple[torch.BoolTensor | None, ...] | None = None
+
+
+class PendingStatistics:
+    """Sums over the micro batches of a step, until the codebooks learn from them.
+
+    Args:
+        codebooks: of every level, from the coarsest.
+    """
+
+    def __init__(self, codebooks: Sequence[Codebook]) -> None:
+        self.codebooks = codebooks
+        self.hidden: list[torch.Tensor] = []
+        self.latest = [codebook.codewords.new_zeros(0, codebook.dim) for codebook in codebooks]
+        self._calls = [0] * len(codebooks)
+        self._sums: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(codebooks)
+
+    @torch.no_grad()
+    def add(self, inputs: CodebookInputs) -> None:
+        """Take one micro batch in. Sums are kept, not vectors, but for what a start or a restart needs."""
+        if not all(bool(codebook.initted) for codebook in self.codebooks):
+            self.hidden.append(inputs.hidden if inputs.valid is None else inputs.hidden[inputs.valid])
+        for level, (vectors, codes) in enumerate(zip(inputs.vectors, inputs.codes, strict=True)):
+            counted, codebook = inputs.counted[level], self.codebooks[level]
+            if counted is not None:
+                vectors, codes = vectors[counted], codes[counted]
+            counts, sums = cluster_sums(vectors, codes, codebook.size)
+            before = self._sums[level]
+            self._sums[level] = (counts, sums) if before is None else (before[0] + counts, before[1] + sums)
+            self._calls[level] += 1
+            # Restarted codewords become vectors of the latest micro batch: enough of them, at bounded memory.
+            if codebook.options.restart_threshold:
+                self.latest[level] = vectors
+
+    def totals(self) -> list[tuple[torch.Tensor, torch.Tensor] | None] | None:
+        """Counts (codeword,) and sums (codeword, dim) of every level over all micro batches and processes.
+
+        Returns:
+            per level both, or `None` where no call reached so deep; `None` altogether where there was no call at all, or
+            something is not finite. All processes get the same answer, so that none waits for another.
+        """
+        device = self.codebooks[0].cluster_size.device
+        parts = [torch.tensor(self._calls, dtype=torch.float32, device=device)]
+        shapes = [(codebook.size, codebook.dim) for codebook in self.codebooks]
+        for shape, sums in zip(shapes, self._sums, strict=True):
+            # A process that saw no batch brings zeros: it must take part, or the others would wait for it forever.
+            parts += (
+                [torch.zeros(shape[:1], device=device), torch.zeros(shape, device=device)] if sums is None else sums
+            )
+        # One exchange for everything; float64 vectors stay as they are where nothing is exchanged.
+        flat = torch.cat([part.flatten() for part in parts])
+        sum_over_processes(flat)
+        if not bool(flat.isfinite().all()) or not bool(flat[: len(shapes)].any()):
+            return None
+        calls, *pieces = flat.split([len(shapes)] + [n for size, dim in shapes for n in (size, size * dim)])
+        made = zip(pieces[::2], pieces[1::2], shapes, calls.tolist(), strict=True)
+        return [(counts, sums.view(shape)) if used else None for counts, sums, shape, used in made]
 
 
 class Codebook(nn.Module):
@@ -49,9 +140,16 @@ class Codebook(nn.Module):
         self.reset_parameters()
 
     @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Random codewords, each counted once; models call it from `_init_weights`."""
-        init.normal_(self.codewords, std=self.dim**-0.5)
+    def reset_parameters(self, bound: float | None = None) -> None:
+        """Random codewords, each counted once; models call it from `_init_weights`.
+
+        Args:
+            bound: values are uniform within it; `None`: normal, of about unit length.
+        """
+        if bound is None:
+            init.normal_(self.codewords, std=self.dim**-0.5)
+        else:
+            init.uniform_(self.codewords, -bound, bound)
         init.ones_(self.cluster_size)
         init.constant_(self.initted, self.options.kmeans_iterations == 0)
         if self.options.update == "ema":
@@ -62,6 +160,7 @@ class Codebook(nn.Module):
         super()._apply(fn, recurse)
         for name, old in kept.items():
             new = self._buffers[name]
+            # In bfloat16 a count of 300 would no longer grow by 1: running means would stand still.
             if new.dtype != old.dtype and new.dtype.itemsize < 4:
                 self._buffers[name] = old.to(device=new.device, dtype=torch.float32)
         return self
@@ -81,14 +180,16 @@ class Codebook(nn.Module):
     def initialize(self, vectors: torch.Tensor, generator: torch.Generator | None = None) -> None:
         """Place the codewords by k-means on (vector, dim), once; nothing happens when that is done or not asked for.
 
-        With several processes the first one's vectors decide. A process without vectors takes part in the exchange.
+        With several processes the first one's vectors decide; where it has none, codewords stay as they are.
         """
-        if bool(self.initted) or not (len(vectors) or is_distributed()):
+        if bool(self.initted):
             return
-        means, counts = self.codewords.detach().float(), torch.ones_like(self.cluster_size).float()
+        means, counts = self.codewords.detach().float(), torch.zeros_like(self.cluster_size).float()
         if len(vectors):
             means, counts = kmeans(vectors.float(), self.size, self.options.kmeans_iterations, generator)
         share_from_first_process(means, counts)
+        if not bool(counts.any()):
+            return
         counts = counts.clamp(min=1)  # a mean without vectors counts as its own, or its running mean would be zero
         self.codewords.copy_(means)
         self._keep("cluster_size", counts)
@@ -108,26 +209,33 @@ class Codebook(nn.Module):
         """Statistics (codeword,) and (codeword, dim) of a step before they enter the running ones: as they are."""
         return counts, sums
 
-    def topology_loss(self, codes: torch.Tensor) -> torch.Tensor | None:
-        """A loss of the codewords beyond the distance to their vectors: none."""
+    def topology_loss(self, counts: torch.Tensor) -> torch.Tensor | None:
+        """A loss of the codewords beyond the distance to their vectors, of the (codeword,) uses of a call: none."""
         return None
 
     @torch.no_grad()
-    def learn(self, vectors: torch.Tensor, codes: torch.Tensor, generator: torch.Generator | None = None) -> None:
-        """One training step of the statistics, of EMA codewords, and of the restart of unused codewords.
+    def learn(
+        self,
+        counts: torch.Tensor,
+        sums: torch.Tensor,
+        vectors: torch.Tensor,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """One step of the statistics, of EMA codewords, and of the restart of unused codewords.
 
         Args:
-            vectors: (vector, dim) that were quantised.
-            codes: (vector,) their codes.
+            counts: (codeword,) vectors that chose each codeword, over all processes.
+            sums: (codeword, dim) their sums.
+            vectors: (vector, dim) that restarted codewords are drawn from, those of this process.
             generator: makes the choice of restarted codewords repeatable.
         """
-        with torch.autocast(vectors.device.type, enabled=False):
-            counts, sums = cluster_sums(vectors, codes, self.size)
-            sum_over_processes(counts, sums)
+        with torch.autocast(counts.device.type, enabled=False):
             counts, sums = self.spread(counts, sums)
+            # N <- decay N + (1 - decay) n and m <- decay m + (1 - decay) sum, arXiv 1711.00937, equations 6 and 7.
             self._keep("cluster_size", self._blend(self.cluster_size, counts, counts))
             if self.options.update == "ema":
                 self._keep("vector_sum", self._blend(self.vector_sum, sums, counts[:, None]))
+            # Before the average: restarted statistics then say what their codewords become, and the restart lasts.
             self._restart(vectors, generator)
             if self.options.update == "ema":
                 self._average(counts)
@@ -139,6 +247,7 @@ class Codebook(nn.Module):
         return torch.where(counts > 0, blended, wide) if self.options.smoothing == "none" else blended
 
     def _average(self, counts: torch.Tensor) -> None:
+        """Codewords become their running means, equation 8 of arXiv 1711.00937, with Laplace-smoothed counts."""
         size, total, epsilon = self.cluster_size, self.cluster_size.sum(), self.options.epsilon
         if self.options.smoothing == "none":
             means = (self.vector_sum / size.clamp(min=epsilon)[:, None]).to(self.codewords.dtype)
@@ -172,4 +281,11 @@ class Codebook(nn.Module):
         self.codewords.copy_(torch.where(dead[:, None], drawn, self.codewords))
 
 
-__all__ = ["Codebook"]
+__all__ = [
+    "Codebook",
+    "CodebookInputs",
+    "PendingStatistics",
+    "is_distributed",
+    "share_from_first_process",
+    "sum_over_processes",
+]

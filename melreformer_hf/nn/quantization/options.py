@@ -24,7 +24,8 @@ class CodebookOptions:
         smoothing: "division": counts are smoothed where they divide; "running": the smoothed counts replace the running
             ones (Kohonen-VAE); "none": no smoothing, and a codeword without vectors keeps its statistics.
         normalize: search by the cosine (Descript Audio Codec); codewords and losses keep their lengths.
-        kmeans_iterations: the first training batch places the codewords by so many iterations; 0: random start.
+        kmeans_iterations: the first vectors place the codewords by so many iterations (see `initialize_codebooks` of the
+            quantizers); 0: random start.
         restart_threshold: codewords used less are replaced by vectors of the batch; 0: never. Unit: `restart_rule`.
         restart_rule: "share": fraction of the mean use of a codeword, whatever the batch size (Mimi); a restarted
             codeword gets the mean use. "count": running number of vectors per step; it gets the threshold's.
@@ -42,6 +43,7 @@ class CodebookOptions:
     restart_noise: float = 1e-2
 
     def __post_init__(self) -> None:
+        # Nothing is repaired silently: a decay of 1, for instance, would be a codebook that never learns.
         check_choice("update", self.update, ("ema", "gradient"))
         check_choice("smoothing", self.smoothing, ("division", "running", "none"))
         check_choice("restart_rule", self.restart_rule, ("share", "count"))

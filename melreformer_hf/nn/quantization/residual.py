@@ -1,24 +1,65 @@
-"""Residual vector quantisation: every level quantises what the levels before it left over."""
+"""Residual vector quantization: every level quantizes what the levels before it left over."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
+from transformers.utils import ModelOutput
 
-from melreformer_hf.nn.quantization.codebook import Codebook
+from melreformer_hf.nn.quantization.codebook import Codebook, CodebookInputs, PendingStatistics
 from melreformer_hf.nn.quantization.options import CodebookOptions, check_choice
-from melreformer_hf.nn.quantization.output import QuantizerOutput, perplexity_of
-from melreformer_hf.nn.quantization.som_codebook import Neighbourhood, SomCodebook
+from melreformer_hf.nn.quantization.search import code_counts
+
+if TYPE_CHECKING:
+    from melreformer_hf.nn.quantization.som import Neighborhood
+
+
+@dataclass
+class QuantizerOutput(ModelOutput):
+    """Output of a quantizer.
+
+    Args:
+        quantized: (batch, dim, frame) sum of the chosen codewords; gradients pass straight through to the input.
+        audio_codes: (batch, quantizer, frame) int64; -1 where quantizer dropout left a level out.
+        loss: scalar, commitment and codebook terms with their weights.
+        perplexity: (quantizer,) exponential of the entropy of code use in this batch.
+        codebook_inputs: what `accumulate` reads; in training mode only.
+    """
+
+    quantized: torch.FloatTensor | None = None
+    audio_codes: torch.LongTensor | None = None
+    loss: torch.FloatTensor | None = None
+    perplexity: torch.FloatTensor | None = None
+    codebook_inputs: CodebookInputs | None = None
+
+
+def perplexity_of(counts: torch.Tensor) -> torch.Tensor:
+    """Exponential of the entropy of code use: (..., codeword) counts -> (...)."""
+    share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
+    return torch.exp(-(share * torch.log(share + 1e-10)).sum(-1))
 
 
 def _straight(value: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
     """`value` exactly, with the gradient of `source`."""
     return value.detach() + (source - source.detach())
+
+
+def _mean_square(first: torch.Tensor, second: torch.Tensor, counted: torch.Tensor | None) -> torch.Tensor:
+    """Mean squared difference of (vector, dim) tensors over the vectors that count; 0 where none does."""
+    if counted is None and len(first):
+        return mse_loss(first, second)
+    if counted is None:
+        return first.sum() * 0.0
+    # Selected by `where`, since padding may hold anything and zero times infinity is no zero; not by an index, whose
+    # number of rows depends on the data, so that no graph could be captured.
+    squares = torch.where(counted[:, None], first - second, 0.0).square()
+    return squares.sum() / (counted.sum() * first.shape[1]).clamp(min=1)
 
 
 def _per_level(value: object, num_quantizers: int, name: str) -> list:
@@ -36,7 +77,7 @@ class ResidualVectorQuantizer(nn.Module):
         dim: width of the input.
         codebook_size: codewords per level, one number or one per level.
         num_quantizers: levels.
-        codebook_dim: width of the codewords where they are factorised by two linear layers per level (Descript Audio
+        codebook_dim: width of the codewords where they are factorized by two linear layers per level (Descript Audio
             Codec, arXiv 2306.06546); `None`: no layers, codewords have the width of the input.
         update: "ema" or "gradient", see `CodebookOptions`.
         decay: of the running statistics, one number or one per level.
@@ -50,10 +91,15 @@ class ResidualVectorQuantizer(nn.Module):
             gradient. "every_level": vector-quantize-pytorch and others, the gradient grows with the number of levels.
         quantizer_dropout: probability that an example of a training batch keeps only its first n levels, n uniform
             (SoundStream 1.0, Descript 0.5).
-        neighbourhood: makes every codebook a self-organising map, see `SomQuantizer`.
+        neighborhood: makes every codebook a self-organising map, see `SomQuantizer`.
         **options: further fields of `CodebookOptions`.
 
     Codes of any prefix of the levels are a prefix of the codes. Searches run in float32.
+
+    `forward` changes nothing: codebooks learn when they are told to, by `accumulate` for every micro batch and
+    `update_codebooks` once per step. So they learn once per step under gradient accumulation (sums over the micro
+    batches), on several processes (sums over all of them) and under gradient checkpointing (which runs a forward twice),
+    and a step that is given up leaves no trace. A codebook that all levels share learns from one level after the other.
 
     Example:
 
@@ -61,7 +107,10 @@ class ResidualVectorQuantizer(nn.Module):
         >>> from melreformer_hf.nn.quantization import ResidualVectorQuantizer
         >>> quantizer = ResidualVectorQuantizer(dim=16, codebook_size=32, num_quantizers=4)
         >>> hidden = torch.randn(2, 16, 50)
-        >>> learned = quantizer.train()(hidden)  # k-means, then one step of the running means
+        >>> quantizer.initialize_codebooks(hidden)  # k-means on the first vectors of a training
+        >>> quantizer.accumulate(quantizer.train()(hidden))  # once per micro batch
+        >>> quantizer.update_codebooks()  # once per step, behind the optimizer's
+        True
         >>> codes = quantizer.eval().encode(hidden)
         >>> tuple(codes.shape), tuple(quantizer.decode(codes[:, :2]).shape)
         ((2, 4, 50), (2, 16, 50))
@@ -84,7 +133,7 @@ class ResidualVectorQuantizer(nn.Module):
         level_reduction: Literal["mean", "sum"] = "mean",
         gradient_path: Literal["once", "undetached", "every_level"] = "once",
         quantizer_dropout: float = 0.0,
-        neighbourhood: Neighbourhood | None = None,
+        neighborhood: Neighborhood | None = None,
         **options,
     ) -> None:
         super().__init__()
@@ -103,20 +152,21 @@ class ResidualVectorQuantizer(nn.Module):
         self.codebook_sizes, self.shared_codebook = sizes, shared_codebook
         self.commitment_weight, self.codebook_weight = commitment_weight, codebook_weight
         self.level_reduction, self.gradient_path = level_reduction, gradient_path
-        self.quantizer_dropout, self.neighbourhood = quantizer_dropout, neighbourhood
+        self.quantizer_dropout, self.neighborhood = quantizer_dropout, neighborhood
         base = CodebookOptions(update=update, **options)
         self.options = dataclasses.replace(base, decay=decays[0])
         tables = 1 if shared_codebook else num_quantizers
         self.codebooks = nn.ModuleList(
             self._codebook(sizes[level], dataclasses.replace(base, decay=decays[level])) for level in range(tables)
         )
-        factorised = range(0 if codebook_dim is None else num_quantizers)
-        self.in_projections = nn.ModuleList(nn.Linear(dim, self.codebook_dim) for _ in factorised)
-        self.out_projections = nn.ModuleList(nn.Linear(self.codebook_dim, dim) for _ in factorised)
+        factorized = range(0 if codebook_dim is None else num_quantizers)
+        self.in_projections = nn.ModuleList(nn.Linear(dim, self.codebook_dim) for _ in factorized)
+        self.out_projections = nn.ModuleList(nn.Linear(self.codebook_dim, dim) for _ in factorized)
+        self._pending: PendingStatistics | None = None
 
     def _codebook(self, size: int, options: CodebookOptions) -> Codebook:
-        if self.neighbourhood is not None:
-            return SomCodebook(size, self.codebook_dim, options, self.neighbourhood)
+        if self.neighborhood is not None:
+            return self.neighborhood.codebook(size, self.codebook_dim, options)
         return Codebook(size, self.codebook_dim, options)
 
     def codebook(self, level: int) -> Codebook:
@@ -209,6 +259,8 @@ class ResidualVectorQuantizer(nn.Module):
 
     def _check_codes(self, level: int, codes: torch.Tensor) -> None:
         size = self.codebook_sizes[level]
+        if torch.compiler.is_compiling():  # no graph can depend on values; the lookup itself fails on wrong ones
+            return
         if codes.numel() and (int(codes.min()) < -1 or int(codes.max()) >= size):
             raise ValueError(
                 f"audio_codes of level {level} must be in 0..{size - 1} (or -1 for none), got "
@@ -222,13 +274,13 @@ class ResidualVectorQuantizer(nn.Module):
         padding_mask: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> QuantizerOutput:
-        """Quantise; in training mode the codebooks learn.
+        """Quantize; nothing is changed, see `update_codebooks`.
 
         Args:
             hidden: (batch, dim, frame).
             num_quantizers: how many levels, the first ones; all by default.
             padding_mask: (batch, frame) bool, `False` on frames that must not count in losses and statistics.
-            generator: makes k-means, restarts and dropout repeatable.
+            generator: makes quantizer dropout repeatable.
 
         Raises:
             ValueError: the shape or the number of levels does not fit.
@@ -237,25 +289,32 @@ class ResidualVectorQuantizer(nn.Module):
         valid = self._valid(hidden, padding_mask)
         depths = self._drawn_depths(hidden, levels, generator)
         residual, total = vectors, torch.zeros_like(vectors)
-        codes, losses, perplexities = [], [], []
+        codes, losses, perplexities, learned = [], [], [], []
         for level in range(levels):
             active = None if depths is None else depths > level
             counted = valid if active is None else active if valid is None else valid & active
-            made, found, loss, used = self._quantize(level, residual, valid, counted, generator)
+            latent = self._project_in(level, residual)
+            found, codewords, loss, used = self._search(level, latent, counted)
+            made = self._made(level, residual, latent, codewords)
             residual = residual - (made if self.gradient_path == "undetached" else made.detach())
             total = total + (made if active is None else made * active[:, None])
             codes.append(found if active is None else found.masked_fill(~active, -1))
             losses.append(loss)
             perplexities.append(perplexity_of(used))
+            learned.append((latent.detach(), found, counted))
         if self.gradient_path == "once":
             total = total + (vectors - vectors.detach())
         stacked = torch.stack(losses)
         shape = (hidden.shape[0], hidden.shape[2])
         return QuantizerOutput(
             quantized=total.unflatten(0, shape).transpose(1, 2).to(hidden.dtype),
+            # (level, batch * frame) -> (batch, level, frame)
             audio_codes=torch.stack(codes).unflatten(1, shape).transpose(0, 1),
             loss=stacked.mean() if self.level_reduction == "mean" else stacked.sum(),
             perplexity=torch.stack(perplexities),
+            codebook_inputs=CodebookInputs(vectors.detach(), valid, *zip(*learned, strict=True))
+            if self.training
+            else None,
         )
 
     def _valid(self, hidden: torch.Tensor, padding_mask: torch.Tensor | None) -> torch.Tensor | None:
@@ -280,40 +339,127 @@ class ResidualVectorQuantizer(nn.Module):
         depths = torch.where(drawn[1] < self.quantizer_dropout, depths, levels)
         return depths.repeat_interleave(hidden.shape[2])
 
-    def _quantize(
-        self,
-        level: int,
-        residual: torch.Tensor,
-        valid: torch.Tensor | None,
-        counted: torch.Tensor | None,
-        generator: torch.Generator | None,
+    def _search(
+        self, level: int, latent: torch.Tensor, counted: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """One level: its part of the sum with its gradient path, codes, loss, and number of uses of every code."""
-        codebook, latent = self.codebook(level), self._project_in(level, residual)
-        if self.training:
-            codebook.initialize(latent.detach() if valid is None else latent.detach()[valid], generator)
+        """Codes (vector,), codewords (vector, codebook_dim), loss () and uses of every code (codeword,) of a level."""
+        codebook = self.codebook(level)
         codes = codebook.search(latent)
         codewords = codebook.lookup(codes).to(latent.dtype)
-        kept = slice(None) if counted is None else counted
-        loss = self._loss(latent[kept], codewords[kept])
-        topology = codebook.topology_loss(codes[kept])
-        loss = loss if topology is None else loss + topology
-        if self.training:
-            codebook.learn(latent.detach()[kept], codes[kept], generator)
-        if self.gradient_path == "once":
-            source = self._project_in(level, residual.detach())
-        else:
-            source = latent
-        made = self._project_out(level, _straight(codewords, source)).to(residual.dtype)
-        return made, codes, loss, torch.bincount(codes[kept], minlength=codebook.size)
-
-    def _loss(self, latent: torch.Tensor, codewords: torch.Tensor) -> torch.Tensor:
-        if not len(latent):
-            return latent.sum() * 0.0
-        loss = self.commitment_weight * mse_loss(latent, codewords.detach())
+        used = code_counts(codes, codebook.size, counted)
+        # |x - sg(e)|^2 holds the input at its codeword, |sg(x) - e|^2 draws the codeword (arXiv 1711.00937, equation 3).
+        loss = self.commitment_weight * _mean_square(latent, codewords.detach(), counted)
         if self.options.update == "gradient":
-            loss = loss + self.codebook_weight * mse_loss(codewords, latent.detach())
-        return loss
+            loss = loss + self.codebook_weight * _mean_square(codewords, latent.detach(), counted)
+        topology = codebook.topology_loss(used)
+        return codes, codewords, loss if topology is None else loss + topology, used
+
+    def _made(self, level: int, residual: torch.Tensor, latent: torch.Tensor, codewords: torch.Tensor) -> torch.Tensor:
+        """A level's part of the sum, (vector, dim), with its gradient path."""
+        # "once": the input's gradient is added to the sum at the end; here only the projections may get theirs.
+        source = self._project_in(level, residual.detach()) if self.gradient_path == "once" else latent
+        return self._project_out(level, _straight(codewords, source)).to(residual.dtype)
+
+    @torch.no_grad()
+    def initialize_codebooks(
+        self,
+        hidden: torch.Tensor,
+        padding_mask: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Place the codewords of all levels by k-means, each on what the levels before it leave over; once.
+
+        Nothing happens where that is done (also in a loaded checkpoint) or not asked for (`kmeans_iterations=0`). Call it
+        with the vectors of the first batch, before the first step; otherwise the first `update_codebooks` does it in place
+        of its step, and the first forward quantizes with random codewords. With several processes the first one's vectors
+        decide.
+
+        Args:
+            hidden: (batch, dim, frame).
+            padding_mask: (batch, frame) bool, `False` on frames that must not count.
+            generator: makes k-means repeatable.
+
+        Raises:
+            ValueError: a shape does not fit, or a vector is not finite.
+        """
+        vectors, valid = self._flat(hidden), self._valid(hidden, padding_mask)
+        vectors = vectors if valid is None else vectors[valid]
+        if not bool(vectors.isfinite().all()):
+            raise ValueError("hidden must be finite to place codewords, got NaN or infinite values. Skip this batch.")
+        self._initialize(vectors, generator)
+
+    def _initialize(self, residual: torch.Tensor, generator: torch.Generator | None) -> None:
+        for level in range(self.num_quantizers):
+            latent = self._project_in(level, residual)
+            self.codebook(level).initialize(latent, generator)
+            residual = residual - self._contribution(level, self.codebook(level).search(latent)).to(residual.dtype)
+
+    def accumulate(self, output: ModelOutput) -> None:
+        """Remember what the codebooks shall learn from a training forward, until `update_codebooks`.
+
+        Args:
+            output: of this quantizer in training mode, or of a model that passes its `codebook_inputs` on.
+
+        Raises:
+            ValueError: the output was made in evaluation mode.
+        """
+        if output.codebook_inputs is None:
+            raise ValueError(
+                "output has no codebook_inputs, got those of a forward in evaluation mode: call train() before it."
+            )
+        if self._pending is None:
+            self._pending = PendingStatistics([self.codebook(level) for level in range(self.num_quantizers)])
+        self._pending.add(output.codebook_inputs)
+
+    def discard_accumulated(self) -> None:
+        """Forget what was accumulated, for a step that is given up."""
+        self._pending = None
+
+    @torch.no_grad()
+    def update_codebooks(self, generator: torch.Generator | None = None) -> bool:
+        """Let the codebooks learn from everything accumulated since the last call, as from one batch.
+
+        One step of the running means, of the restart of unused codewords and of the maps' clocks; the k-means start where
+        it is still to come. Every process must call it, also one that accumulated nothing.
+
+        Args:
+            generator: makes k-means and restarts repeatable.
+
+        Returns:
+            whether they learned: not, on any process, where nothing was accumulated or something was not finite.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            pending = PendingStatistics([self.codebook(level) for level in range(self.num_quantizers)])
+        totals = pending.totals()
+        if totals is None:
+            return False
+        if not all(bool(codebook.initted) for codebook in self.codebooks):
+            empty = pending.latest[0].new_zeros(0, self.dim)
+            self._initialize(torch.cat([empty, *pending.hidden]), generator)
+            return True
+        for level, found in enumerate(totals):
+            if found is not None:  # else no call of the step reached this level
+                self.codebook(level).learn(*found, pending.latest[level], generator)
+        return True
+
+
+class CodebookModelMixin:
+    """Base of models with a `quantizer`: their codebooks learn when the training says so, never inside `forward`.
+
+    A training calls `accumulate_codebooks(output)` with the output of every micro batch, and `update_codebooks()` once
+    per step, behind the optimizer's; on several processes all of them do.
+    """
+
+    quantizer: ResidualVectorQuantizer
+
+    def accumulate_codebooks(self, output: ModelOutput) -> None:
+        """Remember what the codebooks shall learn from a training forward; see `ResidualVectorQuantizer.accumulate`."""
+        self.quantizer.accumulate(output)
+
+    def update_codebooks(self, generator: torch.Generator | None = None) -> bool:
+        """Let the codebooks learn from what was accumulated; see `ResidualVectorQuantizer.update_codebooks`."""
+        return self.quantizer.update_codebooks(generator)
 
 
 class VectorQuantizer(ResidualVectorQuantizer):
@@ -322,7 +468,7 @@ class VectorQuantizer(ResidualVectorQuantizer):
     Args:
         dim: width of the input.
         codebook_size: number of codewords.
-        codebook_dim: width of factorised codewords, see `ResidualVectorQuantizer`.
+        codebook_dim: width of factorized codewords, see `ResidualVectorQuantizer`.
         update: "ema" or "gradient".
         **options: further arguments of `ResidualVectorQuantizer`.
     """
@@ -338,4 +484,10 @@ class VectorQuantizer(ResidualVectorQuantizer):
         super().__init__(dim, codebook_size, 1, codebook_dim, update, **options)
 
 
-__all__ = ["ResidualVectorQuantizer", "VectorQuantizer"]
+__all__ = [
+    "CodebookModelMixin",
+    "QuantizerOutput",
+    "ResidualVectorQuantizer",
+    "VectorQuantizer",
+    "perplexity_of",
+]

@@ -1,4 +1,4 @@
-"""Nearest codewords: one fused product per block of vectors, blocks small enough for the caches."""
+"""Nearest codewords, block by block, and what is made of them: sums per code, samples, k-means."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _table(codewords: torch.Tensor, cosine: bool, grouped: bool) -> tuple[torch.
 def nearest_codes(vectors: torch.Tensor, codewords: torch.Tensor, cosine: bool = False) -> torch.Tensor:
     """Number of the nearest codeword of every vector, in float32 (float64 stays) whatever the input's type.
 
-    The nearest codeword maximises `x . e - |e|^2 / 2`, so the vectors' own norms are never computed.
+    The nearest codeword maximizes `x . e - |e|^2 / 2`, so the vectors' own norms are never computed.
 
     Args:
         vectors: (vector, dim).
@@ -57,11 +57,15 @@ def nearest_codes(vectors: torch.Tensor, codewords: torch.Tensor, cosine: bool =
     Returns:
         (vector,) int64; the first of equals.
     """
-    grouped = vectors.device.type == "cpu" and len(codewords) >= GROUPED_FROM
+    compiling = torch.compiler.is_compiling()
+    grouped = vectors.device.type == "cpu" and len(codewords) >= GROUPED_FROM and not compiling
+    # Autocast would round distances to bfloat16, where near codewords become equally near.
     with torch.autocast(vectors.device.type, enabled=False):
         wide = torch.promote_types(torch.float32, vectors.dtype)
         vectors, codewords = vectors.to(wide), codewords.to(wide)
         table, offset = _table(codewords, cosine, grouped)
+        if compiling:  # a compiler blocks the product itself, and cannot trace buffers that are written in place
+            return torch.addmm(offset, vectors, table.T).argmax(1)
         codes = torch.empty(len(vectors), dtype=torch.long, device=vectors.device)
         rows = min(rows_per_block(len(table), vectors.device), max(1, len(vectors)))
         scores = vectors.new_empty(rows, len(table))
@@ -72,4 +76,74 @@ def nearest_codes(vectors: torch.Tensor, codewords: torch.Tensor, cosine: bool =
     return codes
 
 
-__all__ = ["nearest_codes", "rows_per_block"]
+def sample_vectors(
+    vectors: torch.Tensor, count: int, noise: float, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Draw different vectors; where there are too few, copies with uniform noise.
+
+    Args:
+        vectors: (vector, dim).
+        count: how many to draw.
+        noise: norm scale of the noise on copies, which keeps equal copies apart.
+        generator: makes the draw repeatable; its device may differ from the vectors'.
+
+    Returns:
+        (count, dim).
+    """
+    device = vectors.device if generator is None else generator.device
+    if len(vectors) < count:
+        vectors = vectors.repeat(math.ceil(count / len(vectors)), 1)
+        jitter = torch.rand(vectors.shape, generator=generator, device=device, dtype=vectors.dtype)
+        vectors = vectors + jitter.to(vectors.device) * (noise / math.sqrt(vectors.shape[-1]))
+    order = torch.randperm(len(vectors), generator=generator, device=device)[:count]
+    return vectors[order.to(vectors.device)]
+
+
+def code_counts(codes: torch.Tensor, size: int, counted: torch.Tensor | None = None) -> torch.Tensor:
+    """How often each code occurs: (vector,) int64 -> (code,) float32, exact up to 2 ** 24.
+
+    Args:
+        codes: (vector,) int64.
+        size: number of codes.
+        counted: (vector,) bool, which of them count; all by default.
+    """
+    # Not bincount, whose output size depends on the data, so that no graph could be captured.
+    weights = torch.ones_like(codes, dtype=torch.float32) if counted is None else counted.float()
+    return weights.new_zeros(size).scatter_add_(0, codes, weights)
+
+
+def cluster_sums(vectors: torch.Tensor, codes: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Number and sum of the vectors of every code: (code,), (code, dim) float32 (float64 stays)."""
+    vectors = vectors if vectors.dtype == torch.float64 else vectors.float()
+    counts = code_counts(codes, size).to(vectors.dtype)
+    sums = vectors.new_zeros(size, vectors.shape[-1]).index_add_(0, codes, vectors)
+    return counts, sums
+
+
+@torch.no_grad()
+def kmeans(
+    vectors: torch.Tensor, size: int, iterations: int, generator: torch.Generator | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cluster vectors around `size` means, starting at vectors of the sample.
+
+    A mean without vectors stays where it is. Distances are computed block by block, so that memory does not grow with
+    the number of vectors times the number of means.
+
+    Args:
+        vectors: (vector, dim).
+        size: number of means.
+        iterations: Lloyd's iterations, at least one.
+        generator: makes the start repeatable.
+
+    Returns:
+        means (size, dim) and the number of vectors of each (size,) at the last assignment.
+    """
+    means = sample_vectors(vectors, size, noise=1e-2, generator=generator)
+    counts = vectors.new_zeros(size)
+    for _ in range(iterations):  # Lloyd: assign to the nearest mean, move every mean to the middle of its vectors
+        counts, sums = cluster_sums(vectors, nearest_codes(vectors, means), size)
+        means = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], means)
+    return means, counts
+
+
+__all__ = ["cluster_sums", "code_counts", "kmeans", "nearest_codes", "rows_per_block", "sample_vectors"]

@@ -6,6 +6,13 @@ import doctest
 
 import pytest
 import torch
+from model_checks import (
+    assert_forward_compiles,
+    assert_forward_exports,
+    assert_half_precision_survives_saving,
+    assert_recomputing_changes_nothing,
+    assert_step_compiles,
+)
 from testing_utils import ModelContractMixin, assert_error
 
 from melreformer_hf.models.mel_vqvae import modeling_mel_vqvae
@@ -51,11 +58,64 @@ def test_any_multiple_of_the_stride(columns):
 
 def test_a_codeword_is_its_own_nearest():
     model = MelVqvaeModel(MelVqvaeConfig.preset("tiny"))
-    codes = torch.arange(model.config.codebook_size).reshape(1, 8, -1)
+    codes = torch.arange(model.config.codebook_size).reshape(1, 1, -1)
     output = model.quantizer(model.quantizer.decode(codes))
-    assert torch.equal(output.codes, codes)
+    assert torch.equal(output.audio_codes, codes)
     assert output.loss.item() == 0
     assert output.perplexity.item() == pytest.approx(model.config.codebook_size, rel=1e-4)
+
+
+EMA = {"codebook_update": "ema", "kmeans_iterations": 5, "restart_threshold": 0.1, "codebook_decay": 0.8}
+
+
+def mels(seed: int = 0) -> torch.Tensor:
+    return torch.rand(2, 80, 24, generator=torch.Generator().manual_seed(seed))
+
+
+def test_running_means_train_and_use_the_codebook():
+    torch.manual_seed(0)
+    model = MelVqvaeModel(MelVqvaeConfig.preset("tiny", **EMA)).train()
+    model.initialize_codebooks(mels(), torch.Generator().manual_seed(0))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    assert not any("codewords" in name for name, _ in model.named_parameters())
+    losses = []
+    for step in range(12):
+        optimizer.zero_grad()
+        for part in mels(step % 3).split(1):  # two micro batches
+            output = model(part)
+            output.loss.backward()
+            model.accumulate_codebooks(output)
+        optimizer.step()
+        before = model.quantizer.codebook(0).codewords.clone()
+        assert model.update_codebooks(torch.Generator().manual_seed(step))
+        assert not torch.equal(before, model.quantizer.codebook(0).codewords)
+        losses.append(output.loss.item())
+    assert sum(losses[-3:]) < sum(losses[:3])
+    assert output.perplexity > 4
+    assert torch.equal(model.eval().encode(mels()), model(mels()).codes)
+
+
+def test_graphs_can_be_captured():
+    torch.manual_seed(0)
+    small = {"channel_multipliers": (1, 1), "resolution": 32}
+    model = MelVqvaeModel(MelVqvaeConfig.preset("tiny", **small, **EMA)).eval()
+    assert model.config.attention_levels
+    inputs = {"input_features": mels()}
+    assert_forward_compiles(model, inputs, "output_features")
+    assert_forward_exports(model, inputs, "output_features")
+    assert_step_compiles(model.decode, assert_step_compiles(model.encode, mels()))
+
+
+def test_activations_may_be_recomputed():
+    torch.manual_seed(0)
+    model = MelVqvaeModel(MelVqvaeConfig.preset("tiny", dropout=0.1))
+    assert_recomputing_changes_nothing(model, {"input_features": mels()}, lambda output: output.loss)
+
+
+def test_half_precision_goes_through_saving(tmp_path):
+    torch.manual_seed(0)
+    model = MelVqvaeModel(MelVqvaeConfig.preset("tiny"))
+    assert_half_precision_survives_saving(model, {"input_features": mels()}, "output_features", tmp_path)
 
 
 def test_wrong_lengths_and_codes_are_refused():
@@ -68,6 +128,9 @@ def test_wrong_lengths_and_codes_are_refused():
     assert_error(error, "codes", "0..63", "64")
     with pytest.raises(Exception, match="num_norm_groups"):
         MelVqvaeConfig(num_norm_groups=7)
+    for name, value in (("codebook_update", "sgd"), ("codebook_decay", 1.0), ("kmeans_iterations", -1)):
+        with pytest.raises(Exception, match=name):
+            MelVqvaeConfig(**{name: value})
 
 
 def test_broken_original_checkpoints_are_refused():

@@ -6,6 +6,13 @@ import doctest
 
 import pytest
 import torch
+from model_checks import (
+    assert_forward_compiles,
+    assert_forward_exports,
+    assert_half_precision_survives_saving,
+    assert_recomputing_changes_nothing,
+    assert_step_compiles,
+)
 from testing_utils import ModelContractMixin, assert_error
 from transformers import AutoModel, AutoModelForAudioTokenization, EncodecFeatureExtractor
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
@@ -166,6 +173,7 @@ def test_training_fits_a_short_sound():
     time = torch.arange(256) / 8000
     waveform = 0.5 * torch.stack([(440 * k * 6.2832 * time).sin() for k in (1, 2)]).unsqueeze(1)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    model.initialize_codebooks(waveform, generator=torch.Generator().manual_seed(0))
     codewords = model.quantizer.codebook(0).codewords.clone()
     losses = []
     for step in range(30):
@@ -173,10 +181,73 @@ def test_training_fits_a_short_sound():
         optimizer.zero_grad()
         output.loss.backward()
         optimizer.step()
+        model.accumulate_codebooks(output)
+        assert model.update_codebooks(torch.Generator().manual_seed(step))
         losses.append(output.reconstruction_loss.item())
     assert not torch.equal(model.quantizer.codebook(0).codewords, codewords)
     silence = waveform.abs().mean().item()
     assert sum(losses[-5:]) / 5 < 0.6 * silence
+
+
+def test_forward_never_moves_a_codebook_and_a_broken_sample_never_reaches_one():
+    model = build(codebook_update="ema", kmeans_iterations=0).train()
+    before = {name: value.clone() for name, value in model.quantizer.state_dict().items()}
+    broken = noise(2, 100)
+    broken[1, 0, 50] = float("nan")
+    for waveform in (noise(2, 100), broken):
+        model.accumulate_codebooks(model(waveform))
+    assert not model.update_codebooks()
+    for name, value in model.quantizer.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    model.accumulate_codebooks(model(noise(2, 100)))
+    assert model.update_codebooks()
+    assert all(value.isfinite().all() for value in model.quantizer.state_dict().values())
+    assert not torch.equal(model.quantizer.codebook(0).codewords, before["codebooks.0.codewords"])
+
+
+@pytest.mark.parametrize("overrides", [{}, {"wavelet_blocks": (1,), "multires_depth": 3}], ids=str)
+def test_activations_may_be_recomputed(overrides):
+    model = build(quantizer_dropout=0.5, **overrides)
+    assert_recomputing_changes_nothing(model, {"input_values": noise(2, 200)}, lambda output: output.loss)
+
+
+SHALLOW = {"strides": (2, 3), "num_residual_units": 1, "num_quantizers": 2}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"codebook_update": "gradient", "codebook_dim": 4, "som_radius": 1.5, "depthwise": True},
+        {"energy_stage": "before_quantizer", "num_energy_heads": 2, "num_energy_steps": 1, "quantizer_dropout": 0.5},
+    ],
+    ids=str,
+)
+def test_graphs_can_be_captured(overrides, monkeypatch):
+    monkeypatch.setattr("melreformer_hf.models.soundstream.energy_soundstream._MAX_HALVINGS", 2)  # a smaller graph
+    model, inputs = build(**SHALLOW, **overrides), {"input_values": noise(2, 41)}
+    assert_forward_compiles(model, inputs, "audio_values")
+    assert_forward_exports(model, inputs, "audio_values")
+
+
+@torch.no_grad()
+def test_graphs_of_every_streaming_step_can_be_captured():
+    model = build(**SHALLOW, wavelet_blocks=(1,), multires_depth=2, multires_kernel_size=3)
+    encoded = model.encode(noise(1, 13), state=SoundStreamState())
+    again = assert_step_compiles(lambda x, state: model.encode(x, state=state), noise(1, 13, seed=2), encoded.state)
+    decoded = model.decode(encoded.audio_codes, SoundStreamState())
+    assert_step_compiles(model.decode, again.audio_codes, decoded.state)
+
+
+def test_half_precision_goes_through_saving(tmp_path):
+    loaded = assert_half_precision_survives_saving(
+        build(kmeans_iterations=0), {"input_values": noise(2, 200)}, "audio_values", tmp_path
+    ).train()
+    assert loaded.quantizer.codebook(0).cluster_size.dtype == torch.float32
+    for step in range(3):
+        before = loaded.quantizer.codebook(0).cluster_size.clone()
+        loaded.accumulate_codebooks(loaded(noise(2, 200, seed=step).bfloat16()))
+        assert loaded.update_codebooks()
+        assert not torch.equal(loaded.quantizer.codebook(0).cluster_size, before)
 
 
 def test_weight_norm_trains_and_is_saved_folded(tmp_path):

@@ -6,7 +6,12 @@ import pytest
 import torch
 from testing_utils import assert_error
 
-from melreformer_hf.models.soundstream.weights_quantizers import quantizer_from_original, quantizer_to_original
+from melreformer_hf.models.soundstream.weights_quantizers import (
+    fold_grid,
+    quantizer_from_original,
+    quantizer_to_original,
+    unfold_grid,
+)
 
 RQ_VAE = {"latent_shape": [2, 3, 4], "code_shape": [2, 3, 2], "n_embed": 5, "shared_codebook": True}
 KOHONEN = {"cls": "HardSOM", "num_embeddings": 6, "embedding_dim": 4, "blur": ["Hard", 0.1]}
@@ -115,3 +120,14 @@ def test_unknown_origins_are_refused():
     with pytest.raises(ValueError) as error:
         quantizer_from_original("elsewhere", {}, {})
     assert_error(error, "origin", "encodec", "'elsewhere'")
+
+
+def test_grids_fold_and_unfold():
+    latents = torch.arange(2 * 4 * 6 * 5.0).reshape(2, 4, 6, 5)
+    vectors = fold_grid(latents, (2, 3))
+    assert vectors.shape == (2, 20, 6)
+    assert torch.equal(vectors[0, :, 4], latents[0, 2:4, 2:4].flatten())
+    assert torch.equal(unfold_grid(vectors, (2, 3), (4, 6, 5)), latents)
+    with pytest.raises(ValueError) as error:
+        fold_grid(latents, (3, 3))
+    assert_error(error, "latents", "multiple of 3", "(2, 4, 6, 5)")

@@ -34,7 +34,10 @@ class TrainingConfig:
         ValueError: a field breaks its rule, or a key is unknown; the message names field, rule and value.
     """
 
-    dataset: str = option("", "folder made by `melreformer data build`, or the id of one on the Hub")
+    dataset: str = option(
+        "",
+        "folder made by `melreformer data build`, a Hub id, or a folder of recordings or MIDI files to build it from",
+    )
     output_dir: str = option("", "folder for checkpoints, logs and the final model")
     seed: int = option(0, "drives initial weights, data order and noise")
     max_steps: int | None = option(None, "stop after this many optimizer steps")
@@ -60,6 +63,7 @@ class TrainingConfig:
     keep_checkpoints: int = option(2, "latest checkpoints that are kept; the best model is kept beside them")
     resume: str | None = option(None, "latest, or the folder of a checkpoint, to continue from")
     init_from: str | None = option(None, "folder or Hub id of a pretrained model whose weights start the training")
+    soundfont: str | None = option(None, "SF2 or SF3 file that plays a folder of MIDI files; default: the system's")
     num_workers: int = option(1, "processes that prepare batches; 0 prepares them in the loop")
     prefetch_batches: int = option(4, "batches each worker prepares ahead")
     cache_minutes: float = option(120.0, "minutes of decoded audio each worker keeps in memory")
@@ -91,7 +95,7 @@ class TrainingConfig:
             + ("prefetch_batches", "max_nonfinite_steps")
         ]
         rules += [
-            ("dataset", bool(self.dataset), "be given: a folder made by `melreformer data build`, or a Hub id"),
+            ("dataset", bool(self.dataset), "be given: a folder of recordings or MIDI files, a dataset, or a Hub id"),
             ("output_dir", bool(self.output_dir), "be given"),
             ("max_steps", self.max_steps or self.max_minutes, "be given unless max_minutes is"),
             ("learning_rate", self.learning_rate > 0, "be positive"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -56,9 +57,14 @@ def train_words(recipe: str | type[Recipe], words: Sequence[str]) -> dict[str, f
     from melreformer_hf.training.config import TrainingConfig
 
     config = TrainingConfig.from_command_line(recipe_class, words)
+    from melreformer_hf.training.folders import dataset_of
     from melreformer_hf.training.loop import Trainer
 
-    trainer = Trainer(recipe_class(config), config)
+    recipe = recipe_class(config)
+    if (mel := getattr(recipe, "mel", None)) is not None and (dataset := dataset_of(config, mel.sampling_rate)):
+        config = dataclasses.replace(config, dataset=dataset)
+        recipe = recipe_class(config)
+    trainer = Trainer(recipe, config)
     metrics = trainer.run()
     if trainer.accelerator.is_main_process:
         print(", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))

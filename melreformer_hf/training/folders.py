@@ -1,0 +1,138 @@
+"""From a folder of recordings, or of MIDI files, to the dataset that a training reads: made once, kept beside the output."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from melreformer_hf._files import partial_of
+from melreformer_hf.audio.io import AUDIO_SUFFIXES
+from melreformer_hf.data.building import DATASET_FILE, BuildConfig, build_dataset
+from melreformer_hf.data.metadata import default_metadata
+from melreformer_hf.data.rendering import MIDI_SUFFIXES, render_folder
+from melreformer_hf.training.config import TrainingConfig
+
+CACHE = "datasets"
+# What distributions install; the first is the one whose sound the bundled checkpoint knows.
+SOUND_FONTS = (
+    "/usr/share/sounds/sf2/FluidR3_GM.sf2",
+    "/usr/share/soundfonts/FluidR3_GM.sf2",
+    "/usr/share/sounds/sf2/default-GM.sf2",
+    "/usr/share/soundfonts/default.sf2",
+)
+# Files by which the `datasets` library knows a dataset; such folders are streamed as they are.
+_FOREIGN = ("*.parquet", "*.arrow", "*.tar", "*/metadata.jsonl", "*/metadata.csv", "dataset_dict.json", "train/*")
+
+
+def dataset_of(config: TrainingConfig, sampling_rate: int) -> str:
+    """The dataset of a training: `config.dataset` itself, or what is built from it when it is a folder of files.
+
+    Recordings are decoded and resampled, MIDI files are played by FluidSynth before that. The result lies in `datasets`
+    beside `config.output_dir`, named after the folder and its content: it is found again by the next training, and made
+    anew when files are added or changed. In several processes the first one of each machine builds, the others wait.
+
+    Args:
+        config: its `dataset`, `output_dir` and `soundfont` are read.
+        sampling_rate: of the model's mel contract.
+
+    Returns:
+        folder or Hub id of a dataset.
+
+    Raises:
+        ValueError: the folder holds nothing that can be trained on.
+        FileNotFoundError: MIDI files, and no FluidSynth or no sound font.
+    """
+    folder = Path(config.dataset).expanduser()
+    if not folder.is_dir() or is_dataset(folder):
+        return str(folder) if folder.is_dir() else config.dataset
+    recordings, scores = _files(folder, AUDIO_SUFFIXES), _files(folder, MIDI_SUFFIXES)
+    files = recordings or scores
+    if not files:
+        kinds = ", ".join((*AUDIO_SUFFIXES, *MIDI_SUFFIXES))
+        raise ValueError(f"dataset must be a dataset or a folder of recordings or MIDI files ({kinds}), got {folder}.")
+    output = (
+        Path(config.output_dir).parent / CACHE / f"{folder.resolve().name}-{_digest(folder, files, sampling_rate)}"
+    )
+    if (output / DATASET_FILE).is_file():
+        return str(output)
+    if int(os.environ.get("LOCAL_RANK", "0")):
+        while not (output / DATASET_FILE).is_file():  # the launcher ends this process should the first one fail
+            time.sleep(1.0)
+        return str(output)
+    if recordings and scores:
+        _say(f"{folder} has recordings: its {len(scores)} MIDI files are not used")
+    _build(folder, files, output, sampling_rate, config.soundfont)
+    return str(output)
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder is a dataset already: built by this package, or in a layout of the `datasets` library."""
+    if (folder / DATASET_FILE).is_file():
+        return True
+    return any(next(folder.glob(pattern), None) for kind in _FOREIGN for pattern in (kind, f"data/{kind}"))
+
+
+def find_soundfont(given: str | None) -> Path:
+    """The sound font that plays MIDI files: the one given, or one that the system has.
+
+    Raises:
+        FileNotFoundError: none is given, and the system has none where distributions put them.
+    """
+    if given is not None:
+        return Path(given).expanduser()
+    found = next((Path(path) for path in SOUND_FONTS if Path(path).is_file()), None)
+    if found is None:
+        raise FileNotFoundError(
+            "MIDI files need a sound font: give one with --soundfont FILE.sf2, or install FluidR3 (MIT licence), "
+            "for example with `apt-get install fluidsynth fluid-soundfont-gm`."
+        )
+    return found
+
+
+def _build(folder: Path, files: list[Path], output: Path, sampling_rate: int, soundfont: str | None) -> None:
+    workers = min(8, os.cpu_count() or 1)
+    source, rendered = folder, None
+    if files[0].suffix.lower() in MIDI_SUFFIXES:
+        font = find_soundfont(soundfont)
+        _say(f"playing {len(files)} MIDI files in {folder} with {font}")
+        # Kept until the dataset is complete, so that a rendering that was interrupted goes on.
+        source = rendered = partial_of(output).with_suffix(".wav")
+        metadata = default_metadata(folder)
+        report = render_folder(folder, rendered, font, metadata=metadata, sampling_rate=sampling_rate, workers=workers)
+        for name, reason in report.failed:
+            _say(f"left out {name}: {reason}")
+    _say(f"building the dataset {output} from {source}")
+    report = build_dataset(source, output, BuildConfig(sampling_rate=sampling_rate, workers=workers))
+    for split, counts in report["splits"].items():
+        _say(f"{split}: {counts['recordings']} recordings, {counts['hours']:.2f} hours")
+    for note in report["notes"]:
+        _say(note)
+    if report["skipped"]:
+        _say(f"{len(report['skipped'])} files could not be used; {output / 'report.json'} says why")
+    if rendered is not None:
+        shutil.rmtree(rendered)
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith("."))
+    return sorted(found)
+
+
+def _digest(folder: Path, files: list[Path], sampling_rate: int) -> str:
+    metadata = default_metadata(folder)
+    told = [str(sampling_rate)]
+    for path in [*files, *([metadata] if metadata else [])]:
+        state = path.stat()
+        told.append(f"{path.relative_to(folder).as_posix()} {state.st_size} {state.st_mtime_ns}")
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:10]
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+__all__ = ["CACHE", "SOUND_FONTS", "dataset_of", "find_soundfont", "is_dataset"]

@@ -68,7 +68,7 @@ def assert_recomputing_changes_nothing(model: nn.Module, inputs: dict, loss: Cal
         torch.manual_seed(0)
         loss(one(**inputs)).backward()
         gradients.append({name: parameter.grad for name, parameter in one.named_parameters()})
-    assert len(runs) > 1 and len(runs) % 2 == 0, f"a layer of a block ran {len(runs)} times"
+    assert len(runs) > 1, "the first block's activations were kept"
     for name, expected in gradients[0].items():
         if expected is not None:
             torch.testing.assert_close(gradients[1][name], expected, rtol=1e-5, atol=1e-7, msg=name)

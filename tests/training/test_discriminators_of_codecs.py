@@ -187,6 +187,20 @@ def test_published_sizes():
     assert counts == [2_763_585, 5 * one]
 
 
+def test_the_coarsest_scale_says_how_many_samples_it_needs():
+    model = small("wave")
+    logits, _ = model(torch.zeros(1, model.shortest))
+    assert logits[-1].shape == (1, 1)
+    with pytest.raises(ValueError) as error:
+        model(torch.zeros(1, model.shortest - 1))
+    assert_error(error, f"at least {model.shortest} samples", f"(1, {model.shortest - 1})", "longer crops")
+    with torch.device("meta"):
+        published = PooledWaveformDiscriminator()
+    with pytest.raises(ValueError) as error:
+        published(torch.zeros(1, 8192))
+    assert_error(error, f"at least {published.shortest} samples", "(1, 8192)")
+
+
 def test_stereo():
     model = MultiScaleStftDiscriminator([64], [16], [64], channels=2, num_audio_channels=2)
     assert model(torch.zeros(3, 2, 200))[0][0].shape[0] == 3
@@ -198,7 +212,7 @@ def test_stereo():
     ("call", "fragments"),
     [
         (lambda: small("stft")(torch.zeros(1, 63)), ("at least 64 samples", "(1, 1, 63)")),
-        (lambda: small("wave")(torch.zeros(1, 1, 99)), ("(batch, sample)", "(1, 1, 99)")),
+        (lambda: small("wave")(torch.zeros(1, 1, 99)), ("(batch, at least", "(1, 1, 99)")),
         (lambda: small("spectrum")(torch.zeros(1, 64)), ("more than 64 samples",)),
         (lambda: small("patch")(torch.zeros(1, 8, 32)), ("at least 12 rows",)),
         (lambda: TwoSidedStftDiscriminator(100), ("win_length", "128", "100")),

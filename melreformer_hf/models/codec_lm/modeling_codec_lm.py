@@ -10,6 +10,7 @@ batching, streaming, threads or the machine, which the original's do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, dropout, gelu, relu, scaled_dot_product_attention
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from melreformer_hf.hub.mixin import HubMixin
@@ -28,6 +30,7 @@ from melreformer_hf.nn.attention import band_mask, merge_heads, split_heads
 from melreformer_hf.originals.formats import OriginalCheckpointMixin
 
 NO_CODE = -1  # stands for the codes of the frame before the first one
+_TURN_BITS = 40  # of position angles; positions up to 2 ** 23 stay within int64
 
 
 @dataclass
@@ -61,11 +64,14 @@ class CodecLMOutput(ModelOutput):
 
 
 def frame_positions(positions: torch.Tensor, width: int, period: float) -> torch.Tensor:
-    """Cosines, then sines, of `positions * period ** (-i / (width / 2 - 1))`: (...) -> (..., width) float32."""
+    """Cosines, then sines, of `positions * period ** (-i / (width / 2 - 1))`: (...) int64 -> (..., width) float32."""
     half = width // 2
-    channel = torch.arange(half, device=positions.device, dtype=torch.float64)
-    angles = positions.double()[..., None] / period ** (channel / (half - 1))
-    return torch.cat([angles.cos(), angles.sin()], dim=-1).float()
+    # Angles as integers, in units of 2 ** -40 turns, of which only the part below one turn matters: in float32 positions
+    # of a long stream would be off by more than the fastest wave's step, and some devices have no float64.
+    turns = [round(period ** (-index / (half - 1)) / math.tau * 2**_TURN_BITS) for index in range(half)]
+    phases = positions[..., None] * torch.tensor(turns, dtype=torch.long, device=positions.device)
+    angles = (phases & (2**_TURN_BITS - 1)).float() * (math.tau / 2**_TURN_BITS)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 class CodecLMAttention(nn.Module):
@@ -102,7 +108,7 @@ class CodecLMAttention(nn.Module):
         return self.out_proj(merge_heads(attended)), (key[:, :, kept:], value[:, :, kept:])
 
 
-class CodecLMLayer(nn.Module):
+class CodecLMLayer(GradientCheckpointingLayer):
     """Attention and two linear layers, each added to its input, normalised after (or before) that."""
 
     def __init__(self, config: CodecLMConfig) -> None:
@@ -142,6 +148,7 @@ class CodecLMPreTrainedModel(HubMixin, PreTrainedModel):
     main_input_name = "audio_codes"
     _no_split_modules = ["CodecLMLayer"]
     _supports_sdpa = True
+    supports_gradient_checkpointing = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.functional import conv2d, conv_transpose2d
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from melreformer_hf.hub.mixin import HubMixin
@@ -169,7 +170,7 @@ class ToPicture(nn.Module):
         return self.conv(hidden, style) + self.bias[:, None, None]
 
 
-class SynthesisBlock(nn.Module):
+class SynthesisBlock(GradientCheckpointingLayer):
     """One resolution: an upsampling convolution (but for the coarsest), another, and the addition to the picture."""
 
     def __init__(
@@ -256,6 +257,7 @@ class IdeaStyleGan2PreTrainedModel(HubMixin, PreTrainedModel):
     base_model_prefix = "idea_stylegan2"
     main_input_name = "latents"
     _no_split_modules = ["SynthesisBlock"]
+    supports_gradient_checkpointing = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -12,7 +12,8 @@ from torch import nn
 from melreformer_hf.originals.arguments import SIZE, take_arguments
 from melreformer_hf.originals.formats import OriginalCheckpointMixin, OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
-from melreformer_hf.training.discriminators.waveform import DiscriminatorOutput, ScaleDiscriminator
+from melreformer_hf.training.discriminators.stacks import DiscriminatorOutput
+from melreformer_hf.training.discriminators.waveform import ScaleDiscriminator
 
 ORIGIN = "original MelGAN discriminator"
 _FIRST_KERNEL = 15

@@ -12,7 +12,7 @@ from torch import nn
 from melreformer_hf.originals.arguments import SIZE, take_arguments
 from melreformer_hf.originals.formats import OriginalCheckpointMixin, OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
-from melreformer_hf.training.discriminators.waveform import DiscriminatorOutput
+from melreformer_hf.training.discriminators.stacks import DiscriminatorOutput
 
 ORIGIN = "original patch discriminator"
 _SLOPE = 0.2

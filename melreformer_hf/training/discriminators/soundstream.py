@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations
 from melreformer_hf.originals.arguments import SIZE, SIZES, Kind, take_arguments
 from melreformer_hf.originals.formats import OriginalCheckpointMixin, OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
-from melreformer_hf.training.discriminators.waveform import DiscriminatorOutput
+from melreformer_hf.training.discriminators.stacks import DiscriminatorOutput
 
 _SLOPE = 0.2
 _STRIDES = ((1, 2), (2, 2), (1, 2), (2, 2), (1, 2), (2, 2))
@@ -128,18 +128,33 @@ class PooledWaveformDiscriminator(OriginalCheckpointMixin, nn.Module):
             for _ in scales
         )
 
+    @property
+    def shortest(self) -> int:
+        """Samples that the coarsest scale needs for one logit: nothing is padded, so every layer uses some up."""
+        length = 1
+        for conv in reversed(self.stacks[0]):
+            length = (length - 1) * conv.stride[0] + conv.kernel_size[0]
+        # Pooling by `scale` over twice as many samples, padded by `scale`, makes `samples // scale + 1` of them.
+        return max((length - 1) * pool.stride[0] for pool in self.pools)
+
     def forward(self, waveform: torch.Tensor) -> DiscriminatorOutput:
         """Judge.
 
         Args:
-            waveform: (batch, sample).
+            waveform: (batch, sample), at least `shortest` samples.
 
         Returns:
             (logits, feature maps): per scale a tensor (batch, position), and the list of the pooled waveform and every
             layer's output, the logit map last.
+
+        Raises:
+            ValueError: another shape, or too short for the coarsest scale.
         """
-        if waveform.ndim != 2:
-            raise ValueError(f"waveform must be (batch, sample), got {tuple(waveform.shape)}.")
+        if waveform.ndim != 2 or waveform.shape[-1] < self.shortest:
+            raise ValueError(
+                f"waveform must be (batch, at least {self.shortest} samples), got {tuple(waveform.shape)}. Train on "
+                "longer crops, or take out the coarsest of the scales."
+            )
         logits, maps = [], []
         for pool, stack in zip(self.pools, self.stacks, strict=True):
             hidden = pool(waveform.unsqueeze(1))

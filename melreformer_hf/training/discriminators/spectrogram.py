@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from melreformer_hf.training.discriminators.stacks import SideBySide, judge
+
 _SLOPE = 0.1
 _SMALLEST_POWER = 1e-8
 # (kernel along frequency, along time), stride along frequency
@@ -43,6 +45,7 @@ class SpectrogramDiscriminator(nn.Module):
             spectrum = torch.stft(
                 waveform.float(), self.window_size, self.window_size // 4, window=window, return_complex=True
             )
+            # Not abs(): its gradient is undefined where a bin is empty, and silence has empty bins.
             power = torch.view_as_real(spectrum).square().sum(-1)
             return 0.5 * power.clamp(min=_SMALLEST_POWER).log()
 
@@ -53,15 +56,10 @@ class SpectrogramDiscriminator(nn.Module):
                 f"waveform must be (batch, more than {self.window_size // 2} samples), got {tuple(waveform.shape)}."
             )
         hidden = self._spectrogram(waveform).unsqueeze(1).to(self.convs[0].weight.dtype)
-        maps = []
-        for conv in self.convs:
-            hidden = nn.functional.leaky_relu(conv(hidden), _SLOPE)
-            maps.append(hidden)
-        maps.append(self.output_conv(hidden))
-        return maps[-1].flatten(1), maps
+        return judge(hidden, self.convs, self.output_conv, _SLOPE)
 
 
-class MultiResolutionDiscriminator(nn.Module):
+class MultiResolutionDiscriminator(SideBySide):
     """One `SpectrogramDiscriminator` per window length.
 
     Args:
@@ -70,13 +68,7 @@ class MultiResolutionDiscriminator(nn.Module):
     """
 
     def __init__(self, window_sizes: Sequence[int] = (512, 1024, 2048), channels: int = 32) -> None:
-        super().__init__()
-        self.discriminators = nn.ModuleList(SpectrogramDiscriminator(size, channels) for size in window_sizes)
-
-    def forward(self, waveform: torch.Tensor) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
-        """(batch, sample) -> (logits, feature maps), one entry per window length."""
-        results = [discriminator(waveform) for discriminator in self.discriminators]
-        return [logits for logits, _ in results], [maps for _, maps in results]
+        super().__init__(SpectrogramDiscriminator(size, channels) for size in window_sizes)
 
 
 __all__ = ["MultiResolutionDiscriminator", "SpectrogramDiscriminator"]

@@ -15,7 +15,7 @@ from torch import nn
 from melreformer_hf.originals.arguments import SIZE, SIZES, take_arguments
 from melreformer_hf.originals.formats import OriginalCheckpointMixin, OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
-from melreformer_hf.training.discriminators.waveform import DiscriminatorOutput
+from melreformer_hf.training.discriminators.stacks import SideBySide, judge
 
 ORIGIN = "original multi-scale STFT discriminator"
 _SLOPE = 0.2
@@ -105,12 +105,7 @@ class StftDiscriminator(nn.Module):
             )
         spectrum = self.spectrum(waveform)
         hidden = torch.cat([spectrum.real, spectrum.imag], dim=1).transpose(2, 3).to(self.output_conv.weight.dtype)
-        maps = []
-        for conv in self.convs:
-            hidden = nn.functional.leaky_relu(conv(hidden), _SLOPE)
-            maps.append(hidden)
-        maps.append(self.output_conv(hidden))
-        return maps[-1].flatten(1), maps
+        return judge(hidden, self.convs, self.output_conv, _SLOPE)
 
 
 def _to_original(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
@@ -118,7 +113,7 @@ def _to_original(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[
     return rename_keys(tensors, _TABLE, ORIGIN, reverse=True) | windows
 
 
-class MultiScaleStftDiscriminator(OriginalCheckpointMixin, nn.Module):
+class MultiScaleStftDiscriminator(OriginalCheckpointMixin, SideBySide):
     """One `StftDiscriminator` per resolution.
 
     Args:
@@ -150,29 +145,15 @@ class MultiScaleStftDiscriminator(OriginalCheckpointMixin, nn.Module):
         channels: int = 32,
         num_audio_channels: int = 1,
     ) -> None:
-        super().__init__()
         if not n_ffts or not len(n_ffts) == len(hop_lengths) == len(win_lengths):
             raise ValueError(
                 "n_ffts, hop_lengths and win_lengths must have one entry per resolution, got "
                 f"{len(n_ffts)}, {len(hop_lengths)} and {len(win_lengths)}."
             )
-        self.discriminators = nn.ModuleList(
+        super().__init__(
             StftDiscriminator(*lengths, channels, num_audio_channels)
             for lengths in zip(n_ffts, hop_lengths, win_lengths, strict=True)
         )
-
-    def forward(self, waveform: torch.Tensor) -> DiscriminatorOutput:
-        """Judge.
-
-        Args:
-            waveform: (batch, sample), or (batch, channel, sample).
-
-        Returns:
-            (logits, feature maps): per resolution a tensor (batch, position), and its list of layer outputs
-            (batch, channel, frame, bin), the logit map last.
-        """
-        results = [discriminator(waveform) for discriminator in self.discriminators]
-        return [logits for logits, _ in results], [maps for _, maps in results]
 
 
 __all__ = ["MultiScaleStftDiscriminator", "StftDiscriminator"]

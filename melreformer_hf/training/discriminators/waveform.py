@@ -14,10 +14,9 @@ from torch import nn
 from melreformer_hf.originals.arguments import MAPPING, NONE, SIZE, SIZES, Kind, either, several, take_arguments
 from melreformer_hf.originals.formats import OriginalCheckpointMixin, OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
+from melreformer_hf.training.discriminators.stacks import SideBySide, judge
 
 _SLOPE = 0.2
-
-DiscriminatorOutput = tuple[list[torch.Tensor], list[list[torch.Tensor]]]
 
 
 def _check_waveform(waveform: torch.Tensor) -> torch.Tensor:
@@ -41,32 +40,11 @@ def _format(origin: str, layer: str, names: Mapping[str, tuple[str, Kind]]) -> O
     )
 
 
-class _Discriminators(OriginalCheckpointMixin, nn.Module):
-    """Several discriminators side by side."""
-
-    def __init__(self, discriminators: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.discriminators = nn.ModuleList(discriminators)
-
-    def forward(self, waveform: torch.Tensor) -> DiscriminatorOutput:
-        """Judge.
-
-        Args:
-            waveform: (batch, sample).
-
-        Returns:
-            (logits, feature maps): per discriminator a tensor (batch, position), and its list of layer outputs, the
-            logit map last.
-        """
-        results = [discriminator(waveform) for discriminator in self.discriminators]
-        return [logits for logits, _ in results], [maps for _, maps in results]
-
-
 class PeriodDiscriminator(nn.Module):
     """Looks at every `period`-th sample: the waveform folded to (samples / period, period) and 2-D convolutions.
 
     Args:
-        period: samples between neighbours.
+        period: samples between neighbors.
         channels: input width (1) and the widths of the layers.
         kernel_size: taps along time.
         stride: stride along time of all layers but the last.
@@ -93,16 +71,12 @@ class PeriodDiscriminator(nn.Module):
         rest = -hidden.shape[-1] % self.period
         if rest:
             hidden = nn.functional.pad(hidden, (0, rest), mode="reflect")
+        # (batch, 1, sample) -> (batch, 1, sample / period, period): kernels of width 1 then see every period-th sample.
         hidden = hidden.unflatten(-1, (-1, self.period))
-        maps = []
-        for conv in self.convs:
-            hidden = nn.functional.leaky_relu(conv(hidden), _SLOPE)
-            maps.append(hidden)
-        maps.append(self.output_conv(hidden))
-        return maps[-1].flatten(1), maps
+        return judge(hidden, self.convs, self.output_conv, _SLOPE)
 
 
-class MultiPeriodDiscriminator(_Discriminators):
+class MultiPeriodDiscriminator(OriginalCheckpointMixin, SideBySide):
     """One `PeriodDiscriminator` per period; 41,092,165 parameters at the published size.
 
     Args:
@@ -166,16 +140,11 @@ class ScaleDiscriminator(nn.Module):
 
     def forward(self, waveform: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """(batch, sample) -> logits (batch, position) and the layers' outputs."""
-        hidden = self.pool(_check_waveform(waveform))
-        maps = []
-        for conv in self.convs:
-            hidden = nn.functional.leaky_relu(conv(hidden), _SLOPE)
-            maps.append(hidden)
-        maps.append(self.output_conv(hidden))
-        return maps[-1].squeeze(1), maps
+        # (batch, sample) -> (batch, 1, sample): grouped convolutions want a channel
+        return judge(self.pool(_check_waveform(waveform)), self.convs, self.output_conv, _SLOPE)
 
 
-class MultiScaleDiscriminator(_Discriminators):
+class MultiScaleDiscriminator(OriginalCheckpointMixin, SideBySide):
     """One `ScaleDiscriminator` per pooling; 19,740,418 parameters at the published size.
 
     Args:

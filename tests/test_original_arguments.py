@@ -37,7 +37,7 @@ def block(hidden: torch.Tensor, weights: dict, stem: str, heads: int, quick: boo
     """Pre-norm transformer block with causal attention."""
 
     def layer(name: str, values: torch.Tensor) -> torch.Tensor:
-        return linear(values, weights[f"{stem}{name}.weight"], weights[f"{stem}{name}.bias"])
+        return linear(values, weights[f"{stem}{name}.weight"], weights.get(f"{stem}{name}.bias"))
 
     def norm(name: str, values: torch.Tensor) -> torch.Tensor:
         return layer_norm(values, values.shape[-1:], weights[f"{stem}{name}.weight"], weights[f"{stem}{name}.bias"])
@@ -57,32 +57,40 @@ def block(hidden: torch.Tensor, weights: dict, stem: str, heads: int, quick: boo
 def rq_logits(weights: dict, arguments: dict, codebooks: torch.Tensor | None, codes: torch.Tensor, condition):
     """(batch, position, depth) codes -> (batch, position, depth, code) logits."""
     depth, width = codes.shape[-1], arguments["embed_dim"]
-    quick = arguments["body"]["block"].get("gelu") == "v2"
 
-    def embed(name: str, use_codewords: bool) -> torch.Tensor:
-        if use_codewords:
-            tables = [codebooks[level % len(codebooks)] for level in range(depth)]
-            vectors = torch.stack([table[codes[..., level]] for level, table in enumerate(tables)], dim=2)
-            return linear(vectors, weights[f"{name}.weight"], weights[f"{name}.bias"])
+    def codewords() -> torch.Tensor:
+        tables = [codebooks[level % len(codebooks)] for level in range(depth)]
+        return torch.stack([table[codes[..., level]] for level, table in enumerate(tables)], dim=2)
+
+    def project(name: str, vectors: torch.Tensor) -> torch.Tensor:
+        return linear(vectors, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    def tokens() -> torch.Tensor:
         offsets = 0 if arguments.get("shared_tok_emb") else torch.arange(depth) * arguments["vocab_size"]
         return embedding(codes + offsets, weights["tok_emb.weight"])
 
-    tokens = embed("input_mlp", arguments.get("input_emb_vqvae", False)).sum(2) + weights["pos_emb_hw"]
-    hidden = torch.cat([embedding(condition, weights["cond_emb.weight"]) + weights["pos_emb_cond"], tokens[:, :-1]], 1)
-    for number in range(arguments["body"]["n_layer"]):
-        stem = f"body_transformer.blocks.{number}."
-        hidden = block(hidden, weights, stem, arguments["body"]["block"]["n_head"], quick)
-    context = hidden[:, condition.shape[1] - 1 :]
-    parts = embed("head_mlp", arguments.get("head_emb_vqvae", False))[:, :, :-1]
-    if arguments.get("cumsum_depth_ctx"):
-        parts = parts.cumsum(2)
-    hidden = torch.cat([context[:, :, None], parts], 2) + weights["pos_emb_d"]
-    hidden = hidden.flatten(0, 1)
-    for number in range(arguments["head"]["n_layer"]):
-        stem = f"head_transformer.blocks.{number}."
-        hidden = block(hidden, weights, stem, arguments["head"]["block"]["n_head"], quick)
+    def stack(half: str, hidden: torch.Tensor) -> torch.Tensor:
+        told = arguments[half]["block"]
+        for number in range(arguments[half]["n_layer"]):
+            stem = f"{half}_transformer.blocks.{number}."
+            hidden = block(hidden, weights, stem, told["n_head"], told.get("gelu") == "v2")
+        return hidden
+
+    embedded = project("input_mlp", codewords()) if arguments.get("input_emb_vqvae") else tokens()
+    embedded = embedded.sum(2) + weights["pos_emb_hw"]
+    start = embedding(condition, weights["cond_emb.weight"]) + weights["pos_emb_cond"]
+    context = stack("body", torch.cat([start, embedded[:, :-1]], 1))[:, condition.shape[1] - 1 :]
+    if arguments.get("head_emb_vqvae"):  # codewords are summed before the layer, whose bias counts once
+        vectors = codewords()
+        parts = project("head_mlp", vectors.cumsum(2) if arguments.get("cumsum_depth_ctx") else vectors)
+    else:  # learned tables never are
+        parts = tokens()
+    hidden = torch.cat([context[:, :, None], parts[:, :, :-1]], 2) + weights["pos_emb_d"]
     hidden = layer_norm(
-        hidden, (width,), weights["classifier.layer_norm.weight"], weights["classifier.layer_norm.bias"]
+        stack("head", hidden.flatten(0, 1)),
+        (width,),
+        weights["classifier.layer_norm.weight"],
+        weights["classifier.layer_norm.bias"],
     )
     matrix, bias = weights["classifier.linear.weight"], weights["classifier.linear.bias"]
     if arguments.get("shared_cls_emb"):
@@ -92,42 +100,52 @@ def rq_logits(weights: dict, arguments: dict, codebooks: torch.Tensor | None, co
     return logits.unflatten(0, codes.shape[:2])
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"shared_tok_emb": True, "cumsum_depth_ctx": True},
-        {"shared_cls_emb": True, "vocab_size_cond": 5, "block_size_cond": 3},
-        {"input_emb_vqvae": True, "input_embed_dim": 6, "vocab_size_cond": 5},
-        {"input_emb_vqvae": True, "head_emb_vqvae": True, "input_embed_dim": 6, "shared_cls_emb": True},
-    ],
-    ids=["own tables", "shared table", "sequence", "codewords in the body", "codewords in both"],
-)
-def test_every_kind_of_rq_transformer(changes):
-    gelu_kind = "v2" if "shared_tok_emb" in changes else "v1"
+BLOCKS = {"body": {"n_head": 2, "gelu": "v1"}, "head": {"n_head": 4, "gelu": "v1"}}
+RQ_CHANGES = {
+    "own tables": {},
+    "shared table": {"shared_tok_emb": True, "cumsum_depth_ctx": True},
+    "sequence": {"shared_cls_emb": True, "vocab_size_cond": 5, "block_size_cond": 3},
+    "codewords in the body": {"input_emb_vqvae": True, "input_embed_dim": 6, "vocab_size_cond": 5},
+    "codewords in the head": {"head_emb_vqvae": True, "input_embed_dim": 6, "cumsum_depth_ctx": True},
+    "codewords in both": {
+        "input_emb_vqvae": True,
+        "head_emb_vqvae": True,
+        "input_embed_dim": 6,
+        "shared_cls_emb": True,
+    },
+    "codewords as wide as the model": {"input_emb_vqvae": True, "input_embed_dim": None},
+    "nothing told, said so": {"vocab_size_cond": 0, "block_size_cond": 0, "use_padding_emb": False},
+    "no biases": {"body.block": {"attn_bias": False, "mlp_bias": False}, "head.block": {"attn_bias": False}},
+    "biases in one half": {"head.block": {"attn_bias": False, "mlp_bias": False, "gelu": "v2", "resid_pdrop": 0.3}},
+    "quick gelu": {"body.block": {"gelu": "v2", "attn_pdrop": 0.2}},
+}
+
+
+@pytest.mark.parametrize("name", RQ_CHANGES)
+def test_every_kind_of_rq_transformer(name):
+    changes = dict(RQ_CHANGES[name])
     halves = {
-        "body": {"n_layer": 2, "block": {"n_head": 2, "gelu": gelu_kind}},
-        "head": {"n_layer": 1, "block": {"n_head": 4, "gelu": gelu_kind}},
+        half: {"n_layer": layers, "block": BLOCKS[half] | changes.pop(f"{half}.block", {})}
+        for half, layers in (("body", 2), ("head", 1))
     }
-    arguments = {
-        "type": "rq-transformer",
-        "vocab_size": 7,
-        "block_size": [2, 2, 3],
-        "embed_dim": 16,
-        **halves,
-        **changes,
-    }
-    shared = "head_emb_vqvae" in changes
-    codebooks = torch.randn(1 if shared else 3, 7, 6) if "input_emb_vqvae" in changes else None
+    arguments = {"type": "rq-transformer", "vocab_size": 7, "block_size": [2, 2, 3], "embed_dim": 16}
+    arguments |= halves | changes
+    generator = torch.Generator().manual_seed(3)
+    codebooks = None
+    if "input_embed_dim" in changes:
+        rows = 1 if "head_emb_vqvae" in changes else 3
+        codebooks = torch.randn(rows, 7, changes["input_embed_dim"] or 16, generator=generator)
+    shared = codebooks is not None and len(codebooks) == 1
     weights = spread(RQTransformerModel(rq_configuration(arguments, shared)).to_original_state_dict())
     model = RQTransformerModel.from_original(weights, arguments, codebooks=codebooks)
-    codes = torch.randint(7, (2, 4, 3))
-    length, classes = changes.get("block_size_cond", 1), changes.get("vocab_size_cond", 1)
-    condition = torch.randint(classes, (2, length))
+    codes = torch.randint(7, (2, 4, 3), generator=generator)
+    length, classes = max(1, changes.get("block_size_cond", 1)), max(1, changes.get("vocab_size_cond", 1))
+    condition = torch.randint(classes, (2, length), generator=generator)
     named = {"none": {}, "class": {"class_labels": condition[:, 0]}, "sequence": {"condition_ids": condition}}
     with torch.no_grad():
         found = model(codes.transpose(1, 2), **named[model.config.conditioning]).logits.transpose(1, 2)
     torch.testing.assert_close(found, rq_logits(weights, arguments, codebooks, codes, condition), rtol=1e-4, atol=1e-4)
+    assert model.to_original_state_dict().keys() == weights.keys()
 
 
 # HiFiHybrid

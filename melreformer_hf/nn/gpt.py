@@ -34,14 +34,20 @@ class GptAttention(nn.Module):
     """Multi-head self-attention with a cache of keys and values."""
 
     def __init__(
-        self, hidden_size: int, num_heads: int, layer_idx: int, attention_dropout: float, residual_dropout: float
+        self,
+        hidden_size: int,
+        num_heads: int,
+        layer_idx: int,
+        attention_dropout: float,
+        residual_dropout: float,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.num_heads, self.layer_idx, self.attention_dropout = num_heads, layer_idx, attention_dropout
-        self.q_proj = nn.Linear(hidden_size, hidden_size)
-        self.k_proj = nn.Linear(hidden_size, hidden_size)
-        self.v_proj = nn.Linear(hidden_size, hidden_size)
-        self.out_proj = nn.Linear(hidden_size, hidden_size)
+        self.q_proj = nn.Linear(hidden_size, hidden_size, bias)
+        self.k_proj = nn.Linear(hidden_size, hidden_size, bias)
+        self.v_proj = nn.Linear(hidden_size, hidden_size, bias)
+        self.out_proj = nn.Linear(hidden_size, hidden_size, bias)
         self.residual_dropout = nn.Dropout(residual_dropout)
 
     def forward(
@@ -79,14 +85,18 @@ class GptBlock(nn.Module):
         attention_dropout: float = 0.0,
         residual_dropout: float = 0.0,
         activation: str = "gelu",
+        attention_bias: bool = True,
+        mlp_bias: bool = True,
     ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(hidden_size)
-        self.attention = GptAttention(hidden_size, num_heads, layer_idx, attention_dropout, residual_dropout)
+        self.attention = GptAttention(
+            hidden_size, num_heads, layer_idx, attention_dropout, residual_dropout, attention_bias
+        )
         self.mlp_norm = nn.LayerNorm(hidden_size)
-        self.up_proj = nn.Linear(hidden_size, 4 * hidden_size)
+        self.up_proj = nn.Linear(hidden_size, 4 * hidden_size, mlp_bias)
         self.activation = ACTIVATIONS[activation]
-        self.down_proj = nn.Linear(4 * hidden_size, hidden_size)
+        self.down_proj = nn.Linear(4 * hidden_size, hidden_size, mlp_bias)
         self.residual_dropout = nn.Dropout(residual_dropout)
 
     def forward(
@@ -114,6 +124,8 @@ class GptLayers(nn.Module):
         attention_dropout: on attention weights.
         residual_dropout: on what a block adds.
         activation: `"gelu"` (exact) or `"quick_gelu"`.
+        attention_bias: whether queries, keys, values and their output have biases.
+        mlp_bias: whether the perceptron has.
     """
 
     def __init__(
@@ -125,12 +137,23 @@ class GptLayers(nn.Module):
         attention_dropout: float = 0.0,
         residual_dropout: float = 0.0,
         activation: str = "gelu",
+        attention_bias: bool = True,
+        mlp_bias: bool = True,
     ) -> None:
         super().__init__()
         self.causal = causal
         self.gradient_checkpointing = False  # set by transformers' switch, together with the function that is called
         self.blocks = nn.ModuleList(
-            GptBlock(hidden_size, num_heads, index, attention_dropout, residual_dropout, activation)
+            GptBlock(
+                hidden_size,
+                num_heads,
+                index,
+                attention_dropout,
+                residual_dropout,
+                activation,
+                attention_bias,
+                mlp_bias,
+            )
             for index in range(num_layers)
         )
 

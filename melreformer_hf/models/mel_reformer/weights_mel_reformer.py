@@ -10,7 +10,7 @@ from torch import nn
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
 from melreformer_hf.nn.positions import sinusoidal_table
-from melreformer_hf.originals.arguments import SHARE, SIZE, take_arguments
+from melreformer_hf.originals.arguments import COUNT, NONE, SHARE, SIZE, either, take_arguments
 from melreformer_hf.originals.formats import OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
 
@@ -36,37 +36,47 @@ TABLE = [
 ]
 
 
+_NAMES = {
+    "n_mels": ("n_mels", SIZE),
+    "window_size": ("fold_size", SIZE),
+    "num_blocks": ("num_blocks", SIZE),
+    "num_heads": ("num_attention_heads", SIZE),
+    "dim_embed": ("hidden_size", SIZE),
+    "encoder_block_size": ("idea_columns", SIZE),
+    "decoder_block_size": ("decoder_window", SIZE),
+    "dim_ff": ("intermediate_size", either(COUNT, NONE)),
+    "p_dropout": ("dropout", SHARE),
+}
+_DEFAULTS = {
+    "n_mels": 128,
+    "fold_size": 32,
+    "num_blocks": 6,
+    "num_attention_heads": 8,
+    "hidden_size": 768,
+    "idea_columns": 256,
+    "decoder_window": 64,
+    "intermediate_size": None,
+    "dropout": 0.1,
+}
+
+
 def configuration_from_original(arguments: Mapping) -> MelReformerConfig:
     """Configuration of an original's constructor arguments; left-out ones have the original's defaults.
 
     Raises:
-        ValueError: an argument that the original does not have.
+        ValueError: an argument that the original does not have, or of another kind.
     """
-    defaults = {
-        "n_mels": 128,
-        "window_size": 32,
-        "num_blocks": 6,
-        "num_heads": 8,
-        "dim_embed": 768,
-        "encoder_block_size": 256,
-        "decoder_block_size": 64,
-        "dropout": 0.1,
-    }
-    kinds = {name: SIZE for name in defaults} | {"dropout": SHARE}
-    take_arguments(arguments, {}, kinds, ORIGIN)
-    values = {**defaults, **arguments}
+    fields = _DEFAULTS | take_arguments(arguments, _NAMES, {}, ORIGIN)
+    blocks = fields.pop("num_blocks")
     return MelReformerConfig(
         architecture="original",
-        mel=MelConfig.preset("melreformer", num_mel_bins=values["n_mels"]).to_dict(),
-        idea_columns=values["encoder_block_size"],
-        fold_size=values["window_size"],
-        hidden_size=values["dim_embed"],
-        intermediate_size=2 * values["dim_embed"],
-        num_encoder_layers=values["num_blocks"],
-        num_decoder_layers=values["num_blocks"],
-        num_attention_heads=values["num_heads"],
-        decoder_window=values["decoder_block_size"],
-        dropout=float(values["dropout"]),
+        mel=MelConfig.preset("melreformer", num_mel_bins=fields.pop("n_mels")).to_dict(),
+        num_encoder_layers=blocks,
+        num_decoder_layers=blocks,
+        # The original reads its dim_ff with `or`: nothing and 0 are twice the width.
+        intermediate_size=fields.pop("intermediate_size") or 2 * fields["hidden_size"],
+        dropout=float(fields.pop("dropout")),
+        **fields,
     )
 
 

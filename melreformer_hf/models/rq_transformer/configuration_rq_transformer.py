@@ -82,6 +82,10 @@ class RQTransformerConfig(StrictConfig):
         activation: `"gelu"` (exact) or `"quick_gelu"`.
         attention_dropout: on attention weights.
         residual_dropout: on what a block adds.
+        attention_bias: whether queries, keys, values and their output have biases.
+        mlp_bias: whether the feed-forward layers have.
+        head_activation, head_attention_dropout, head_residual_dropout, head_attention_bias, head_mlp_bias: the same in
+            the depth transformer; `None` is as in the spatial one.
         embedding_dropout: on the inputs of both transformers.
         initializer_range: standard deviation of initial weights.
 
@@ -116,6 +120,13 @@ class RQTransformerConfig(StrictConfig):
     activation: str = "gelu"
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0
+    attention_bias: bool = True
+    mlp_bias: bool = True
+    head_activation: str | None = None
+    head_attention_dropout: float | None = None
+    head_residual_dropout: float | None = None
+    head_attention_bias: bool | None = None
+    head_mlp_bias: bool | None = None
     embedding_dropout: float = 0.0
     initializer_range: float = 0.02
 
@@ -134,6 +145,14 @@ class RQTransformerConfig(StrictConfig):
         """Whether the codec's codewords are needed."""
         return "codebook" in (self.code_embedding, self.head_code_embedding)
 
+    def block_options(self, prefix: str = "") -> dict:
+        """Options of the blocks of the spatial transformer, or with the prefix `"head_"` of the depth transformer."""
+        options = {}
+        for name in ("activation", "attention_dropout", "residual_dropout", "attention_bias", "mlp_bias"):
+            own = getattr(self, prefix + name)
+            options[name] = getattr(self, name) if own is None else own
+        return options
+
     def validate_architecture(self):
         """Rules between fields."""
         for name in (
@@ -151,11 +170,16 @@ class RQTransformerConfig(StrictConfig):
         for name in ("code_embedding", "head_code_embedding"):
             if getattr(self, name) not in ("table", "codebook"):
                 raise ValueError(f'{name} must be "table" or "codebook", got {getattr(self, name)!r}.')
-        if self.activation not in ("gelu", "quick_gelu"):
-            raise ValueError(f'activation must be "gelu" or "quick_gelu", got {self.activation!r}.')
-        for name in ("attention_dropout", "residual_dropout", "embedding_dropout", "condition_loss_weight"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
+        for name, known in (("activation", ("gelu", "quick_gelu")), ("head_activation", ("gelu", "quick_gelu", None))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}.")
+        for name in (
+            *("attention_dropout", "residual_dropout", "embedding_dropout", "condition_loss_weight"),
+            *("head_attention_dropout", "head_residual_dropout"),
+        ):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value < 1.0:
+                raise ValueError(f"{name} must be in [0, 1), got {value}.")
         self._check_conditioning()
 
     def _check_conditioning(self):

@@ -161,13 +161,10 @@ class RQTransformerModel(OriginalCheckpointMixin, RQTransformerPreTrainedModel):
             nn.Linear(config.codebook_dim, width) if use == "codebook" else None for use in uses
         )
         self.dropout = nn.Dropout(config.embedding_dropout)
-        shared = {
-            "attention_dropout": config.attention_dropout,
-            "residual_dropout": config.residual_dropout,
-            "activation": config.activation,
-        }
-        self.body = GptLayers(width, config.num_hidden_layers, config.num_attention_heads, **shared)
-        self.head = GptLayers(width, config.head_num_hidden_layers, config.head_num_attention_heads, **shared)
+        self.body = GptLayers(width, config.num_hidden_layers, config.num_attention_heads, **config.block_options())
+        self.head = GptLayers(
+            width, config.head_num_hidden_layers, config.head_num_attention_heads, **config.block_options("head_")
+        )
         self.classifier = CodeClassifier(width, config.vocab_size, None if config.shared_classifier else depth)
         self.condition_classifier = None
         if config.conditioning == "sequence":

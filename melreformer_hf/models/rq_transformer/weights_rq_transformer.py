@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 
@@ -12,13 +11,17 @@ from torch import nn
 from melreformer_hf.models.rq_transformer.configuration_rq_transformer import RQTransformerConfig
 from melreformer_hf.originals.arguments import (
     ANYTHING,
+    COUNT,
     FLAG,
     MAPPING,
+    NONE,
     SHARE,
     SIZE,
     SIZES,
     TEXT,
+    Kind,
     either,
+    several,
     take_arguments,
 )
 from melreformer_hf.originals.formats import OriginalFormat
@@ -62,54 +65,66 @@ _OFFSETS = "tok_emb.offsets"
 _CODEBOOK = re.compile(r"codebooks\.(\d+)\.")
 _NAMES = {
     "embed_dim": ("hidden_size", SIZE),
-    "input_embed_dim": ("codebook_dim", SIZE),
     "shared_tok_emb": ("shared_table", FLAG),
     "shared_cls_emb": ("shared_classifier", FLAG),
     "cumsum_depth_ctx": ("cumulative_depth_context", FLAG),
-    "vocab_size_cond": ("condition_vocab_size", SIZE),
-    "block_size_cond": ("num_condition_positions", SIZE),
+    "vocab_size_cond": ("condition_vocab_size", COUNT),
+    "block_size_cond": ("num_condition_positions", COUNT),
     "embd_pdrop": ("embedding_dropout", SHARE),
 }
 _TYPE = "rq-transformer"
 _SPECIAL = {
     "type": TEXT,
     "vocab_size": either(SIZE, SIZES),
-    "block_size": SIZES,
+    "block_size": several(SIZE, 3),
+    "input_embed_dim": either(SIZE, NONE),
     "input_emb_vqvae": FLAG,
     "head_emb_vqvae": FLAG,
     "body": MAPPING,
     "head": MAPPING,
     "ema": ANYTHING,
+    # Fields of the original's configuration that its model never reads.
+    "ar_hierarchy": either(FLAG, NONE),
+    "use_padding_emb": FLAG,
+    "scaled_head_emb_vqvae": FLAG,
 }
-_BLOCK = {
-    "n_head": SIZE,
-    "gelu": TEXT,
-    "attn_pdrop": SHARE,
-    "resid_pdrop": SHARE,
-    "attn_bias": FLAG,
-    "mlp_bias": FLAG,
-    "embed_dim": SIZE,
+_GELUS = {"v1": "gelu", "v2": "quick_gelu"}
+# What a block may be told, with the original's defaults.
+_BLOCK: dict[str, tuple[Kind, object]] = {
+    "gelu": (TEXT, "v1"),
+    "attn_pdrop": (SHARE, 0.0),
+    "resid_pdrop": (SHARE, 0.1),
+    "attn_bias": (FLAG, True),
+    "mlp_bias": (FLAG, True),
 }
 
 
-def _block_arguments(arguments: Mapping, half: str) -> tuple[int, dict]:
-    """Number of layers and block arguments of `body` or `head`."""
-    stack = arguments[half]
+def _stack_fields(arguments: Mapping, half: str) -> dict:
+    """Our fields, without prefix, of the original's `body` or `head`."""
+    stack, origin = arguments[half], f"{ORIGIN}, {half}"
     kinds = {"n_layer": SIZE, "block": MAPPING}
-    take_arguments(stack, {}, kinds, f"{ORIGIN}, {half}", required=tuple(kinds))
-    block = dict(stack["block"])
-    take_arguments(block, {}, _BLOCK, f"{ORIGIN}, {half}.block", required=("n_head",))
-    for key in ("attn_bias", "mlp_bias"):
-        if not block.pop(key, True):
-            raise ValueError(f"{half}.block.{key} must be True: models without biases are not supported, got False.")
-    return stack["n_layer"], block
-
-
-def _activation(gelu: str) -> str:
-    names = {"v1": "gelu", "v2": "quick_gelu"}
-    if gelu not in names:
-        raise ValueError(f"block.gelu must be one of {sorted(names)}, got {gelu!r}.")
-    return names[gelu]
+    take_arguments(stack, {}, kinds, origin, required=tuple(kinds))
+    block = stack["block"]
+    kinds = {"n_head": SIZE, "embed_dim": SIZE} | {name: kind for name, (kind, _) in _BLOCK.items()}
+    take_arguments(block, {}, kinds, f"{origin}.block", required=("n_head",))
+    width = arguments["embed_dim"]
+    if block.get("embed_dim", width) != width:
+        raise ValueError(
+            f"{half}.block.embed_dim must be embed_dim, {width} (the original adds what both make), got "
+            f"{block['embed_dim']}."
+        )
+    values = {name: block.get(name, default) for name, (_, default) in _BLOCK.items()}
+    if values["gelu"] not in _GELUS:
+        raise ValueError(f"{half}.block.gelu must be one of {sorted(_GELUS)}, got {values['gelu']!r}.")
+    return {
+        "num_hidden_layers": stack["n_layer"],
+        "num_attention_heads": block["n_head"],
+        "activation": _GELUS[values["gelu"]],
+        "attention_dropout": float(values["attn_pdrop"]),
+        "residual_dropout": float(values["resid_pdrop"]),
+        "attention_bias": values["attn_bias"],
+        "mlp_bias": values["mlp_bias"],
+    }
 
 
 def configuration_from_original(arguments: Mapping, shared_codebook: bool) -> RQTransformerConfig:
@@ -118,37 +133,36 @@ def configuration_from_original(arguments: Mapping, shared_codebook: bool) -> RQ
     Raises:
         ValueError: an argument is unknown, or one that the original cannot run with either.
     """
-    fields = take_arguments(arguments, _NAMES, _SPECIAL, ORIGIN, ("vocab_size", "block_size", "body", "head"))
+    fields = take_arguments(
+        arguments, _NAMES, _SPECIAL, ORIGIN, ("vocab_size", "block_size", "embed_dim", "body", "head")
+    )
     if arguments.get("type", _TYPE) != _TYPE:
         raise ValueError(f"{ORIGIN}: argument 'type' must be {_TYPE!r}, got {arguments['type']!r}.")
     vocab_size = arguments["vocab_size"]
     sizes = {vocab_size} if isinstance(vocab_size, int) else set(vocab_size)
     if len(sizes) != 1:
-        raise ValueError(f"vocab_size must be the same at every depth, got {vocab_size}.")
-    *cells, depth = arguments["block_size"]
-    body_layers, body = _block_arguments(arguments, "body")
-    head_layers, head = _block_arguments(arguments, "head")
-    for name, default in (("gelu", "v1"), ("attn_pdrop", 0.0), ("resid_pdrop", 0.0)):
-        if body.get(name, default) != head.get(name, default):
-            raise ValueError(f"body.block.{name} and head.block.{name} must agree, got {body} and {head}.")
-    fields.setdefault("codebook_dim", fields.get("hidden_size", RQTransformerConfig.codebook_dim))
-    length, classes = fields.get("num_condition_positions", 1), fields.get("condition_vocab_size", 1)
+        raise ValueError(
+            f"vocab_size must be the same at every depth (the original masks the wrong axis otherwise), got {vocab_size}."
+        )
+    rows, columns, depth = arguments["block_size"]
+    # Nothing and 0 stand for the one start token.
+    length = fields["num_condition_positions"] = max(1, fields.get("num_condition_positions", 0))
+    classes = fields["condition_vocab_size"] = max(1, fields.get("condition_vocab_size", 0))
+    in_head = arguments.get("head_emb_vqvae", False)
+    # Learned tables are never summed over depths there, only codewords are.
+    fields["cumulative_depth_context"] = fields.get("cumulative_depth_context", False) and in_head
     return RQTransformerConfig(
         **fields,
+        **_stack_fields(arguments, "body"),
+        **{f"head_{name}": value for name, value in _stack_fields(arguments, "head").items()},
+        codebook_dim=arguments.get("input_embed_dim") or arguments["embed_dim"],
         vocab_size=sizes.pop(),
-        num_positions=math.prod(cells),
+        num_positions=rows * columns,
         num_quantizers=depth,
-        num_hidden_layers=body_layers,
-        num_attention_heads=body["n_head"],
-        head_num_hidden_layers=head_layers,
-        head_num_attention_heads=head["n_head"],
         code_embedding="codebook" if arguments.get("input_emb_vqvae", False) else "table",
-        head_code_embedding="codebook" if arguments.get("head_emb_vqvae", False) else "table",
+        head_code_embedding="codebook" if in_head else "table",
         shared_codebook=shared_codebook,
         conditioning="sequence" if length > 1 else "class" if classes > 1 else "none",
-        activation=_activation(body.get("gelu", "v1")),
-        attention_dropout=body.get("attn_pdrop", 0.0),
-        residual_dropout=body.get("resid_pdrop", 0.0),
     )
 
 
@@ -203,9 +217,14 @@ def _to_original(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[
     return original
 
 
-def _check_conditioning(model: nn.Module) -> None:
-    if model.config.conditioning == "mel":
+def _check(model: nn.Module) -> None:
+    config = model.config
+    if config.conditioning == "mel":
         raise ValueError('conditioning="mel" has no original; only "none", "class" and "sequence" do.')
+    if config.cumulative_depth_context and config.head_code_embedding == "table":
+        raise ValueError(
+            'cumulative_depth_context has no original with head_code_embedding="table": it sums codewords only.'
+        )
 
 
 ORIGINAL_FORMAT = OriginalFormat(
@@ -216,7 +235,7 @@ ORIGINAL_FORMAT = OriginalFormat(
     container="state_dict",
     options=("codebooks",),
     fill=_set_codebooks,
-    check=_check_conditioning,
+    check=_check,
 )
 
 __all__ = ["ORIGINAL_FORMAT", "codebooks_from_original", "configuration_from_original"]

@@ -23,9 +23,9 @@ from pathlib import Path
 import torch
 
 from melreformer_hf.audio.mel import MelConfig
+from melreformer_hf.data.batches import BatchStream
 from melreformer_hf.data.streams import AudioCropStream, RecordingStore, resolve_dataset
 from melreformer_hf.training.config import TrainingConfig
-from melreformer_hf.training.recipes.base import BatchStream
 from melreformer_hf.training.recipes.vocoder import VocoderRecipe
 
 SPLIT = "train"
@@ -84,11 +84,11 @@ def batch_epochs(arguments: argparse.Namespace) -> Iterator[Callable[[], int]]:
         options={"crop_frames": max(1, round(arguments.crop_seconds * mel.frame_rate))},
     )
     recipe = VocoderRecipe(config)
-    batches = BatchStream(recipe, recipe.stream(0, 1), 8)
-    count = max(1, round(recipe.store("train").hours * 3600 / arguments.crop_seconds / 8))
+    batches = BatchStream(recipe.stream(0, 1), recipe.prepare, 8)
+    count = max(1, round(recipe.recordings("train").hours * 3600 / arguments.crop_seconds / 8))
     for epoch in range(arguments.epochs):
         numbers = range(epoch * count, (epoch + 1) * count)
-        yield lambda numbers=numbers: sum(batches.batch(number)["waveform"].numel() for number in numbers)
+        yield lambda numbers=numbers: sum(batches.batch(number).tensors["waveform"].numel() for number in numbers)
 
 
 def peer_epochs(arguments: argparse.Namespace, folder: Path) -> Iterator[Callable[[], int]]:

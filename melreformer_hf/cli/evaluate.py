@@ -93,9 +93,11 @@ def _validate(recipe_class: type, model, wanted: dict, model_fields: dict, optio
         output_dir=os.devnull,  # validation alone writes nothing
         max_steps=1,
         model=model_fields,
-        options={"validation_split": wanted["split"], **given},
+        options=given,
     )
-    return run_validation(recipe_class(config), model, seed).metrics
+    recipe = recipe_class(config)
+    recipe.validation_split = recipe.reference_split = wanted["split"]
+    return run_validation(recipe, model, seed).metrics
 
 
 def _measure_vocoder(pipe, wanted: dict, seed: int) -> dict[str, float]:
@@ -125,7 +127,6 @@ def _measure_idea(pipe, wanted: dict, seed: int) -> dict[str, float]:
     options = {
         "prediction_type": pipe.scheduler.config.prediction_type,
         "validation_ideas": wanted["crops"],
-        "reference_split": wanted["split"],
         "validation_samples": wanted["crops"],
         "sampling_steps": wanted["steps"],
         "min_frames": max(1, round(2**unet.log2_frames_min)),

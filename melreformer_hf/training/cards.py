@@ -10,12 +10,12 @@ _UNTOLD = ("dataset", "output_dir", "resume", "init_from", "progress_bar", "cpu"
 _UNTOLD_ENDS = ("_every_steps", "_every_minutes", "keep_checkpoints", "cache_minutes", "max_nonfinite_steps")
 
 
-def training_card(summary: Mapping, hours: float | None) -> dict[str, str]:
+def training_card(summary: Mapping, data: str = "") -> dict[str, str]:
     """Texts of a model's card.
 
     Args:
         summary: what the loop writes into `training.json`.
-        hours: hours of audio that were trained on, where it is audio.
+        data: how much was trained on, in words (`Recipe.describe_data`).
 
     Returns:
         `data`, `recipe` and `metrics`, see `hub.cards.write_card`.
@@ -26,10 +26,11 @@ def training_card(summary: Mapping, hours: float | None) -> dict[str, str]:
     told = {key: value for key, value in config.items() if key not in _UNTOLD and not key.endswith(_UNTOLD_ENDS)}
     rows = "\n".join(f"| {key} | {value} |" for key, value in told.items() if value not in (None, {}))
     metrics = "\n".join(f"| {key} | {value:.4g} |" for key, value in summary["metrics"].items())
-    amount = f", {hours:.2f} hours" if hours is not None else ""
+    amount = f", {data}" if data else ""
     start = f", started from `{Path(config['init_from']).name}`" if config["init_from"] else ""
     return {
-        "data": f"The split `train` of `{name}`{amount}; metrics are on recordings that are not in it.",
+        "data": f"The split `train` of `{name}`{amount}; metrics are of what is held out of it; they chose the "
+        "best model.",
         "recipe": f"Recipe `{summary['recipe']}` of melreformer_hf: {summary['step']} steps of "
         f"{config['batch_size'] * config['gradient_accumulation_steps'] * summary['processes']} items in "
         f"{summary['minutes']:g} minutes{start}, averaged weights.\n\n| setting | value |\n|---|---|\n{rows}",

@@ -4,39 +4,49 @@ A checkpoint is a folder `checkpoints/step-00001000` that appears complete or no
 
 | file | holds |
 |---|---|
-| `<name>.safetensors` | weights of one model (`model`, `average`, `discriminator`) |
+| `<name>.safetensors` | weights of one trained module, and of the averaged model (`average`) |
 | `optimizers.pt` | states of the optimizers and of fp16's gradient scaler, read with `weights_only=True` |
-| `random-<rank>.pt` | random number generators of one process |
-| `state.json` | step, minutes, data position, running sums, best metric, settings |
+| `process-<rank>.pt` | of one process: random number generators, what the recipe calls stateful, running sums of losses |
+| `state.json` | step, minutes, data position, best metric, settings |
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import errno
 import json
 import os
 import random
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from melreformer_hf._files import partial_of, replacing_folder, write_text
 
 FOLDER = "checkpoints"
 STATE_FILE = "state.json"
 _STEP = re.compile(r"step-(\d{8})")
 
 
-class Stateful(Protocol):
-    """An optimizer, or what else has a state of that kind."""
+@dataclasses.dataclass
+class Part:
+    """Something that a checkpoint holds.
 
-    def state_dict(self) -> dict: ...
+    Args:
+        read: gives its state; every process calls, the first one writes.
+        load: takes the state back.
+    """
 
-    def load_state_dict(self, state_dict: dict) -> None: ...
+    read: Callable[[], dict]
+    load: Callable[[dict], object]
 
 
 def random_state() -> dict:
@@ -86,11 +96,23 @@ def find_checkpoint(resume: str, output_dir: Path) -> Path | None:
     return path
 
 
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    # What a full disk raises depends on who writes; all of it becomes an OSError that names the place.
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise OSError(
+            getattr(error, "errno", None) or errno.EIO, f"Could not write it ({error})", str(path)
+        ) from error
+
+
 def save_checkpoint(
     output_dir: Path,
     step: int,
-    modules: Mapping[str, nn.Module],
-    optimizers: Mapping[str, Stateful],
+    weights: Mapping[str, Part],
+    optimizers: Mapping[str, Part],
+    process: Mapping,
     state: Mapping,
     *,
     rank: int,
@@ -101,25 +123,40 @@ def save_checkpoint(
 
     Older ones beyond `keep` are removed, and those of later steps: they belong to what a training did before it was
     continued from an earlier checkpoint, and `latest` must not mean them.
+
+    Args:
+        output_dir: folder of the training.
+        step: that was done last.
+        weights: modules by name.
+        optimizers: by name.
+        process: what belongs to this process alone.
+        state: JSON-ready values that belong to all.
+        rank: index of this process.
+        keep: how many checkpoints stay.
+        wait: barrier of the processes.
+
+    Raises:
+        OSError: the disk is full or cannot be written; nothing of this checkpoint remains.
     """
     target = output_dir / FOLDER / f"step-{step:08d}"
-    partial = target.with_name(f".{target.name}.partial")
+    partial = partial_of(target)
+    with contextlib.ExitStack() as stack:
+        if rank == 0:
+            stack.enter_context(replacing_folder(target))
+        wait()
+        for name, part in weights.items():
+            tensors = part.read()  # one module after the other: gathered ones are large
+            if rank == 0:
+                with _writing(target):
+                    save_file(_saveable(tensors), partial / f"{name}.safetensors")
+        states = {name: part.read() for name, part in optimizers.items()}
+        with _writing(target):
+            torch.save({"random": random_state(), **process}, partial / f"process-{rank}.pt")
+            if rank == 0:
+                torch.save(states, partial / "optimizers.pt")
+                write_text(partial / STATE_FILE, json.dumps(state, indent=1))
+        wait()
     if rank == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    wait()
-    torch.save(random_state(), partial / f"random-{rank}.pt")
-    if rank == 0:
-        for name, module in modules.items():
-            save_file(
-                {key: value.contiguous() for key, value in _weights(module).items()}, partial / f"{name}.safetensors"
-            )
-        torch.save({name: optimizer.state_dict() for name, optimizer in optimizers.items()}, partial / "optimizers.pt")
-        (partial / STATE_FILE).write_text(json.dumps(state, indent=1))
-    wait()
-    if rank == 0:
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(partial, target)
         existing = list_checkpoints(output_dir)
         current = existing.index(target) + 1
         for other in [*existing[: max(0, current - keep)], *existing[current:]]:
@@ -129,38 +166,50 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Stateful], *, rank: int
-) -> dict:
-    """Fill modules, optimizers and generators from a checkpoint and return its `state.json`.
+    path: Path, weights: Mapping[str, Part], optimizers: Mapping[str, Part], *, rank: int
+) -> tuple[dict, dict]:
+    """Fill modules, optimizers and generators from a checkpoint.
+
+    Returns:
+        its `state.json`, and what it holds of this process (of the first one, where it had fewer).
 
     Raises:
         ValueError: the checkpoint holds other models, or weights of other shapes.
     """
     state = json.loads((path / STATE_FILE).read_text())
-    for name, module in modules.items():
+    for name, part in weights.items():
         file = path / f"{name}.safetensors"
         if not file.is_file():
             raise ValueError(f"The checkpoint {path} has no weights of {name!r}; it belongs to another training.")
         try:
-            module.load_state_dict(load_file(file))
+            part.load(load_file(file))
         except RuntimeError as error:
             raise ValueError(f"The weights of {name!r} in {path} do not fit this configuration: {error}") from error
     stored = torch.load(path / "optimizers.pt", map_location="cpu", weights_only=True)
-    for name, optimizer in optimizers.items():
+    for name, part in optimizers.items():
         if name in stored:  # a gradient scaler is new when the training goes on in fp16 but was not in it before
-            optimizer.load_state_dict(stored[name])
-    generators = path / f"random-{rank}.pt"
-    if generators.is_file():  # absent when the training goes on with more processes than it had
-        set_random_state(torch.load(generators, weights_only=True))
-    return state
+            part.load(stored[name])
+    own = path / f"process-{rank}.pt"
+    process = torch.load(own if own.is_file() else path / "process-0.pt", map_location="cpu", weights_only=True)
+    if own.is_file():  # otherwise the training goes on with more processes than it had
+        set_random_state(process["random"])
+    return state, process
 
 
-def _weights(module: nn.Module) -> dict[str, torch.Tensor]:
+def update_state(path: Path, **values: object) -> None:
+    """Replace entries of a checkpoint's `state.json`, at once or not at all."""
+    state = json.loads((path / STATE_FILE).read_text())
+    with _writing(path):
+        write_text(path / STATE_FILE, json.dumps({**state, **values}, indent=1))
+
+
+def _saveable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     seen: set[int] = set()
     weights = {}
-    for name, tensor in module.state_dict().items():
+    for name, tensor in tensors.items():
         shared = tensor.data_ptr() in seen and tensor.numel() > 0
-        weights[name] = tensor.clone() if shared else tensor  # safetensors refuses tensors that share memory
+        # safetensors refuses tensors that share memory, and those with gaps
+        weights[name] = tensor.clone() if shared else tensor.contiguous()
         seen.add(tensor.data_ptr())
     return weights
 
@@ -168,20 +217,28 @@ def _weights(module: nn.Module) -> dict[str, torch.Tensor]:
 def save_model(
     model: nn.Module, folder: Path, extra: Mapping[str, dict] | None = None, card: Mapping[str, str] | None = None
 ) -> None:
-    """`save_pretrained` plus JSON files, each written beside its place and moved there; `card` fills the model's card."""
-    partial = folder.with_name(f".{folder.name}.partial")
+    """`save_pretrained` plus JSON files, each written beside its place and moved there; `card` fills the model's card.
+
+    Raises:
+        OSError: the disk is full or cannot be written; what was in the folder before is still there.
+    """
+    partial = partial_of(folder)
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    model.save_pretrained(partial, card=card)
-    for name, values in (extra or {}).items():
-        (partial / name).write_text(json.dumps(values, indent=1))
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in partial.iterdir():
-        os.replace(file, folder / file.name)
-    partial.rmdir()
+    try:
+        with _writing(folder):
+            partial.mkdir(parents=True)
+            model.save_pretrained(partial, card=card)
+            for name, values in (extra or {}).items():
+                (partial / name).write_text(json.dumps(values, indent=1))
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in partial.iterdir():
+                os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 __all__ = [
+    "Part",
     "find_checkpoint",
     "list_checkpoints",
     "load_checkpoint",
@@ -189,4 +246,5 @@ __all__ = [
     "save_checkpoint",
     "save_model",
     "set_random_state",
+    "update_state",
 ]

@@ -64,6 +64,7 @@ class TrainingConfig:
     resume: str | None = option(None, "latest, or the folder of a checkpoint, to continue from")
     init_from: str | None = option(None, "folder or Hub id of a pretrained model whose weights start the training")
     soundfont: str | None = option(None, "SF2 or SF3 file that plays a folder of MIDI files; default: the system's")
+    audio_column: str = option("audio", "column with the audio, of datasets of other programs")
     num_workers: int = option(1, "processes that prepare batches; 0 prepares them in the loop")
     prefetch_batches: int = option(4, "batches each worker prepares ahead")
     cache_minutes: float = option(120.0, "minutes of decoded audio each worker keeps in memory")

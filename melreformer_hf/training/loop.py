@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import sys
-import time
+import dataclasses
 from pathlib import Path
 
 import torch
-from accelerate.utils import broadcast, set_seed
+from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
+from melreformer_hf.data.batches import BatchStream
 from melreformer_hf.training import checkpointing
 from melreformer_hf.training.accelerator import make_accelerator
 from melreformer_hf.training.cards import training_card
 from melreformer_hf.training.config import TrainingConfig
-from melreformer_hf.training.logging import TrainingLog
-from melreformer_hf.training.progress import is_timed
-from melreformer_hf.training.recipes.base import BatchStream, Recipe
+from melreformer_hf.training.interruption import Interruption, TrainingInterrupted, ignore_interruptions
+from melreformer_hf.training.progress import Clock
+from melreformer_hf.training.recipes.base import Recipe
+from melreformer_hf.training.reporting import Display, TrainingLog, duration_in_words
 from melreformer_hf.training.state import TrainingState
 from melreformer_hf.training.updates import Updater
 from melreformer_hf.training.validation import run_validation
@@ -29,117 +29,156 @@ class Trainer:
     Args:
         recipe: what is trained and how it is measured.
         config: for how long, how fast, where to.
+
+    Raises:
+        ValueError: settings, data or the checkpoint to resume do not fit together; nothing has been trained yet.
     """
 
     def __init__(self, recipe: Recipe, config: TrainingConfig) -> None:
         self.recipe, self.config = recipe, config
         self.accelerator = make_accelerator(config)
         self.output_dir = Path(config.output_dir)
+        self.is_main = self.accelerator.is_main_process
         set_seed(config.seed)
         self.state = TrainingState(recipe, config, self.accelerator)
+        if self.is_main:
+            recipe.prepare_validation()
         # What a recipe draws while training differs between processes; a checkpoint replaces it below.
         torch.manual_seed(config.seed + self.accelerator.process_index)
-        self.state.resume()
+        self.resumed_from = self.state.resume()
         self.updater = Updater(self.state)
-        self.log: TrainingLog | None = None  # only the main process has one
-        if self.accelerator.is_main_process:
-            rate = self.state.stream.store.sampling_rate
-            self.log = TrainingLog(self.output_dir, self.state.progress.step, rate)
+        self.log = TrainingLog(self.output_dir, self.state.progress) if self.is_main else None
 
     def _loader(self) -> DataLoader:
         config = self.config
         return DataLoader(
-            BatchStream(self.recipe, self.state.stream, config.batch_size),
+            BatchStream(self.state.stream, self.recipe.prepare, config.batch_size),
             batch_size=None,
             num_workers=config.num_workers,
             prefetch_factor=config.prefetch_batches if config.num_workers else None,
+            worker_init_fn=ignore_interruptions,
             pin_memory=self.accelerator.device.type == "cuda",
             # Its own generator: drawing the workers' seeds from the global one would make a resumed run differ.
             generator=torch.Generator().manual_seed(config.seed),
         )
 
     def run(self) -> dict[str, float]:
-        """Train to the end, publish the model, and return the metrics of the last validation."""
+        """Train to the end, publish the model, and return the metrics of the last validation.
+
+        Raises:
+            TrainingInterrupted: Ctrl-C or SIGTERM; a checkpoint was saved.
+            FloatingPointError: gradients were not finite too many steps in a row.
+            OSError: the disk is full or cannot be written.
+        """
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        state, progress, config = self.state, self.state.progress, self.config
-        batches = iter(self._loader())
-        shown = config.progress_bar and self.accelerator.is_main_process
-        bar = tqdm(total=config.max_steps, initial=progress.step, desc=self.recipe.name, disable=not shown)
-        before, started = progress.minutes, time.monotonic()
-        marks = {"validate": progress.minutes, "save": progress.minutes}
-        metrics, measured_at, saved_at = {}, None, None
-        while state.share < 1.0:
-            scalars = self.updater.step(batches)
-            progress.minutes = self._agreed(before + (time.monotonic() - started) / 60)
-            self._record(scalars, bar)
-            if progress.due("validate", config, marks):
-                metrics, measured_at = self._validate(), progress.step
-            if progress.due("save", config, marks):
-                state.save()
-                saved_at = progress.step
-        if measured_at != progress.step:
-            metrics = self._validate()
-        if saved_at != progress.step:
-            state.save()
-        bar.close()
-        self._finish(metrics)
-        return metrics
-
-    def _finish(self, metrics: dict[str, float]) -> None:
-        if self.log is not None:
-            self._publish(self.output_dir, metrics)
-            self.log.close()
-        self.accelerator.wait_for_everyone()
-
-    def _agreed(self, minutes: float) -> float:
-        # The clocks of processes differ; where anything depends on them all follow the first one's.
-        if self.accelerator.num_processes == 1 or not is_timed(self.config):
-            return minutes
-        return float(broadcast(torch.tensor([minutes], dtype=torch.float64, device=self.accelerator.device)).item())
-
-    def _record(self, scalars: dict[str, torch.Tensor], bar: tqdm) -> None:
         progress = self.state.progress
-        bar.update()
-        mean = self.accelerator.reduce({name: value.clone() for name, value in scalars.items()}, reduction="mean")
-        progress.add({name: value.item() for name, value in mean.items()})
+        display = Display(self.recipe.name, self.config, progress, self.is_main)
+        self._announce(display)
+        try:
+            with Interruption() as interruption:
+                if progress.validation_due:  # the process ended in the middle of it
+                    self._validate(display, self.resumed_from)
+                self._train(display, interruption)
+            self._publish(self.output_dir)
+        finally:
+            display.close()
+            if self.log is not None:
+                self.log.close()
+        self.accelerator.wait_for_everyone()
+        return progress.metrics
+
+    def _train(self, display: Display, interruption: Interruption) -> None:
+        """Steps until the end of the training, with what is due after each."""
+        state, progress, config = self.state, self.state.progress, self.config
+        marks = {"validate": progress.minutes, "save": progress.minutes}
+        clock = Clock(progress, config)
+        batches = iter(self._loader())
+        while state.share < 1.0:
+            state.means.add(self.updater.step(batches))
+            progress.minutes, stop = self._agree(clock.minutes(), interruption.signum)
+            self._record(display)
+            display.step(clock.minutes_left())
+            progress.validation_due = progress.due("validate", config, marks) or state.share >= 1.0
+            # Before a validation too: whatever happens in it, what was learned is safe.
+            if progress.due("save", config, marks) or progress.validation_due or stop:
+                checkpoint = state.save()
+                marks["save"] = progress.minutes
+            if stop:
+                interrupted = TrainingInterrupted(stop, progress.step, checkpoint)
+                display.say(str(interrupted))
+                raise interrupted
+            if progress.validation_due:
+                self._validate(display, checkpoint)
+
+    def _announce(self, display: Display) -> None:
+        """Say what is about to happen, and what was asked for but is not there."""
+        config, state = self.config, self.state
+        if config.resume == "latest" and self.resumed_from is None:
+            display.say(f"resume: {self.output_dir} has no checkpoint yet, the training starts at step 0")
+        elif self.resumed_from is not None:
+            display.say(f"resume: continuing {self.resumed_from} after {state.progress.step} steps")
+        items = config.batch_size * config.gradient_accumulation_steps * self.accelerator.num_processes
+        parts = [f"{name} {_millions(module)}" for name, module in state.modules.items()]
+        lengths = [f"{config.max_steps} steps"] if config.max_steps else []
+        lengths += [duration_in_words(config.max_minutes)] if config.max_minutes else []
+        told = [", ".join(parts), self.recipe.describe_data(), f"{' or '.join(lengths)}, {items} items a step"]
+        display.say(f"{self.recipe.name}: {'; '.join(text for text in told if text)}")
+
+    def _agree(self, minutes: float, signum: int | None) -> tuple[float, int]:
+        # Clocks differ between processes, and signals reach them at different steps: all follow the first one's clock,
+        # and stop as soon as one was asked to.
+        if self.accelerator.num_processes == 1:
+            return minutes, signum or 0
+        own = [minutes if self.is_main else 0.0, float(signum or 0)]
+        gathered = self.accelerator.gather(torch.tensor([own], dtype=torch.float64, device=self.accelerator.device))
+        return gathered[:, 0].sum().item(), int(gathered[:, 1].max().item())
+
+    def _record(self, display: Display) -> None:
+        progress = self.state.progress
         if progress.step % self.config.log_every_steps:
             return
-        means = progress.take_means()
+        means = self.state.means.take(lambda values: self.accelerator.reduce(values, reduction="mean"))
+        display.losses(means)
         if self.log is not None:
             rate = self.state.optimizers["model"].param_groups[0]["lr"]
             self.log.scalars({**means, "learning_rate": rate}, progress.step, progress.minutes)
-            short = {name: f"{value:.4g}" for name, value in means.items() if "/" not in name}
-            bar.set_postfix({**short, "done": f"{100 * self.state.share:.1f}%"}, refresh=False)
 
-    def _validate(self) -> dict[str, float]:
-        self.accelerator.wait_for_everyone()
-        metrics: dict[str, float] = {}
+    def _validate(self, display: Display, checkpoint: Path) -> None:
+        """Measure the averaged model in the first process, keep it if it is the best, and note that it is done."""
+        progress = self.state.progress
+        model = self.state.average.gathered()
         if self.log is not None:
-            progress = self.state.progress
-            result = run_validation(self.recipe, self.state.average.model, self.config.seed)
-            metrics = result.metrics
+            result = run_validation(self.recipe, model, self.config.seed)
             self.log.validation(result, progress.step, progress.minutes)
-            line = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            tqdm.write(f"step {progress.step}, {progress.minutes:.1f} min: {line}", file=sys.stderr)
-            if progress.improve(metrics[self.recipe.best_metric]):
-                self._publish(self.output_dir / "best", metrics)
+            display.validation(result)
+            progress.metrics, progress.validated_step = dict(result.metrics), progress.step
+            if progress.improve(result.metrics[self.recipe.best_metric], self.recipe.greater_is_better):
+                self._publish(self.output_dir / "best")
+        progress.validation_due = False
+        if self.is_main:
+            checkpointing.update_state(checkpoint, progress=dataclasses.asdict(progress))
         self.accelerator.wait_for_everyone()
-        return metrics
 
-    def _publish(self, folder: Path, metrics: dict[str, float]) -> None:
+    def _publish(self, folder: Path) -> None:
         """Save the averaged model with its card and `training.json`."""
+        if not self.is_main:
+            return
         progress = self.state.progress
         summary = {
             "recipe": self.recipe.name,
             "step": progress.step,
             "minutes": round(progress.minutes, 2),
             "processes": self.accelerator.num_processes,
-            "metrics": metrics,
+            "metrics": progress.metrics,
             "best": progress.best,
             "config": self.config.to_dict(),
         }
-        card = training_card(summary, getattr(self.state.stream.store, "hours", None))
+        card = training_card(summary, self.recipe.describe_data())
         checkpointing.save_model(self.state.average.model, folder, {"training.json": summary}, card)
+
+
+def _millions(module: torch.nn.Module) -> str:
+    return f"{sum(parameter.numel() for parameter in module.parameters()) / 1e6:.2f} M parameters"
 
 
 def train(recipe: Recipe, config: TrainingConfig) -> dict[str, float]:

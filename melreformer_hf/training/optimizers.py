@@ -2,17 +2,67 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-from melreformer_hf.training.config import TrainingConfig
+from melreformer_hf.training.config import OPTIMIZERS, TrainingConfig
 
 # Odd polynomial whose repetition moves every singular value near 1 (Jordan et al., Muon).
 _POLYNOMIAL = (3.4445, -4.7750, 2.0315)
 _SMALLEST_MATRIX = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """How one module is trained; `None` takes what the training's own settings say.
+
+    Args:
+        kind: adamw or muon.
+        learning_rate: peak.
+        betas: AdamW's averaging factors.
+        epsilon: AdamW's.
+        weight_decay: of weights with two axes or more.
+        max_grad_norm: gradients are scaled down to this norm.
+
+    Raises:
+        ValueError: a value breaks its rule.
+    """
+
+    kind: str | None = None
+    learning_rate: float | None = None
+    betas: tuple[float, float] | None = None
+    epsilon: float | None = None
+    weight_decay: float | None = None
+    max_grad_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in (None, *OPTIMIZERS):
+            raise ValueError(f"kind must be one of {OPTIMIZERS}, got {self.kind!r}.")
+        for name in ("learning_rate", "epsilon", "max_grad_norm"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if self.weight_decay is not None and self.weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}.")
+        if self.betas is not None and (len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas)):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas}.")
+
+    def completed(self, config: TrainingConfig) -> OptimizerSettings:
+        """The same with what is absent taken from a training's settings."""
+        defaults = {
+            "kind": config.optimizer,
+            "learning_rate": config.learning_rate,
+            "betas": config.adam_betas,
+            "epsilon": config.adam_epsilon,
+            "weight_decay": config.weight_decay,
+            "max_grad_norm": config.max_grad_norm,
+        }
+        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **missing)
 
 
 def orthogonalize(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
@@ -81,9 +131,15 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(parameter)
         gradient, factor = parameter.grad, group["momentum"]
         state["momentum"].lerp_(gradient, 1 - factor)
-        update = orthogonalize(gradient.lerp(state["momentum"], factor).flatten(1))
-        scale = 0.2 * math.sqrt(max(update.shape))
-        parameter.add_(update.view_as(parameter), alpha=-group["lr"] * scale)
+        direction = gradient.lerp(state["momentum"], factor)
+        # Singular values belong to the whole matrix: a sharded one is gathered, and each process keeps its part.
+        whole = direction.full_tensor() if isinstance(direction, DTensor) else direction
+        update = orthogonalize(whole.flatten(1))  # (output, rest)
+        scale = 0.2 * math.sqrt(max(update.shape))  # eq. 4 of arXiv 2502.16982: updates as large as AdamW's
+        update = update.view_as(whole)
+        if isinstance(direction, DTensor):
+            update = distribute_tensor(update, direction.device_mesh, direction.placements)
+        parameter.add_(update, alpha=-group["lr"] * scale)
 
     @staticmethod
     def _adam_step(parameter: torch.Tensor, state: dict, group: dict) -> None:
@@ -106,13 +162,17 @@ def _hidden_matrices(module: nn.Module) -> set[int]:
         weight = getattr(layer, "weight", None)
         if not isinstance(weight, torch.Tensor) or isinstance(layer, nn.Embedding) or weight.ndim < 2:
             continue
-        if min(weight.shape[0], weight[0].numel()) >= _SMALLEST_MATRIX:
+        if min(weight.shape[0], weight.numel() // max(weight.shape[0], 1)) >= _SMALLEST_MATRIX:
             chosen.add(id(weight))
     return chosen
 
 
-def build_optimizer(module: nn.Module, learning_rate: float, config: TrainingConfig) -> torch.optim.Optimizer:
-    """The optimizer of `config` over the trainable parameters; only weights with two axes or more decay.
+def build_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """The optimizer of a module's trainable parameters; only weights with two axes or more decay.
+
+    Args:
+        module: what is trained.
+        settings: complete ones, see `OptimizerSettings.completed`.
 
     Raises:
         ValueError: nothing is trainable.
@@ -120,17 +180,19 @@ def build_optimizer(module: nn.Module, learning_rate: float, config: TrainingCon
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not trainable:
         raise ValueError(f"{type(module).__name__} has no trainable parameter.")
-    chosen = _hidden_matrices(module) if config.optimizer == "muon" else set()
+    chosen = _hidden_matrices(module) if settings.kind == "muon" else set()
     matrices = [p for p in trainable if p.ndim >= 2]
+    decay = settings.weight_decay
     groups = [
-        {"params": [p for p in matrices if id(p) in chosen], "weight_decay": config.weight_decay, "orthogonal": True},
-        {"params": [p for p in matrices if id(p) not in chosen], "weight_decay": config.weight_decay},
+        {"params": [p for p in matrices if id(p) in chosen], "weight_decay": decay, "orthogonal": True},
+        {"params": [p for p in matrices if id(p) not in chosen], "weight_decay": decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
-    groups = [{"orthogonal": False, **group, "peak": learning_rate} for group in groups if group["params"]]
-    if config.optimizer == "muon":
-        return Muon(groups, learning_rate, betas=config.adam_betas, eps=config.adam_epsilon)
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=config.adam_betas, eps=config.adam_epsilon, fused=True)
+    rate = settings.learning_rate
+    groups = [{"orthogonal": False, **group, "peak": rate} for group in groups if group["params"]]
+    if settings.kind == "muon":
+        return Muon(groups, rate, betas=settings.betas, eps=settings.epsilon)
+    return torch.optim.AdamW(groups, lr=rate, betas=settings.betas, eps=settings.epsilon, fused=True)
 
 
 def learning_rate_factor(step: int, progress: float, config: TrainingConfig) -> float:
@@ -152,4 +214,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["peak"] * factor
 
 
-__all__ = ["Muon", "build_optimizer", "learning_rate_factor", "orthogonalize", "set_learning_rate"]
+__all__ = [
+    "Muon",
+    "OptimizerSettings",
+    "build_optimizer",
+    "learning_rate_factor",
+    "orthogonalize",
+    "set_learning_rate",
+]

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import time
+
+import torch
 
 from melreformer_hf.training.config import TrainingConfig
-
-_COUNT = "count of "
 
 
 @dataclasses.dataclass
 class Progress:
-    """Counters of a training; saved with it.
+    """Counters of a training; saved with it, the same in every process.
 
     Args:
         step: optimizer steps done.
         minutes: time used, resumed parts included.
-        best: lowest value of the recipe's metric so far.
-        bad_updates: updates in a row that were skipped because gradients were not finite.
-        sums: running sums of the losses since the last line of the log, and how many values each has.
+        best: best value of the recipe's metric so far.
+        bad_steps: steps in a row with an update that was skipped because gradients were not finite.
+        validation_due: a validation of this step was begun and is not finished.
+        validated_step: step of the last validation.
+        metrics: of that validation.
     """
 
     step: int = 0
     minutes: float = 0.0
     best: float | None = None
-    bad_updates: int = 0
-    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    bad_steps: int = 0
+    validation_due: bool = False
+    validated_step: int | None = None
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def share(self, config: TrainingConfig) -> float:
         """Share of the training that is done, 0..1, in steps or minutes, whichever ends it first."""
@@ -51,25 +55,88 @@ class Progress:
             marks[what] = self.minutes
         return by_steps or by_minutes
 
-    def add(self, scalars: Mapping[str, float]) -> None:
-        """Add one step's losses to the running sums."""
-        for name, value in scalars.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-            self.sums[f"{_COUNT}{name}"] = self.sums.get(f"{_COUNT}{name}", 0) + 1
-
-    def take_means(self) -> dict[str, float]:
-        """Means since the last call."""
-        counts = {name: self.sums[f"{_COUNT}{name}"] for name in self.sums if not name.startswith(_COUNT)}
-        means = {name: self.sums[name] / count for name, count in counts.items()}
-        self.sums = {}
-        return means
-
-    def improve(self, value: float) -> bool:
-        """Whether a validation's metric is the lowest so far; remembers it if so."""
-        improved = math.isfinite(value) and (self.best is None or value < self.best)
+    def improve(self, value: float, greater_is_better: bool = False) -> bool:
+        """Whether a validation's metric is the best so far; remembers it if so."""
+        if not math.isfinite(value):
+            return False
+        improved = self.best is None or (value > self.best if greater_is_better else value < self.best)
         if improved:
             self.best = value
         return improved
+
+
+class RunningMeans:
+    """Means of named numbers over the steps since the last line of the log.
+
+    Sums stay on the device and in their own process until somebody asks: neither transfers nor messages at each step.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, scalars: dict[str, torch.Tensor]) -> None:
+        """Add one step's numbers, scalars without a graph."""
+        for name, value in scalars.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def take(self, reduce) -> dict[str, float]:
+        """Means since the last call.
+
+        Args:
+            reduce: averages a tensor over processes, `accelerator.reduce` with "mean".
+        """
+        if not self._sums:
+            return {}
+        names = list(self._sums)
+        means = torch.stack([self._sums[name].float() / self._counts[name] for name in names])
+        values = reduce(means).tolist()
+        self._sums, self._counts = {}, {}
+        return dict(zip(names, values, strict=True))
+
+    def state_dict(self) -> dict:
+        """Sums and counts, for a checkpoint."""
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def load_state_dict(self, state: dict, device: torch.device | str = "cpu") -> None:
+        """The inverse of `state_dict`."""
+        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self._counts = dict(state["counts"])
+
+
+class Clock:
+    """Minutes of a training, and what is left of it.
+
+    Args:
+        progress: where it starts.
+        config: how long it is.
+    """
+
+    _FIRST_STEPS = 3  # allocating, compiling and filling queues take longer than what follows
+
+    def __init__(self, progress: Progress, config: TrainingConfig) -> None:
+        self.progress, self.config = progress, config
+        self._before, self._started = progress.minutes, time.monotonic()
+        self._first_step = progress.step
+        self._mark: tuple[float, float] | None = None
+
+    def minutes(self) -> float:
+        """Minutes used so far, resumed parts included."""
+        return self._before + (time.monotonic() - self._started) / 60
+
+    def minutes_left(self) -> float | None:
+        """Estimate of what is left, `None` in the first steps."""
+        done, now = self.progress.share(self.config), self.progress.minutes
+        if self.progress.step - self._first_step < self._FIRST_STEPS:
+            return None
+        if self._mark is None:
+            self._mark = (done, now)
+        share, minutes = self._mark
+        by_minutes = self.config.max_minutes - now if self.config.max_minutes else math.inf
+        by_share = (now - minutes) / (done - share) * (1 - done) if done > share else math.inf
+        left = min(by_minutes, by_share)
+        return max(0.0, left) if math.isfinite(left) else None
 
 
 def is_timed(config: TrainingConfig) -> bool:
@@ -80,4 +147,4 @@ def is_timed(config: TrainingConfig) -> bool:
     )
 
 
-__all__ = ["Progress", "is_timed"]
+__all__ = ["Clock", "Progress", "RunningMeans", "is_timed"]

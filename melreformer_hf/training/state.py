@@ -5,87 +5,98 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 
-from melreformer_hf.training import checkpointing
-from melreformer_hf.training.checkpointing import Stateful
+from melreformer_hf.training import checkpointing, wrapping
+from melreformer_hf.training.checkpointing import Part
 from melreformer_hf.training.config import TrainingConfig
 from melreformer_hf.training.ema import WeightAverage
-from melreformer_hf.training.optimizers import build_optimizer
-from melreformer_hf.training.progress import Progress
-from melreformer_hf.training.recipes.base import Recipe
-
-
-def _checkpoint_gradients(model: nn.Module) -> None:
-    supported = ("supports_gradient_checkpointing", "_supports_gradient_checkpointing")
-    if not any(getattr(model, name, False) for name in supported):
-        raise ValueError(f"gradient_checkpointing must be false for {type(model).__name__}, which has none; got True.")
-    if hasattr(model, "activation_checkpointing_enable"):  # transformers' name
-        model.activation_checkpointing_enable()
-    else:  # diffusers'
-        model.enable_gradient_checkpointing()
+from melreformer_hf.training.initialization import checkpoint_gradients, load_pretrained
+from melreformer_hf.training.progress import Progress, RunningMeans
+from melreformer_hf.training.recipes.base import Recipe, Trainable
 
 
 class TrainingState:
-    """Weights, their average, optimizers, counters and the position in the data.
+    """Weights, their average, optimizers, what the recipe calls stateful, counters, and the position in the data.
 
     Args:
-        recipe: what is trained.
+        recipe: what is trained; its `modules` are set.
         config: settings of the training.
         accelerator: its devices and processes.
+
+    Attributes:
+        modules: the trained modules as the accelerator prepared them, wrapped or sharded; `wrapping` reads them.
+        optimizers: theirs, by the same names.
+        max_grad_norms: theirs, by the same names.
+
+    Raises:
+        ValueError: the recipe trains no `model`, or the starting weights do not fit.
     """
 
     def __init__(self, recipe: Recipe, config: TrainingConfig, accelerator: Accelerator) -> None:
         self.recipe, self.config, self.accelerator = recipe, config, accelerator
         self.output_dir = Path(config.output_dir)
-        modules = self._initial_modules()
+        trainables, frozen = recipe.trainables(), recipe.frozen()
+        _check_names(recipe, trainables, frozen)
+        model = trainables["model"].module
+        if config.init_from is not None:
+            load_pretrained(model, config.init_from, recipe)
         if config.gradient_checkpointing:
-            _checkpoint_gradients(modules["model"])
-        self.average = WeightAverage(modules["model"].to(accelerator.device), config.ema_decay)
-        self.modules = {name: accelerator.prepare_model(module.train()) for name, module in modules.items()}
-        self.plain = {name: accelerator.unwrap_model(module) for name, module in self.modules.items()}
-        self.optimizers = {
-            name: accelerator.prepare_optimizer(build_optimizer(module, self._learning_rate(name), config))
-            for name, module in self.plain.items()
-        }
-        self.progress = Progress()
+            checkpoint_gradients(model)
+        self.average = WeightAverage(model.to(accelerator.device), config.ema_decay)
+        self.modules: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.max_grad_norms: dict[str, float] = {}
+        for name, trainable in trainables.items():
+            settings = trainable.optimizer.completed(config)
+            prepared = wrapping.prepare(accelerator, trainable.module, settings)
+            self.modules[name], self.optimizers[name] = prepared
+            self.max_grad_norms[name] = settings.max_grad_norm
+        self.average.follow(self.modules["model"])
+        companions = {name: place_frozen(module, accelerator.device) for name, module in frozen.items()}
+        recipe.modules = {**self.modules, **companions}
+        self.stateful = recipe.stateful()
+        for stateful in self.stateful.values():
+            if isinstance(stateful, nn.Module):
+                stateful.to(accelerator.device)
+        self.progress, self.means = Progress(), RunningMeans()
         self.stream = recipe.stream(accelerator.process_index, accelerator.num_processes)
-
-    def _initial_modules(self) -> dict[str, nn.Module]:
-        modules, source = self.recipe.modules(), self.config.init_from
-        if source is not None:
-            start, model = type(modules["model"]).from_pretrained(source), modules["model"]
-            if self.recipe.mel is not None:
-                theirs = getattr(start, "mel_config", None) or start.config.mel_config
-                theirs.check_matches(self.recipe.mel, "init_from", "this training")
-            try:
-                model.load_state_dict(start.state_dict())
-            except RuntimeError as error:
-                raise ValueError(
-                    f"The weights of init_from={source} do not fit this configuration: {error}"
-                ) from error
-        return modules
-
-    def _learning_rate(self, name: str) -> float:
-        config = self.config
-        return config.learning_rate if name == "model" else config.discriminator_learning_rate or config.learning_rate
 
     @property
     def share(self) -> float:
         """Share of the training that is done, 0..1, in steps or minutes, whichever ends it first."""
         return self.progress.share(self.config)
 
-    def _saved_modules(self) -> dict[str, nn.Module]:
-        return {**self.plain, "average": self.average.model}
+    def _weights(self) -> dict[str, Part]:
+        parts = {
+            name: Part(
+                lambda module=module: wrapping.weights_of(module),
+                lambda weights, module=module: wrapping.load_weights(module, weights),
+            )
+            for name, module in self.modules.items()
+        }
+        return {**parts, "average": Part(self.average.weights, self.average.load_weights)}
 
-    def _saved_optimizers(self) -> dict[str, Stateful]:
-        saved = {name: optimizer.optimizer for name, optimizer in self.optimizers.items()}
+    def _optimizers(self) -> dict[str, Part]:
+        parts = {
+            name: Part(
+                lambda pair=(self.modules[name], optimizer): wrapping.optimizer_state(*pair),
+                lambda state, pair=(self.modules[name], optimizer): wrapping.load_optimizer_state(*pair, state),
+            )
+            for name, optimizer in self.optimizers.items()
+        }
         scaler = self.accelerator.scaler  # of fp16: its scale is part of the training
-        return saved if scaler is None else {**saved, "gradient_scaler": scaler}
+        return (
+            parts if scaler is None else {**parts, "gradient_scaler": Part(scaler.state_dict, scaler.load_state_dict)}
+        )
 
-    def resume(self) -> None:
+    def resume(self) -> Path | None:
         """Continue where `config.resume` says; otherwise the folder must hold no training yet.
+
+        Returns:
+            the checkpoint that is continued, if there is one.
 
         Raises:
             ValueError: the folder holds another training already, or the checkpoint does not fit.
@@ -98,14 +109,20 @@ class TrainingState:
                 "another folder."
             )
         if path is None:
-            return
-        state = checkpointing.load_checkpoint(
-            path, self._saved_modules(), self._saved_optimizers(), rank=self.accelerator.process_index
+            return None
+        state, process = checkpointing.load_checkpoint(
+            path, self._weights(), self._optimizers(), rank=self.accelerator.process_index
         )
         if state["recipe"] != self.recipe.name:
             raise ValueError(f"{path} belongs to the recipe {state['recipe']!r}, this one is {self.recipe.name!r}.")
+        for name, stateful in self.stateful.items():
+            if name not in process["stateful"]:
+                raise ValueError(f"The checkpoint {path} has no state of {name!r}; it belongs to another training.")
+            stateful.load_state_dict(process["stateful"][name])
+        self.means.load_state_dict(process["means"], self.accelerator.device)
         self.stream.load_state_dict({**state["stream"], "position": self._own_position(state["stream"]["position"])})
         self.progress = Progress(**state["progress"])
+        return path
 
     def _own_position(self, items: int) -> int:
         world = self.accelerator.num_processes
@@ -117,9 +134,10 @@ class TrainingState:
             )
         return position
 
-    def save(self) -> None:
+    def save(self) -> Path:
         """Write a checkpoint; every process calls it."""
         accelerator = self.accelerator
+        # Items of all processes: the training may go on with another number of them.
         items = self.stream.position * accelerator.num_processes
         state = {
             "recipe": self.recipe.name,
@@ -127,11 +145,13 @@ class TrainingState:
             "stream": {**self.stream.state_dict(), "position": items},
             "config": self.config.to_dict(),
         }
-        checkpointing.save_checkpoint(
+        stateful = {name: stateful.state_dict() for name, stateful in self.stateful.items()}
+        return checkpointing.save_checkpoint(
             self.output_dir,
             self.progress.step,
-            self._saved_modules(),
-            self._saved_optimizers(),
+            self._weights(),
+            self._optimizers(),
+            {"stateful": stateful, "means": self.means.state_dict()},
             state,
             rank=accelerator.process_index,
             keep=self.config.keep_checkpoints,
@@ -139,4 +159,19 @@ class TrainingState:
         )
 
 
-__all__ = ["TrainingState"]
+def place_frozen(module: nn.Module, device: torch.device | str) -> nn.Module:
+    """A companion that is not trained, ready to run."""
+    return module.to(device).eval().requires_grad_(False)
+
+
+def _check_names(recipe: Recipe, trainables: dict[str, Trainable], frozen: dict[str, nn.Module]) -> None:
+    if "model" not in trainables:
+        raise ValueError(f"trainables() of the {recipe.name} recipe must hold 'model', got {sorted(trainables)}.")
+    twice = (trainables.keys() & frozen.keys()) | (trainables.keys() & {"average"})
+    if twice:
+        raise ValueError(
+            f"Names of the {recipe.name} recipe's modules must be different ('average' is taken), got {sorted(twice)} twice."
+        )
+
+
+__all__ = ["TrainingState", "place_frozen"]

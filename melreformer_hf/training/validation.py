@@ -11,6 +11,11 @@ from melreformer_hf.training.recipes.base import Recipe, Validation
 def run_validation(recipe: Recipe, model: nn.Module, seed: int) -> Validation:
     """Run `recipe.validate` under a fixed seed and give the training its generators back.
 
+    Args:
+        recipe: knows how; outside a training its `modules` may be empty.
+        model: what is measured, whole and unwrapped.
+        seed: of everything random.
+
     Raises:
         ValueError: the recipe did not report its own `best_metric`.
     """

@@ -1,11 +1,10 @@
-"""The command line: help is quick, results are whole, mistakes are one line."""
+"""The command line: help is light, results are whole, mistakes are one line."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -107,10 +106,9 @@ def test_doctor_reports(monkeypatch):
     assert "torch 2" in text and "soundfile" in text and "will be used" in text
 
 
-def test_help_is_quick_and_imports_nothing_heavy():
+def test_help_imports_nothing_heavy():
     code = (
         "import sys, melreformer_hf.cli.main; print(sorted(set(sys.modules) & {'torch', 'transformers', 'diffusers'}))"
     )
-    started = time.perf_counter()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]" and time.perf_counter() - started < 10
+    assert result.stdout.strip() == "[]"

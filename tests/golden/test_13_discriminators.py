@@ -9,6 +9,7 @@ import torch
 from golden_utils import fixture
 
 from melreformer_hf.training.discriminators.soundstream import PooledWaveformDiscriminator, TwoSidedStftDiscriminator
+from melreformer_hf.training.losses.adversarial import feature_matching_loss
 from melreformer_hf.training.losses.codec import (
     channel_average_loss,
     spectrogram_distance,
@@ -18,7 +19,6 @@ from melreformer_hf.training.losses.codec import (
 from melreformer_hf.training.losses.hinge import (
     hinge_discriminator_loss,
     hinge_generator_loss,
-    mean_feature_matching_loss,
     separation_term,
 )
 
@@ -68,7 +68,7 @@ def discriminator_total(real, fake, offset):
 
 
 def generator_total(fake, real_features, fake_features, offset):
-    features = mean_feature_matching_loss([real_features], [fake_features], relative=True, offset=offset)
+    features = feature_matching_loss([real_features], [fake_features], reduction="mean", relative=True, offset=offset)
     return hinge_generator_loss(fake, bounded=True) + FEATURE_WEIGHT * features
 
 

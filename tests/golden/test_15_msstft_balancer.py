@@ -9,12 +9,11 @@ import torch
 from golden_utils import fixture
 
 from melreformer_hf.training.discriminators.stft import MultiScaleStftDiscriminator
-from melreformer_hf.training.losses.adversarial import discriminator_loss, generator_loss
+from melreformer_hf.training.losses.adversarial import discriminator_loss, feature_matching_loss, generator_loss
 from melreformer_hf.training.losses.balancer import LossBalancer
 from melreformer_hf.training.losses.hinge import (
     hinge_discriminator_loss,
     hinge_generator_loss,
-    mean_feature_matching_loss,
 )
 
 # What the fixture calls the constructor's arguments.
@@ -75,8 +74,8 @@ def test_adversarial_losses(golden, model):
         "adv.hinge.discriminator": hinge,
         "adv.hinge2.generator": hinge_generator_loss(fake_logits, bounded=True),
         "adv.hinge2.discriminator": hinge,
-        "adv.feature_matching": mean_feature_matching_loss(
-            [layers[:-1] for layers in real_maps], [layers[:-1] for layers in fake_maps]
+        "adv.feature_matching": feature_matching_loss(
+            [layers[:-1] for layers in real_maps], [layers[:-1] for layers in fake_maps], reduction="mean"
         ),
     }
     assert set(losses) == {key for key in golden.io if key.startswith("adv.")}

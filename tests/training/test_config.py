@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from testing_utils import assert_error
+from training_utils import started
 
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.configs import configs_of, find_config, purpose
@@ -193,7 +194,7 @@ def test_every_example_config_builds_its_models_without_memory(recipe):
     counts = {}
     for file in [file for file, owner in example_configs() if owner is recipe]:
         with torch.device("meta"):
-            modules = recipe(TrainingConfig.from_yaml(file, {"dataset": "d", "options": fitted})).modules()
+            modules = started(recipe(TrainingConfig.from_yaml(file, {"dataset": "d", "options": fitted})))
         assert all(parameter.is_meta for module in modules.values() for parameter in module.parameters())
         counts[file.stem] = sum(parameter.numel() for parameter in modules["model"].parameters())
     assert counts[f"{recipe.name}_base"] > counts[f"{recipe.name}_tiny"] > 1e6, counts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from testing_utils import assert_error
-from training_utils import ADVERSARIAL, VOCODER
+from training_utils import ADVERSARIAL, VOCODER, context, started
 
 from melreformer_hf.audio.mel import log_mel_spectrogram
 from melreformer_hf.nn.conv import apply_weight_norm
@@ -17,12 +17,12 @@ from melreformer_hf.training.discriminators import (
     PatchDiscriminator,
     PooledWaveformDiscriminator,
     TwoSidedStftDiscriminator,
-    frozen,
 )
+from melreformer_hf.training.freezing import freeze
 from melreformer_hf.training.losses import (
+    feature_matching_loss,
     hinge_discriminator_loss,
     hinge_generator_loss,
-    mean_feature_matching_loss,
     separation_term,
 )
 from melreformer_hf.training.recipes.vocoder import VocoderRecipe
@@ -101,10 +101,12 @@ def test_the_generators_loss_leaves_nothing_in_the_discriminator(name):
     model.zero_grad()
     fake.requires_grad_()
     hinge_discriminator_loss(model(real)[0], model(fake.detach())[0]).backward()
-    with frozen(model):
+    with freeze(model):
         _, wanted = model(real)
         logits, maps = model(fake)
-        (hinge_generator_loss(logits) + 100 * mean_feature_matching_loss(wanted, maps, relative=True)).backward()
+        (
+            hinge_generator_loss(logits) + 100 * feature_matching_loss(wanted, maps, reduction="mean", relative=True)
+        ).backward()
     assert fake.grad.abs().sum() > 0
     for key, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, alone[key], rtol=0, atol=0, msg=key)
@@ -116,10 +118,10 @@ def test_the_vocoder_recipe_trains_each_side_by_its_own_loss():
     words = [*VOCODER, *ADVERSARIAL, "--dataset", "unused", "--output_dir", "unused", "--max_steps", "1"]
     recipe = VocoderRecipe(TrainingConfig.from_command_line(VocoderRecipe, words))
     torch.manual_seed(0)
-    modules, mel = recipe.modules(), recipe.mel
+    modules, mel = started(recipe), recipe.mel
     waveform = 0.1 * torch.randn(2, 16 * mel.hop_length, generator=torch.Generator().manual_seed(0))
     batch, after = {"waveform": waveform, "mel": log_mel_spectrogram(waveform, mel)}, {}
-    for phase in recipe.phases(modules, batch, progress=1.0):
+    for phase in recipe.phases(batch, context(progress=1.0)):
         phase.loss.backward()
         after[phase.module] = {key: value.grad.clone() for key, value in modules["discriminator"].named_parameters()}
     assert list(after) == ["discriminator", "model"]
@@ -132,7 +134,7 @@ def test_the_vocoder_recipe_trains_each_side_by_its_own_loss():
 def test_freezing_keeps_what_was_frozen():
     model = small("wave")
     first = next(model.parameters()).requires_grad_(False)
-    with pytest.raises(KeyError), frozen(model):
+    with pytest.raises(KeyError), freeze(model):
         assert not any(parameter.requires_grad for parameter in model.parameters())
         raise KeyError
     assert [parameter is first for parameter in model.parameters()] == [
@@ -228,7 +230,7 @@ def test_stereo():
         (lambda: PatchDiscriminator(0), ("positive", "0")),
         (lambda: separation_term([torch.zeros(1, 2)], [torch.zeros(1, 3)]), ("shapes must be equal", "(1, 3)")),
         (lambda: hinge_generator_loss([]), ("at least one",)),
-        (lambda: mean_feature_matching_loss([[torch.zeros(1)]], [[]]), ("layers",)),
+        (lambda: feature_matching_loss([[torch.zeros(1)]], [[]]), ("layers",)),
         (lambda: DiscriminatorDraw(["a", "a"]), ("different",)),
         (lambda: DiscriminatorDraw(["a"], temperature=0), ("temperature",)),
         (lambda: DiscriminatorDraw(["a"]).record("b", 1.0), ("'b'",)),
@@ -253,8 +255,8 @@ def test_losses_by_hand():
     assert separation_term(real, fake, weight=0.1).item() == pytest.approx(0.1 / 2.25 + 0.1 / 3)
     assert separation_term([real[0]], [real[0]], weight=1.0, offset=0.1).item() == pytest.approx(10.0)
     maps = [[torch.tensor([1.0, 3.0]), torch.tensor([2.0])]], [[torch.tensor([2.0, 2.0]), torch.tensor([2.0])]]
-    assert mean_feature_matching_loss(*maps).item() == pytest.approx(0.5)
-    assert mean_feature_matching_loss(*maps, relative=True, offset=2.0).item() == pytest.approx(0.125)
+    assert feature_matching_loss(*maps, reduction="mean").item() == pytest.approx(0.5)
+    assert feature_matching_loss(*maps, reduction="mean", relative=True, offset=2.0).item() == pytest.approx(0.125)
 
 
 def test_the_separation_term_rises_as_logits_meet():

@@ -13,7 +13,7 @@ from hub_server import HubServer, Repository, StoredFile
 from safetensors.torch import load_file
 from training_utils import VOCODER
 
-from melreformer_hf.training.logging import read_metrics
+from melreformer_hf.training.reporting import read_metrics
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow

@@ -7,11 +7,18 @@ import torch
 from torch import nn
 
 from melreformer_hf.training.config import TrainingConfig
-from melreformer_hf.training.optimizers import Muon, build_optimizer, orthogonalize, set_learning_rate
+from melreformer_hf.training.optimizers import (
+    Muon,
+    OptimizerSettings,
+    build_optimizer,
+    orthogonalize,
+    set_learning_rate,
+)
 
 
-def config(**overrides) -> TrainingConfig:
-    return TrainingConfig(dataset="music", output_dir="run", max_steps=1, **overrides)
+def settings(learning_rate: float, **overrides) -> OptimizerSettings:
+    config = TrainingConfig(dataset="music", output_dir="run", max_steps=1, **overrides)
+    return OptimizerSettings(learning_rate=learning_rate).completed(config)
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (48, 20), (20, 48), (300, 400)])
@@ -26,7 +33,7 @@ def test_singular_values_go_near_one(shape):
 
 def test_groups_hold_every_parameter_once():
     network = nn.Sequential(nn.Conv1d(1, 32, 5), nn.Conv1d(32, 32, 3), nn.Embedding(64, 32), nn.Linear(32, 2))
-    optimizer = build_optimizer(network, 1e-3, config(optimizer="muon"))
+    optimizer = build_optimizer(network, settings(1e-3, optimizer="muon"))
     assert isinstance(optimizer, Muon)
     held = [p for group in optimizer.param_groups for p in group["params"]]
     assert len(held) == len({id(p) for p in held}) == len(list(network.parameters()))
@@ -35,12 +42,12 @@ def test_groups_hold_every_parameter_once():
 
 
 def test_other_parameters_follow_adamw_exactly():
-    settings = {"weight_decay": 0.1, "adam_betas": (0.8, 0.95)}
+    common = {"weight_decay": 0.1, "adam_betas": (0.8, 0.95)}
     results = []
     for name in ("muon", "adamw"):
         torch.manual_seed(0)
         network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))  # too small for matrices
-        optimizer = build_optimizer(network, 1e-2, config(optimizer=name, **settings))
+        optimizer = build_optimizer(network, settings(1e-2, optimizer=name, **common))
         for step in range(5):
             set_learning_rate(optimizer, 1 / (step + 1))
             optimizer.zero_grad()
@@ -54,14 +61,14 @@ def test_other_parameters_follow_adamw_exactly():
 def test_update_has_the_promised_size_and_state_survives():
     torch.manual_seed(0)
     layer = nn.Linear(64, 48, bias=False)
-    optimizer = build_optimizer(layer, 1e-2, config(optimizer="muon", weight_decay=0.0))
+    optimizer = build_optimizer(layer, settings(1e-2, optimizer="muon", weight_decay=0.0))
     before = layer.weight.detach().clone()
     layer(torch.randn(32, 64)).square().mean().backward()
     optimizer.step()
     size = (layer.weight - before).square().mean().sqrt().item()
     assert 0.6 * 0.2 * 1e-2 < size < 1.3 * 0.2 * 1e-2  # AdamW's typical root mean square is 0.2 of the rate
 
-    restored = build_optimizer(layer, 1e-2, config(optimizer="muon"))
+    restored = build_optimizer(layer, settings(1e-2, optimizer="muon"))
     restored.load_state_dict(optimizer.state_dict())
     for ours, theirs in zip(optimizer.state.values(), restored.state.values(), strict=True):
         assert ours.keys() == theirs.keys()
@@ -71,4 +78,17 @@ def test_update_has_the_promised_size_and_state_survives():
 
 def test_unknown_optimizers_are_refused():
     with pytest.raises(ValueError, match="optimizer must be one of .*sgd"):
-        config(optimizer="sgd")
+        settings(1e-3, optimizer="sgd")
+    with pytest.raises(ValueError, match="kind must be one of .*sgd"):
+        OptimizerSettings(kind="sgd")
+
+
+def test_settings_of_a_module_win_over_those_of_the_training():
+    mine = OptimizerSettings(kind="muon", betas=(0.5, 0.6), max_grad_norm=7.0)
+    config = TrainingConfig(dataset="d", output_dir="o", max_steps=1, learning_rate=0.25, weight_decay=0.5)
+    given = mine.completed(config)
+    assert (given.kind, given.betas, given.max_grad_norm) == ("muon", (0.5, 0.6), 7.0)
+    assert (given.learning_rate, given.weight_decay, given.epsilon) == (0.25, 0.5, config.adam_epsilon)
+    for wrong in ({"learning_rate": 0.0}, {"weight_decay": -1.0}, {"betas": (0.9, 1.0)}, {"max_grad_norm": 0.0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            OptimizerSettings(**wrong)

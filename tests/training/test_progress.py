@@ -6,10 +6,11 @@ import dataclasses
 import math
 
 import pytest
+import torch
 
 from melreformer_hf.training.cards import training_card
 from melreformer_hf.training.config import TrainingConfig
-from melreformer_hf.training.progress import Progress, is_timed
+from melreformer_hf.training.progress import Progress, RunningMeans, is_timed
 
 
 def settings(**values) -> TrainingConfig:
@@ -35,11 +36,19 @@ def test_things_are_due_by_steps_or_by_minutes():
 
 
 def test_means_are_over_the_steps_that_had_the_loss_and_survive_saving():
-    progress = Progress()
-    progress.add({"loss": 1.0, "discriminator_loss": 5.0})
-    progress.add({"loss": 4.0})
-    restored = Progress(**dataclasses.asdict(progress))
-    assert restored.take_means() == {"loss": 2.5, "discriminator_loss": 5.0} and restored.take_means() == {}
+    means, reduced = RunningMeans(), []
+    means.add({"loss": torch.tensor(1.0), "discriminator_loss": torch.tensor(5.0)})
+    means.add({"loss": torch.tensor(4.0)})
+    restored = RunningMeans()
+    restored.load_state_dict(means.state_dict())
+
+    def reduce(values):
+        reduced.append(values)
+        return values
+
+    assert restored.take(reduce) == {"loss": 2.5, "discriminator_loss": 5.0}
+    assert len(reduced) == 1  # all numbers in one message between processes
+    assert restored.take(reduce) == {} and len(reduced) == 1
 
 
 def test_only_finite_improvements_count():
@@ -52,6 +61,9 @@ def test_only_finite_improvements_count():
         True,
     ]
     assert progress.best == 1.5
+    rising = Progress()
+    assert [rising.improve(value, True) for value in (1.0, 0.5, math.nan, 2.0)] == [True, False, False, True]
+    assert rising.best == 2.0
 
 
 def test_clocks_matter_only_when_something_is_timed():
@@ -65,11 +77,11 @@ def test_the_card_tells_data_recipe_and_metrics_but_no_folders(tmp_path):
     config = settings(dataset=str(dataset), output_dir=str(tmp_path / "runs"), batch_size=3, model={"hidden_size": 8})
     config = dataclasses.replace(config, init_from=str(tmp_path / "former"), gradient_accumulation_steps=2)
     summary = {"recipe": "vocoder", "step": 7, "minutes": 1.25, "processes": 2, "metrics": {"mel_l1": 0.123456}}
-    card = training_card({**summary, "config": config.to_dict()}, 1.5)
-    assert "`pianos`, 1.50 hours" in card["data"]
+    card = training_card({**summary, "config": config.to_dict()}, "1.50 hours of audio")
+    assert "`pianos`, 1.50 hours of audio" in card["data"]
     assert "7 steps of 12 items in 1.25 minutes, started from `former`" in card["recipe"]
     assert "| model | {'hidden_size': 8} |" in card["recipe"] and "| learning_rate | 0.001 |" in card["recipe"]
     assert card["metrics"].endswith("| mel_l1 | 0.1235 |")
     assert str(tmp_path) not in "".join(card.values())
     remote = settings(dataset="hf://datasets/user/pianos").to_dict()
-    assert "`hf://datasets/user/pianos`" in training_card({**summary, "config": remote}, None)["data"]
+    assert "`hf://datasets/user/pianos`" in training_card({**summary, "config": remote})["data"]

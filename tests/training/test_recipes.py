@@ -9,21 +9,21 @@ import torch
 from accelerate import Accelerator
 from huggingface_hub.errors import StrictDataclassError
 from testing_utils import assert_error
-from training_utils import ADVERSARIAL, VOCODER, same_tensors
+from training_utils import ADVERSARIAL, VOCODER, context, same_tensors, started
 
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.audio.resize import resize_mel
+from melreformer_hf.data.batches import BatchStream
 from melreformer_hf.models.mel_reformer.timing_mel_reformer import interpolate_idea
 from melreformer_hf.training.config import TrainingConfig
-from melreformer_hf.training.logging import read_metrics
 from melreformer_hf.training.main import main
-from melreformer_hf.training.recipes.base import BatchStream
 from melreformer_hf.training.recipes.conv_upsampler import ConvUpsamplerRecipe
 from melreformer_hf.training.recipes.expansion import ExpansionRecipe
 from melreformer_hf.training.recipes.expansion_data import ExpansionDataOptions, idea_and_windows, inside_mask
 from melreformer_hf.training.recipes.idea_diffusion import IdeaDiffusionRecipe
 from melreformer_hf.training.recipes.upsampler_model import ConvUpsamplerConfig, ConvUpsamplerModel
 from melreformer_hf.training.recipes.vocoder import DiscriminatorEnsemble, VocoderRecipe
+from melreformer_hf.training.reporting import read_metrics
 from melreformer_hf.training.state import TrainingState
 
 COMMON = """--save_every_minutes none --log_every_steps 1 --warmup_steps 2 --progress_bar false --cpu true
@@ -32,7 +32,7 @@ WINDOWS = """--options.min_frames 128 --options.max_frames 512 --options.window_
 --options.validation_crops 1 --options.validation_crop_frames 128 --options.validation_pieces 1""".split()
 EXPANSION = """--model.idea_columns 32 --model.hidden_size 16 --model.intermediate_size 24 --model.num_encoder_layers 1
 --model.num_decoder_layers 1 --model.num_attention_heads 2 --model.postnet_size 8 --model.postnet_layers 1
---options.own_history_start 0.4 --optimizer muon""".split()
+--options.scheduled_sampling_start 0.4 --optimizer muon""".split()
 UPSAMPLER = """--model.idea_columns 32 --model.hidden_size 16 --model.intermediate_size 24 --model.num_column_layers 1
 --model.num_frame_layers 1""".split()
 IDEA = """--model.num_columns 32 --model.patch_size [8,4] --model.block_out_channels [32,32]
@@ -91,7 +91,7 @@ def test_gradient_checkpointing_changes_no_loss(name, dataset, tmp_path, capsys)
         given = words(name, dataset, tmp_path / value, *more, value)
         main(recipe_class, given)
         config = TrainingConfig.from_command_line(recipe_class, [*given, "--output_dir", str(tmp_path / "unused")])
-        model = TrainingState(recipe_class(config), config, Accelerator(cpu=True)).plain["model"]
+        model = TrainingState(recipe_class(config), config, Accelerator(cpu=True)).modules["model"]
         on.append(any(getattr(module, "gradient_checkpointing", False) for module in model.modules()))
     assert on == [False, True]
     plain, saving = (read_metrics(tmp_path / value) for value in ("false", "true"))
@@ -102,8 +102,8 @@ def test_gradient_checkpointing_changes_no_loss(name, dataset, tmp_path, capsys)
 @pytest.mark.parametrize("name", CASES)
 def test_items_are_the_same_in_one_process_and_in_two(name, dataset):
     built = recipe(name, dataset)
-    whole = BatchStream(built, built.stream(0, 1), 4).batch(1)
-    halves = [BatchStream(built, built.stream(rank, 2), 2).batch(1) for rank in range(2)]
+    whole = BatchStream(built.stream(0, 1), built.prepare, 4).batch(1).tensors
+    halves = [BatchStream(built.stream(rank, 2), built.prepare, 2).batch(1).tensors for rank in range(2)]
     for key, value in whole.items():
         joined = torch.stack([half[key] for half in halves], 1).flatten(0, 1)
         assert torch.equal(torch.nan_to_num(value.float()), torch.nan_to_num(joined.float())), key
@@ -111,7 +111,7 @@ def test_items_are_the_same_in_one_process_and_in_two(name, dataset):
 
 def test_windows_are_cut_from_the_mel_that_the_idea_sums_up(dataset):
     built = recipe("expansion", dataset)
-    waveform = built.store("train").read(built.store("train").recordings[0], 0, 256 * 200)
+    waveform = built.recordings("train").fixed_crops(256 * 200, 1)[0]["waveform"]
     options = ExpansionDataOptions(min_frames=128, window_frames=64, windows_per_crop=5)
     tensors = idea_and_windows(waveform, built.mel, 40, options, torch.Generator().manual_seed(3), lead=8)
     assert tensors["idea"].shape == (128, 40) and tensors["num_frames"] == 200
@@ -127,7 +127,7 @@ def test_windows_are_cut_from_the_mel_that_the_idea_sums_up(dataset):
 def test_windows_longer_than_their_crop_are_filled_and_do_not_count(dataset):
     for name in ("expansion", "conv_upsampler"):
         built = recipe(name, dataset, "--options.window_frames", "600")
-        batch = BatchStream(built, built.stream(0, 1), 2).batch(0)
+        batch = BatchStream(built.stream(0, 1), built.prepare, 2).batch(0).tensors
         assert batch["num_frames"].max() < 600
         count, (start, frames) = batch["start"].shape[1], (batch["start"], batch["num_frames"])
         inside = inside_mask(start.flatten(), built.options.window_frames, frames.repeat_interleave(count))
@@ -137,9 +137,9 @@ def test_windows_longer_than_their_crop_are_filled_and_do_not_count(dataset):
         changed["labels"] = batch["labels"] + 9 * outside
         if name == "expansion":
             changed["noise"] = batch["noise"] - 9 * outside  # the told past stays the same
-        module = built.modules()["model"].eval()
+        started(built)["model"].eval()
         with torch.no_grad():
-            losses = [next(iter(built.phases({"model": module}, x, 0.0))).loss for x in (batch, changed)]
+            losses = [next(iter(built.phases(x, context()))).loss for x in (batch, changed)]
         # bfloat16 noise rounds what the decoder is told outside the piece, which its future cannot pass on.
         torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-4)
 
@@ -147,7 +147,9 @@ def test_windows_longer_than_their_crop_are_filled_and_do_not_count(dataset):
 def test_a_share_of_the_crops_is_shortened_to_the_usual_length(dataset):
     words = "--options.focus_share 0.5 --options.focus_frames 160 --options.min_frames 400".split()
     built = recipe("expansion", dataset, *words)
-    frames = torch.cat([BatchStream(built, built.stream(0, 1), 20).batch(i)["num_frames"] for i in range(2)])
+    frames = torch.cat(
+        [BatchStream(built.stream(0, 1), built.prepare, 20).batch(i).tensors["num_frames"] for i in range(2)]
+    )
     short = frames <= 200
     assert frames[short].min() >= 120 and frames[~short].min() >= 400
     assert 10 <= short.sum() <= 30 and len(frames[short].unique()) > 5
@@ -156,9 +158,11 @@ def test_a_share_of_the_crops_is_shortened_to_the_usual_length(dataset):
 
 
 def test_the_past_is_noised_and_partly_the_networks_own(dataset):
-    words = "--options.own_history 0.5 --options.own_history_start 0.3 --options.windows_per_crop 2".split()
+    words = (
+        "--options.scheduled_sampling 0.5 --options.scheduled_sampling_start 0.3 --options.windows_per_crop 2".split()
+    )
     built = recipe("expansion", dataset, *words)
-    batch = BatchStream(built, built.stream(0, 1), 2).batch(0)
+    batch = BatchStream(built.stream(0, 1), built.prepare, 2).batch(0).tensors
     told = []
 
     class Listener(torch.nn.Module):
@@ -167,14 +171,15 @@ def test_the_past_is_noised_and_partly_the_networks_own(dataset):
             return self.model(decoder_input_features=decoder_input_features, labels=labels, **window)
 
     listener = Listener()
-    listener.model = built.modules()["model"]
+    listener.model = started(built)["model"]
+    built.modules = {"model": listener}
     rows = batch["labels"].flatten(0, 1)
     noised = rows + batch["noise"].flatten(0, 1).float()
     assert 0.8 < batch["noise"].float().std() < 1.0
-    list(built.phases({"model": listener}, batch, 0.2))
+    list(built.phases(batch, context(0.2)))
     assert len(told) == 1 and torch.equal(told[0][0], noised[..., 8:]) and torch.equal(told[0][1], rows[..., 8:])
     told.clear()
-    list(built.phases({"model": listener}, batch, 0.3))
+    list(built.phases(batch, context(0.3)))
     own, everything = told
     assert len(own[0]) == 2 and own[1] is None
     assert not torch.equal(everything[0][:2], noised[:2, :, 8:])
@@ -202,12 +207,12 @@ def test_the_upsampler_computes_windows_as_it_computes_pieces():
 
 def test_the_idea_model_is_fitted_to_the_crops(dataset):
     built = recipe("idea_diffusion", dataset, "--options.fit_crops", 8)
-    model = built.modules()["model"]
+    model = started(built)["model"]
     ideas = torch.stack([built._idea(built.stream(0, 1).item(index)["waveform"])[0] for index in range(8)])
     normalized = model.normalize_idea(ideas)
     assert abs(normalized.mean()) < 0.01 and abs(normalized.std() - 1) < 0.01
     assert 7 < model.config.log2_frames_mean < 9
-    assert recipe("idea_diffusion", dataset, "--options.fit_crops", 0).modules()["model"].config.mel_mean == -5.5
+    assert started(recipe("idea_diffusion", dataset, "--options.fit_crops", 0))["model"].config.mel_mean == -5.5
 
 
 @pytest.mark.parametrize(
@@ -217,11 +222,15 @@ def test_the_idea_model_is_fitted_to_the_crops(dataset):
         ("vocoder", ["--options.mel_weight", -1], ["mel_weight", "negative", "-1"]),
         ("vocoder", ["--model.hiden_size", 3], ["hiden_size", "Did you mean 'hidden_size'"]),
         ("expansion", ["--options.window_frames", 0], ["window_frames", "0"]),
-        ("expansion", ["--options.own_history", 2], ["own_history", "[0, 1]", "2"]),
+        ("expansion", ["--options.scheduled_sampling", 2], ["scheduled_sampling", "[0, 1]", "2"]),
         ("expansion", ["--model.architecture", "original"], ["local", "original"]),
         ("conv_upsampler", ["--model.hidden_size", 0], ["hidden_size", "0"]),
         ("idea_diffusion", ["--options.fit_crops", 1], ["fit_crops", "1"]),
         ("idea_diffusion", ["--options.max_frames", 5], ["max_frames", "128", "5"]),
+        ("vocoder", ["--options.validation_split", "test"], ["validation_split", "'test'", "chooses", "evaluate"]),
+        ("idea_diffusion", ["--options.validation_split", "test"], ["validation_split", "'test'"]),
+        ("expansion", ["--options.validation_split", "test"], ["validation_split", "'test'"]),
+        ("conv_upsampler", ["--options.validation_split", "test"], ["validation_split", "'test'"]),
     ],
 )
 def test_wrong_options_are_refused(name, more, fragments, dataset):
@@ -236,7 +245,7 @@ def test_datasets_of_another_rate_are_refused(name, dataset):
     other = recipe(name, dataset, "--model.mel", json.dumps(mel))
     with pytest.raises(ValueError) as error:
         other.stream(0, 1)
-    assert_error(error, "22050 samples per second", "contract 44100", "--sampling-rate 44100")
+    assert_error(error, "22050 samples per second", "44100", "--sampling-rate 44100")
 
 
 def test_weights_that_do_not_fit_start_no_training(dataset, tmp_path, capsys):

@@ -15,9 +15,9 @@ import torch
 from training_utils import ADVERSARIAL, arguments, same_tensors
 
 from melreformer_hf.training.checkpointing import list_checkpoints
-from melreformer_hf.training.logging import read_metrics
 from melreformer_hf.training.main import main
 from melreformer_hf.training.recipes.vocoder import VocoderRecipe
+from melreformer_hf.training.reporting import read_metrics
 
 ROOT = Path(__file__).parents[2]
 

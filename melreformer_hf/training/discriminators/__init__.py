@@ -19,7 +19,6 @@ _EXPORTS: dict[str, str] = {
     "PooledWaveformDiscriminator": "soundstream",
     "StyleGan2Discriminator": "stylegan2",
     "TwoSidedStftDiscriminator": "soundstream",
-    "frozen": "drawing",
 }
 
 __all__ = sorted(_EXPORTS)

@@ -2,32 +2,15 @@
 
 Source: LumenPallidium/audio_generation. Deviations: its draw looked its energies up under a name that is never written,
 so that it was always uniform; here they are kept under the discriminator's own name and bias-corrected, and the draw
-follows them. The module that is not drawn is frozen by `frozen`, so that a generator's loss leaves no gradient in it.
+follows them.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import nn
-
-
-@contextlib.contextmanager
-def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Take modules out of training within a block: gradients pass through them and leave nothing in them.
-
-    Parameters that were frozen before stay so afterwards.
-    """
-    parameters = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
+from torch import distributed, nn
 
 
 class DiscriminatorDraw(nn.Module):
@@ -35,7 +18,8 @@ class DiscriminatorDraw(nn.Module):
 
     The energy of a discriminator is the moving average of what `record` was told (the generator's loss under it, for
     instance: high where the generator fails). Its probability is the softmax of energies over `temperature`; one that
-    was never recorded has the mean energy of the others. Energies are buffers: save the module with the training.
+    was never recorded has the mean energy of the others. Energies are buffers: a recipe names the draw among its `stateful`.
+    They are the same in all processes, and so is the draw when its generator is (`StepContext.generator`).
 
     Args:
         names: of the discriminators, in the order of their bitrates (see `num_quantizers`).
@@ -58,18 +42,25 @@ class DiscriminatorDraw(nn.Module):
         self.register_buffer("sums", torch.zeros(len(names), dtype=torch.float64))
         self.register_buffer("counts", torch.zeros(len(names), dtype=torch.float64))
 
+    def _apply(self, fn, recurse: bool = True):
+        # Energies stay on the CPU in double precision, where they are drawn from: not every device has float64.
+        return self
+
     def _index(self, name: str) -> int:
         if name not in self.names:
             raise ValueError(f"name must be one of {list(self.names)}, got {name!r}.")
         return self.names.index(name)
 
     def record(self, name: str, energy: float | torch.Tensor) -> None:
-        """Take a finite energy into the average of a discriminator.
+        """Take a finite energy, averaged over processes, into the average of a discriminator.
+
+        Every process calls with its own energy of the same discriminator.
 
         Raises:
             ValueError: unknown name, or an energy that is not finite.
         """
-        value, index = float(energy), self._index(name)
+        index = self._index(name)
+        value = float(mean_over_processes(torch.as_tensor(energy).detach().float()))
         if not torch.isfinite(torch.tensor(value)):
             raise ValueError(f"energy of {name!r} must be finite, got {value}.")
         self.sums[index] = self.decay * self.sums[index] + (1 - self.decay) * value
@@ -77,7 +68,7 @@ class DiscriminatorDraw(nn.Module):
 
     def probabilities(self) -> torch.Tensor:
         """(discriminator,) probabilities in the order of `names`, on the CPU."""
-        sums, counts = self.sums.double().cpu(), self.counts.double().cpu()
+        sums, counts = self.sums, self.counts
         known = counts > 0
         energies = torch.zeros_like(sums)
         if known.any():
@@ -105,4 +96,13 @@ class DiscriminatorDraw(nn.Module):
         return num_quantizers if index in (0, others) else index * (num_quantizers // others)
 
 
-__all__ = ["DiscriminatorDraw", "frozen"]
+def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """A tensor averaged over the processes of a training, in each of them."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return values
+    values = values.clone()
+    distributed.all_reduce(values)
+    return values / distributed.get_world_size()
+
+
+__all__ = ["DiscriminatorDraw"]

@@ -15,7 +15,6 @@ _EXPORTS: dict[str, str] = {
     "hinge_discriminator_loss": "hinge",
     "hinge_generator_loss": "hinge",
     "logistic_discriminator_loss": "stylegan2",
-    "mean_feature_matching_loss": "hinge",
     "multi_window_mel_distance": "codec",
     "nonsaturating_generator_loss": "stylegan2",
     "path_length_penalty": "stylegan2",

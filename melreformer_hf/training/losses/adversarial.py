@@ -1,7 +1,8 @@
-"""Least-squares adversarial losses and feature matching.
+"""Least-squares adversarial losses, and feature matching.
 
-Source: Mao et al., Least squares GAN (arXiv 1611.04076), as in HiFi-GAN (arXiv 2010.05646): sums over the
-sub-discriminators of means over positions.
+Sources: Mao et al., Least squares GAN (arXiv 1611.04076), as in HiFi-GAN (arXiv 2010.05646): sums over the
+sub-discriminators of means over positions; feature matching of Kumar et al., MelGAN (arXiv 1910.06711), and in its
+relative form of Défossez et al., EnCodec (arXiv 2210.13438).
 """
 
 from __future__ import annotations
@@ -11,16 +12,21 @@ from collections.abc import Sequence
 import torch
 
 
-def _check_lengths(first: Sequence, second: Sequence, what: str) -> None:
-    if not first or len(first) != len(second):
+def check_pairs(real: Sequence, fake: Sequence, what: str) -> None:
+    """Refuse lists of different lengths, or of none.
+
+    Raises:
+        ValueError: names what was paired and both lengths.
+    """
+    if not real or len(real) != len(fake):
         raise ValueError(
-            f"{what} of real and fake must have one entry per discriminator, got {len(first)} and {len(second)}."
+            f"{what} of real and fake must have one entry per discriminator, got {len(real)} and {len(fake)}."
         )
 
 
 def discriminator_loss(real_logits: Sequence[torch.Tensor], fake_logits: Sequence[torch.Tensor]) -> torch.Tensor:
     """Real towards one, fake towards zero; scalar."""
-    _check_lengths(real_logits, fake_logits, "logits")
+    check_pairs(real_logits, fake_logits, "logits")
     terms = [
         (1 - real).square().mean() + fake.square().mean() for real, fake in zip(real_logits, fake_logits, strict=True)
     ]
@@ -35,16 +41,40 @@ def generator_loss(fake_logits: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def feature_matching_loss(
-    real_maps: Sequence[Sequence[torch.Tensor]], fake_maps: Sequence[Sequence[torch.Tensor]]
+    real_maps: Sequence[Sequence[torch.Tensor]],
+    fake_maps: Sequence[Sequence[torch.Tensor]],
+    *,
+    reduction: str = "sum",
+    relative: bool = False,
+    offset: float = 0.0,
 ) -> torch.Tensor:
-    """Sum over discriminators and layers of the mean absolute difference; no gradient to the real side; scalar."""
-    _check_lengths(real_maps, fake_maps, "feature maps")
-    terms = [
-        (real.detach() - fake).abs().mean()
-        for real_layers, fake_layers in zip(real_maps, fake_maps, strict=True)
-        for real, fake in zip(real_layers, fake_layers, strict=True)
-    ]
-    return torch.stack(terms).sum()
+    """Mean absolute differences of the layers of discriminators; no gradient to the real side; scalar.
+
+    Args:
+        real_maps: per discriminator the layers' outputs. EnCodec leaves the logit map out.
+        fake_maps: the same.
+        reduction: `sum` over discriminators and layers as in HiFi-GAN, or `mean` over the layers of each discriminator and
+            then over discriminators as in EnCodec.
+        relative: divide each layer's difference by the mean magnitude of its real features.
+        offset: added to the real features before that magnitude is taken.
+
+    Raises:
+        ValueError: the numbers of discriminators or layers differ, there are none, or an unknown reduction.
+    """
+    if reduction not in ("sum", "mean"):
+        raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}.")
+    check_pairs(real_maps, fake_maps, "feature maps")
+    per_discriminator = []
+    for real_layers, fake_layers in zip(real_maps, fake_maps, strict=True):
+        check_pairs(real_layers, fake_layers, "layers")
+        terms = []
+        for real, fake in zip(real_layers, fake_layers, strict=True):
+            difference = (real.detach() - fake).abs().mean()
+            terms.append(difference / (real.detach() + offset).abs().mean() if relative else difference)
+        per_discriminator.append(torch.stack(terms))
+    if reduction == "sum":
+        return torch.cat(per_discriminator).sum()
+    return torch.stack([terms.mean() for terms in per_discriminator]).mean()
 
 
-__all__ = ["discriminator_loss", "feature_matching_loss", "generator_loss"]
+__all__ = ["check_pairs", "discriminator_loss", "feature_matching_loss", "generator_loss"]

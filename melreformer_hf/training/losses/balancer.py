@@ -3,7 +3,8 @@
 Source: Défossez et al., EnCodec (arXiv 2210.13438), original repository facebookresearch/audiocraft. Deviations: it is
 handed back as a loss instead of being applied, so that gradient accumulation, mixed precision and clipping stay with the
 training loop; its averages are saved with it; a loss may be absent at any step (the original breaks when a known loss
-is missing); across processes gradient norms are averaged before the moving average.
+is missing); norms are those of the gradient over the whole batch of a step, however it is divided into processes and
+micro batches (the original's mixture shrinks with the number of processes).
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ class LossBalancer(nn.Module):
     """Scales each loss so that its gradient has a fixed share, whatever the loss's own size.
 
     The gradient of the losses' mixture with respect to `output` is the sum of `total_norm * weight / sum of weights *
-    gradient / moving average of the gradient's norm`. The moving averages are buffers: save the module with the
-    training.
+    gradient / moving average of the gradient's norm`. The moving averages are buffers: a recipe names the balancer among
+    its `stateful`. Losses are means over the batch.
 
     Args:
         weights: share of each loss by name, positive.
@@ -66,15 +67,22 @@ class LossBalancer(nn.Module):
         # Double precision: a decay of 0.999 loses digits in single precision within a few thousand steps.
         self.register_buffer("norm_sums", torch.zeros(len(weights), dtype=torch.float64))
         self.register_buffer("norm_counts", torch.zeros(len(weights), dtype=torch.float64))
-        self.shares: dict[str, float] = {}
+        self._shares: tuple[list[str], torch.Tensor] = ([], torch.zeros(0))
 
     def _apply(self, fn, recurse: bool = True):
-        # The averages stay in double precision when a whole model is cast.
+        # The averages stay in double precision when a whole model is cast, where the device has it.
         sums, counts = self.norm_sums, self.norm_counts
         super()._apply(fn, recurse)
-        self.norm_sums = sums.to(self.norm_sums.device)
-        self.norm_counts = counts.to(self.norm_counts.device)
+        device = self.norm_sums.device
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self.norm_sums, self.norm_counts = sums.to(device, dtype), counts.to(device, dtype)
         return self
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Each loss's part of the gradient norms before balancing, of the last call; moved to the host when it is asked."""
+        names, averages = self._shares
+        return dict(zip(names, (averages / averages.sum().clamp(min=self.epsilon)).tolist(), strict=True))
 
     def _gradients(self, losses: Mapping[str, torch.Tensor], output: torch.Tensor) -> list[torch.Tensor]:
         gradients = []
@@ -85,25 +93,34 @@ class LossBalancer(nn.Module):
             gradients.append(gradient)
         return gradients
 
-    def _averages(self, names: list[str], gradients: list[torch.Tensor]) -> torch.Tensor:
+    def _norms(self, gradients: list[torch.Tensor], micro_steps: int) -> torch.Tensor:
+        """Norms of the gradients of the whole batch's mean losses, (loss,)."""
         axes = tuple(range(1, gradients[0].ndim)) if self.per_batch_item else None
-        norms = torch.stack([torch.linalg.vector_norm(gradient.float(), dim=axes).mean() for gradient in gradients])
-        norms = norms.double()
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(norms)
-            norms = norms / distributed.get_world_size()
+        norms = torch.stack([torch.linalg.vector_norm(gradient.float(), dim=axes) for gradient in gradients])
+        norms = norms.to(self.norm_sums)  # (loss, item) or (loss,)
+        # With W processes an item's part of a mean over its own process's items is W times its part of the whole mean;
+        # micro batches likewise. Per item the norms are averaged, otherwise squares add up over the processes.
+        values = norms.mean(-1) if self.per_batch_item else norms.square()
+        processes = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+        if processes > 1:
+            distributed.all_reduce(values)
+        values = values / processes if self.per_batch_item else values.sqrt()
+        return values / (processes * micro_steps)
+
+    def _averages(self, names: list[str], norms: torch.Tensor) -> torch.Tensor:
         order = list(self.weights)
         index = torch.tensor([order.index(name) for name in names], device=self.norm_sums.device)
-        self.norm_sums[index] = self.norm_sums[index] * self.ema_decay + norms.to(self.norm_sums.device)
-        self.norm_counts[index] = self.norm_counts[index] * self.ema_decay + 1.0
+        self.norm_sums[index] = self.norm_sums[index] * self.ema_decay + norms
+        self.norm_counts[index] = self.norm_counts[index] * self.ema_decay + 1.0  # bias correction
         return self.norm_sums[index] / self.norm_counts[index]
 
-    def forward(self, losses: Mapping[str, torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+    def forward(self, losses: Mapping[str, torch.Tensor], output: torch.Tensor, micro_steps: int = 1) -> torch.Tensor:
         """The balanced loss.
 
         Args:
             losses: scalars by name, any of those that `weights` names.
             output: (batch, ...) the model's output that all of them were computed from, with its graph.
+            micro_steps: batches whose gradients are accumulated (`StepContext.num_micro_steps`).
 
         Returns:
             scalar: its value is the sum of the scaled losses; its gradient reaches the model through `output` alone.
@@ -116,17 +133,17 @@ class LossBalancer(nn.Module):
         if unknown or not losses:
             raise ValueError(f"losses must be some of {sorted(self.weights)}, got {sorted(losses)}.")
         names, gradients = list(losses), self._gradients(losses, output)
-        averages = self._averages(names, gradients).tolist()
-        total = sum(averages)
-        self.shares = {name: average / max(total, self.epsilon) for name, average in zip(names, averages, strict=True)}
-        wanted = sum(self.weights[name] for name in names)
+        averages = self._averages(names, self._norms(gradients, micro_steps))
+        self._shares = (names, averages)
+        weights = torch.tensor([self.weights[name] for name in names]).to(averages)
+        scales = weights
+        if self.balance_gradients:
+            scales = weights / weights.sum() * self.total_norm / (self.epsilon + averages)
         mixed, value = torch.zeros_like(output), torch.zeros((), dtype=output.dtype, device=output.device)
-        for name, gradient, average in zip(names, gradients, averages, strict=True):
-            scale = self.weights[name]
-            if self.balance_gradients:
-                scale = scale / wanted * self.total_norm / (self.epsilon + average)
+        for name, gradient, scale in zip(names, gradients, scales.to(output.dtype).unbind(), strict=True):
             mixed = mixed + scale * gradient
             value = value + scale * losses[name].detach()
+        # Its derivative by `output` is `mixed`, its value is `value`.
         carrier = (output * mixed.detach()).sum()
         return carrier + (value - carrier).detach()
 

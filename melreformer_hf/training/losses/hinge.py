@@ -1,4 +1,4 @@
-"""Hinge adversarial losses, relative feature matching, and the separation term.
+"""Hinge adversarial losses, and the separation term.
 
 Sources: Lim, Ye, Geometric GAN (arXiv 1705.02894); Défossez et al., EnCodec (arXiv 2210.13438), original repositories
 facebookresearch/encodec and facebookresearch/audiocraft; the separation term is of LumenPallidium/audio_generation.
@@ -11,12 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-
-def _check(first: Sequence, second: Sequence, what: str) -> None:
-    if not first or len(first) != len(second):
-        raise ValueError(
-            f"{what} of real and fake must have one entry per discriminator, got {len(first)} and {len(second)}."
-        )
+from melreformer_hf.training.losses.adversarial import check_pairs
 
 
 def hinge_discriminator_loss(real_logits: Sequence[torch.Tensor], fake_logits: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -29,7 +24,7 @@ def hinge_discriminator_loss(real_logits: Sequence[torch.Tensor], fake_logits: S
     Raises:
         ValueError: the numbers of discriminators differ, or there are none.
     """
-    _check(real_logits, fake_logits, "logits")
+    check_pairs(real_logits, fake_logits, "logits")
     terms = [
         (1 - real).relu().mean() + (1 + fake).relu().mean()
         for real, fake in zip(real_logits, fake_logits, strict=True)
@@ -52,35 +47,6 @@ def hinge_generator_loss(fake_logits: Sequence[torch.Tensor], bounded: bool = Fa
     return torch.stack([(1 - fake).relu().mean() if bounded else -fake.mean() for fake in fake_logits]).mean()
 
 
-def mean_feature_matching_loss(
-    real_maps: Sequence[Sequence[torch.Tensor]],
-    fake_maps: Sequence[Sequence[torch.Tensor]],
-    relative: bool = False,
-    offset: float = 0.0,
-) -> torch.Tensor:
-    """Mean over discriminators and layers of the mean absolute difference; no gradient to the real side; scalar.
-
-    Args:
-        real_maps: per discriminator the layers' outputs. EnCodec leaves the logit map out.
-        fake_maps: the same.
-        relative: divide each layer's difference by the mean magnitude of its real features.
-        offset: added to the real features before that magnitude is taken.
-
-    Raises:
-        ValueError: the numbers of discriminators or layers differ, or there are none.
-    """
-    _check(real_maps, fake_maps, "feature maps")
-    means = []
-    for real_layers, fake_layers in zip(real_maps, fake_maps, strict=True):
-        _check(real_layers, fake_layers, "layers")
-        terms = []
-        for real, fake in zip(real_layers, fake_layers, strict=True):
-            difference = (real.detach() - fake).abs().mean()
-            terms.append(difference / (real.detach() + offset).abs().mean() if relative else difference)
-        means.append(torch.stack(terms).mean())
-    return torch.stack(means).mean()
-
-
 def separation_term(
     real_logits: Sequence[torch.Tensor],
     fake_logits: Sequence[torch.Tensor],
@@ -101,7 +67,7 @@ def separation_term(
     Raises:
         ValueError: the numbers of discriminators or their shapes differ, or there are none.
     """
-    _check(real_logits, fake_logits, "logits")
+    check_pairs(real_logits, fake_logits, "logits")
     terms = []
     for real, fake in zip(real_logits, fake_logits, strict=True):
         if real.shape != fake.shape:
@@ -112,4 +78,4 @@ def separation_term(
     return torch.stack(terms).sum()
 
 
-__all__ = ["hinge_discriminator_loss", "hinge_generator_loss", "mean_feature_matching_loss", "separation_term"]
+__all__ = ["hinge_discriminator_loss", "hinge_generator_loss", "separation_term"]

@@ -1,33 +1,87 @@
-"""What a recipe is: models, how an item becomes tensors, losses, validation. The loop knows nothing else."""
+"""What a recipe is: what is trained, on which items, with which losses, and how it is measured.
+
+The trainer knows streams, phases and states; what they mean (audio, tokens, notes) is the recipe's business.
+"""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import IterableDataset, get_worker_info
 
-from melreformer_hf.audio.mel import MelConfig
-from melreformer_hf.data.streams import AudioCropStream, RecordingStore
+from melreformer_hf.data.streams import ItemStream
 from melreformer_hf.training.config import TrainingConfig, build_dataclass
+from melreformer_hf.training.optimizers import OptimizerSettings
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Anything whose state can be saved: a module, an optimizer, a running mean."""
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state_dict: dict) -> Any: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainable:
+    """A module with the settings of its own optimizer.
+
+    Args:
+        module: what is trained.
+        optimizer: what differs from the settings of the training.
+    """
+
+    module: nn.Module
+    optimizer: OptimizerSettings = OptimizerSettings()
+
+
+@dataclasses.dataclass(frozen=True)
+class StepContext:
+    """Where in the training a batch comes.
+
+    Args:
+        step: optimizer steps done before this one.
+        micro_index: number of the batch within its step, from 0.
+        num_micro_steps: batches per step (`gradient_accumulation_steps`).
+        progress: share of the training that is done, 0..1.
+        generator: on the CPU; seeded by (seed, step, micro_index), so that it draws the same in every process and after
+            resuming. For draws that processes must share, such as which discriminator judges; what differs from item to
+            item is drawn in `prepare`.
+    """
+
+    step: int
+    micro_index: int
+    num_micro_steps: int
+    progress: float
+    generator: torch.Generator
+
+    @property
+    def is_last_micro_step(self) -> bool:
+        """Whether the optimizers step after this batch."""
+        return self.micro_index == self.num_micro_steps - 1
 
 
 @dataclasses.dataclass
 class Phase:
-    """One loss of a training step.
+    """One loss of a batch.
 
     Args:
-        module: name of the module that this loss trains.
-        loss: scalar whose gradient is taken.
+        module: name of the module that this loss trains; gradients that reach other modules are dropped.
+        loss: scalar whose gradient is taken, a mean over the batch.
         scalars: named numbers for the log.
+        kept: what `after_step` needs of this batch (codes, assignments), without a graph.
     """
 
     module: str
     loss: torch.Tensor
-    scalars: dict[str, torch.Tensor]
+    scalars: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+    kept: Any = None
 
 
 @dataclasses.dataclass
@@ -35,30 +89,40 @@ class Validation:
     """What a validation finds.
 
     Args:
-        metrics: named numbers; one of them is the recipe's `best_metric`, lower is better.
+        metrics: named numbers; one of them is the recipe's `best_metric`.
         pictures: name -> (height, width, 3) uint8.
-        audio: name -> (samples,) float32, at the sampling rate of the data.
+        audio: name -> (samples,) float32.
+        sampling_rate: samples per second of `audio`.
+        summary: the result in words, beside its baseline: "0.83x of re-interpolation".
     """
 
     metrics: dict[str, float]
     pictures: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     audio: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+    sampling_rate: int | None = None
+    summary: str = ""
 
 
-class Recipe:
-    """Base of all recipes: a training step is a function of (modules, batch) that returns scalars.
+class Recipe(abc.ABC):
+    """Base of all recipes; `docs/extending.md` writes one.
 
-    Subclasses set `name`, `best_metric`, `Options` and, where mels are made, `mel`, and define the methods below.
-    Randomness of an item (crops, noise, time steps) comes from the generator handed to `prepare`, which is seeded by the
-    item's place in the global sequence: it depends neither on workers nor on processes, and resumes exactly.
+    Subclasses set `name`, `best_metric`, `Options`, and define the abstract methods. Randomness of an item (crops, noise,
+    time steps) comes from the generator handed to `prepare`, which is seeded by the item's place in the global sequence:
+    it depends neither on workers nor on processes, and resumes exactly.
 
     Args:
         config: settings; `config.options` becomes `self.options`, an instance of `Options`.
+
+    Attributes:
+        name: of the recipe.
+        best_metric: the metric that chooses the best model.
+        greater_is_better: whether that metric is to rise.
+        modules: what `trainables` and `frozen` gave, as the trainer prepared them; call these in `phases`.
     """
 
-    name: str
-    best_metric: str
-    mel: MelConfig | None = None
+    name: ClassVar[str]
+    best_metric: ClassVar[str]
+    greater_is_better: ClassVar[bool] = False
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Options:
@@ -67,83 +131,73 @@ class Recipe:
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
         self.options = build_dataclass(self.Options, config.options, f"The {self.name} recipe's options")
-        self._stores: dict[str, RecordingStore] = {}
+        self.modules: dict[str, nn.Module] = {}
 
-    def store(self, split: str) -> RecordingStore:
-        """The recordings of a split, opened once.
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "modules": {}}  # worker processes prepare items; weights stay with the trainer
 
-        Raises:
-            ValueError: no such dataset or split, or its sampling rate is not that of the mel contract.
-        """
-        if split not in self._stores:
-            store = RecordingStore(self.config.dataset, split, self.config.cache_minutes)
-            if self.mel is not None and store.sampling_rate != self.mel.sampling_rate:
-                raise ValueError(
-                    f"The dataset {self.config.dataset} has {store.sampling_rate} samples per second, the model's mel "
-                    f"contract {self.mel.sampling_rate}. Build the dataset with --sampling-rate {self.mel.sampling_rate}, "
-                    "or give the model a contract of the dataset's rate under `model: {mel: ...}`."
-                )
-            self._stores[split] = store
-        return self._stores[split]
+    @abc.abstractmethod
+    def trainables(self) -> dict[str, Trainable]:
+        """What is trained, by name; `model` is averaged, validated and published (`save_pretrained`)."""
 
-    def modules(self) -> dict[str, nn.Module]:
-        """Trained modules by name; `model` is the one that is averaged, validated and published."""
-        raise TypeError(f"{type(self).__name__} must define modules()")
+    def frozen(self) -> dict[str, nn.Module]:
+        """Companions that are not trained, such as a trained codec: moved to the device, never in a checkpoint."""
+        return {}
 
-    def stream(self, rank: int, world_size: int) -> AudioCropStream:
+    def stateful(self) -> dict[str, Stateful]:
+        """What else changes while training (loss balancer, running means): saved with every checkpoint."""
+        return {}
+
+    @abc.abstractmethod
+    def stream(self, rank: int, world_size: int) -> ItemStream:
         """The training items of one process."""
-        raise TypeError(f"{type(self).__name__} must define stream()")
 
-    def prepare(self, item: dict, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Tensors of one item, of the same shapes for all items; runs in a worker process."""
-        raise TypeError(f"{type(self).__name__} must define prepare()")
+    @abc.abstractmethod
+    def prepare(self, item: dict, generator: torch.Generator) -> dict[str, Any]:
+        """Tensors of one item; runs in a worker process. Unequal lengths are padded, see `data.collation.collate`."""
 
-    def phases(
-        self, modules: dict[str, nn.Module], batch: dict[str, torch.Tensor], progress: float
-    ) -> Iterator[Phase]:
-        """Losses of one batch, one after another; the loop steps the phase's module before it asks for the next.
+    @abc.abstractmethod
+    def phases(self, batch: dict[str, Any], context: StepContext) -> Iterator[Phase]:
+        """Losses of one batch, at most one for each module.
+
+        After the last batch of a step a module is stepped before its recipe is asked for the next phase, so that a
+        generator is judged by the discriminator that has just learned.
 
         Args:
-            modules: as the accelerator prepared them.
-            batch: stacked items, on the device.
-            progress: share of the training that is done, 0..1.
+            batch: collated items, on the device.
+            context: where in the training the batch comes.
         """
-        raise TypeError(f"{type(self).__name__} must define phases()")
 
+    def after_step(self, kept: dict[str, list], context: StepContext) -> None:  # noqa: B027  most recipes need none
+        """What follows an optimizer step, such as updating codebooks.
+
+        Args:
+            kept: `Phase.kept` of all batches of the step, by module; a module whose update was skipped because its
+                gradients were not finite is left out, and nothing is called when all were.
+            context: of the step's last batch.
+        """
+
+    def prepare_validation(self) -> None:  # noqa: B027
+        """Open what is held out and compute baselines; called before the first step, so that nothing fails after the last.
+
+        Raises:
+            ValueError: there is nothing to validate on.
+        """
+
+    @abc.abstractmethod
     def validate(self, model: nn.Module) -> Validation:
-        """Measure the averaged model, running freely, on held-out recordings."""
-        raise TypeError(f"{type(self).__name__} must define validate()")
+        """Measure the averaged model, running freely, on held-out data; gradients are off, the seed is fixed."""
+
+    def describe_data(self) -> str:
+        """How much is trained on, for the first line of the output and for the card: "1.20 hours of audio"."""
+        return ""
+
+    def check_start(self, pretrained: nn.Module) -> None:  # noqa: B027
+        """Refuse weights (`init_from`) of another contract.
+
+        Raises:
+            ValueError: names what differs.
+        """
 
 
-class BatchStream(IterableDataset):
-    """Batches of prepared items; worker w of n makes the batches w, w + n, ... so that their order is always the same.
-
-    Args:
-        recipe: prepares the items.
-        stream: the items of this process, at the position where the training continues.
-        batch_size: items per batch.
-    """
-
-    def __init__(self, recipe: Recipe, stream: AudioCropStream, batch_size: int) -> None:
-        self.recipe, self.stream, self.batch_size = recipe, stream, batch_size
-        self.first = stream.position  # the loop moves the stream's own position on
-
-    def batch(self, number: int) -> dict[str, torch.Tensor]:
-        """Batch `number` of this process, counted from the stream's position."""
-        stream, prepared = self.stream, []
-        for local in range(number * self.batch_size, (number + 1) * self.batch_size):
-            item = stream.item((self.first + local) * stream.world_size + stream.rank)
-            # Two odd constants spread neighbouring indices over the generator's seeds.
-            seed = (stream.seed * 0x9E3779B97F4A7C15 + item["index"] * 0xBF58476D1CE4E5B9) % 2**63
-            prepared.append(self.recipe.prepare(item, torch.Generator().manual_seed(seed)))
-        return {key: torch.stack([item[key] for item in prepared]) for key in prepared[0]}
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        worker = get_worker_info()
-        number, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        while True:
-            yield self.batch(number)
-            number += stride
-
-
-__all__ = ["BatchStream", "Phase", "Recipe", "Validation"]
+__all__ = ["Phase", "Recipe", "Stateful", "StepContext", "Trainable", "Validation"]

@@ -11,21 +11,19 @@ import dataclasses
 from collections.abc import Iterator
 
 import torch
-from torch import nn
 
-from melreformer_hf.data.streams import AudioCropStream
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
 from melreformer_hf.models.mel_reformer.modeling_mel_reformer import MelReformerModel
 from melreformer_hf.training.config import TrainingConfig, option
-from melreformer_hf.training.recipes.base import Phase, Recipe, Validation
+from melreformer_hf.training.recipes.base import Phase, StepContext, Trainable
 from melreformer_hf.training.recipes.expansion_data import (
     ExpansionDataOptions,
-    ExpansionValidator,
-    expansion_stream,
+    ExpansionDataRecipe,
     flatten_windows,
     idea_and_windows,
     inside_mask,
 )
+from melreformer_hf.training.wrapping import unwrapped
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,23 +36,22 @@ class ExpansionOptions(ExpansionDataOptions):
 
     preset: str = option("tiny", "preset of MelReformerConfig that --model.NAME values change")
     input_noise: float = option(0.9, "standard deviation of the noise on the past, in units of the log-mel")
-    own_history: float = option(0.5, "share of the windows whose past is the network's own prediction")
-    own_history_start: float = option(0.3, "share of the training after which own_history begins")
+    scheduled_sampling: float = option(0.5, "share of the windows whose past is the network's own prediction")
+    scheduled_sampling_start: float = option(0.3, "share of the training after which scheduled_sampling begins")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.input_noise < 0:
             raise ValueError(f"options.input_noise must not be negative, got {self.input_noise}.")
-        for name in ("own_history", "own_history_start"):
+        for name in ("scheduled_sampling", "scheduled_sampling_start"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"options.{name} must be in [0, 1], got {getattr(self, name)}.")
 
 
-class ExpansionRecipe(Recipe):
+class ExpansionRecipe(ExpansionDataRecipe):
     """Train the expansion (MelReformerModel): idea and duration to a mel of that duration."""
 
     name = "expansion"
-    best_metric = "ratio"
     Options = ExpansionOptions
 
     def __init__(self, config: TrainingConfig) -> None:
@@ -72,13 +69,9 @@ class ExpansionRecipe(Recipe):
                 "original's fixed sizes know no windows of longer pieces."
             )
         self.mel = self.model_config.mel_config
-        self._validator: ExpansionValidator | None = None
 
-    def modules(self) -> dict[str, nn.Module]:
-        return {"model": MelReformerModel(self.model_config)}
-
-    def stream(self, rank: int, world_size: int) -> AudioCropStream:
-        return expansion_stream(self, self.mel, rank, world_size)
+    def trainables(self) -> dict[str, Trainable]:
+        return {"model": Trainable(MelReformerModel(self.model_config))}
 
     def prepare(self, item: dict, generator: torch.Generator) -> dict[str, torch.Tensor]:
         model = self.model_config
@@ -88,22 +81,20 @@ class ExpansionRecipe(Recipe):
         noise = torch.randn(tensors["labels"].shape, generator=generator) * self.options.input_noise
         return {**tensors, "noise": noise.to(torch.bfloat16)}  # half the bytes between processes
 
-    def phases(
-        self, modules: dict[str, nn.Module], batch: dict[str, torch.Tensor], progress: float
-    ) -> Iterator[Phase]:
+    def phases(self, batch: dict[str, torch.Tensor], context: StepContext) -> Iterator[Phase]:
         rows, lead = flatten_windows(batch), self.model_config.fold_size
-        past = rows["labels"] + batch["noise"].flatten(0, 1).float()
-        labels, told = rows["labels"][..., lead:], past[..., lead:]
+        past = rows["labels"] + batch["noise"].flatten(0, 1).float()  # (window, mel, lead + length)
+        labels, given = rows["labels"][..., lead:], past[..., lead:]
         window = {
             "input_features": rows["idea"],
             "num_frames": rows["num_frames"],
             "start_frames": rows["start"],
             "previous_features": past[..., :lead],
         }
-        own = round(self.options.own_history * len(labels)) if progress >= self.options.own_history_start else 0
-        if own:
-            told = torch.cat([self._predicted(modules["model"], window, told, own), told[own:]])
-        output = modules["model"](labels=labels, decoder_input_features=told, **window)
+        sampled = self._num_sampled(len(labels), context.progress)
+        if sampled:
+            given = torch.cat([self._predicted(window, given, sampled), given[sampled:]])
+        output = self.modules["model"](labels=labels, decoder_input_features=given, **window)
         inside = inside_mask(rows["start"], labels.shape[-1], rows["num_frames"])
 
         def mel_l1(features: torch.Tensor, count: int | None = None) -> torch.Tensor:
@@ -112,24 +103,21 @@ class ExpansionRecipe(Recipe):
 
         scalars = {"loss": output.loss, "mel_l1": mel_l1(output.output_features)}
         scalars["encoder_mel_l1"] = mel_l1(output.encoder_features)
-        if own:
-            scalars["mel_l1_own_history"] = mel_l1(output.output_features, own)
+        if sampled:
+            scalars["mel_l1_scheduled_sampling"] = mel_l1(output.output_features, sampled)
         yield Phase("model", output.loss, scalars)
 
-    @staticmethod
-    def _predicted(model: nn.Module, window: dict[str, torch.Tensor], told: torch.Tensor, rows: int) -> torch.Tensor:
-        # What the decoder makes of the first windows of the batch; the items' order is random already.
-        bare = getattr(model, "module", model)
+    def _num_sampled(self, rows: int, progress: float) -> int:
+        begun = progress >= self.options.scheduled_sampling_start
+        return round(self.options.scheduled_sampling * rows) if begun else 0
+
+    def _predicted(self, window: dict[str, torch.Tensor], given: torch.Tensor, rows: int) -> torch.Tensor:
+        # What the decoder makes of the first windows of the batch; the items' order is random already. Unwrapped, because
+        # DDP allows one forward per backward.
         part = {key: value[:rows] for key, value in window.items()}
         with torch.no_grad():
-            return bare(decoder_input_features=told[:rows], **part).decoder_features.float()
-
-    def validate(self, model: nn.Module) -> Validation:
-        if self._validator is None:
-            store = self.store(self.options.validation_split)
-            self._validator = ExpansionValidator(store, self.options, self.mel, self.model_config.idea_columns)
-        device = next(model.parameters()).device
-        return self._validator(lambda idea, frames: model.generate(idea.to(device), frames.to(device)))
+            output = unwrapped(self.modules["model"])(decoder_input_features=given[:rows], **part)
+        return output.decoder_features.float()
 
 
 __all__ = ["ExpansionOptions", "ExpansionRecipe"]

@@ -7,18 +7,21 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
 from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram
 from melreformer_hf.audio.resize import resize_mel
-from melreformer_hf.data.streams import AudioCropStream, RecordingStore, fixed_crops
+from melreformer_hf.data.recordings import Recordings
+from melreformer_hf.data.streams import ItemStream
 from melreformer_hf.metrics import drift, log_mel_l1, sharpness
 from melreformer_hf.plotting import stack_mels
-from melreformer_hf.training.config import option
-from melreformer_hf.training.recipes.base import Recipe, Validation
+from melreformer_hf.training.config import TrainingConfig, option
+from melreformer_hf.training.recipes.audio import AudioOptions, AudioRecipe
+from melreformer_hf.training.recipes.base import Validation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExpansionDataOptions:
+class ExpansionDataOptions(AudioOptions):
     """Settings that expansion and baseline share.
 
     Raises:
@@ -35,9 +38,9 @@ class ExpansionDataOptions:
     validation_crop_frames: int = option(2048, "length of the held-out crops in frames")
     validation_pieces: int = option(4, "held-out recordings that are expanded whole")
     validation_max_frames: int = option(16384, "whole recordings longer than this are left out")
-    validation_split: str = option("test", "split of the dataset that is held out")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("windows_per_crop", "validation_crops", "validation_pieces", "validation_crop_frames"):
             if getattr(self, name) < 1:
                 raise ValueError(f"options.{name} must be at least 1, got {getattr(self, name)}.")
@@ -51,20 +54,6 @@ class ExpansionDataOptions:
                 "options must keep window_frames >= 1 and 1 <= min_frames <= max_frames, got "
                 f"{self.window_frames}, {self.min_frames}, {self.max_frames}."
             )
-
-
-def expansion_stream(recipe: Recipe, mel: MelConfig, rank: int, world_size: int) -> AudioCropStream:
-    """Crops of log-uniform length in whole frames."""
-    options, hop = recipe.options, mel.hop_length
-    return AudioCropStream(
-        recipe.store("train"),
-        options.min_frames * hop,
-        options.max_frames * hop,
-        recipe.config.seed,
-        hop,
-        rank,
-        world_size,
-    )
 
 
 def idea_and_windows(
@@ -137,25 +126,19 @@ class ExpansionValidator:
     """Free-running expansion of held-out music beside the re-interpolated idea.
 
     Args:
-        store: the held-out recordings.
+        recordings: the held-out ones.
         options: how many, how long.
         mel: the contract.
         columns: columns of an idea.
     """
 
-    def __init__(self, store: RecordingStore, options: ExpansionDataOptions, mel: MelConfig, columns: int) -> None:
+    def __init__(self, recordings: Recordings, options: ExpansionDataOptions, mel: MelConfig, columns: int) -> None:
         self.mel = mel
-        samples = options.validation_crop_frames * mel.hop_length
-        crops = [crop["waveform"] for crop in fixed_crops(store, samples, options.validation_crops)]
-        usable = [
-            item for item in store.recordings if item.num_samples <= options.validation_max_frames * mel.hop_length
-        ]
-        usable = usable or [min(store.recordings, key=lambda item: item.num_samples)]
-        step = max(1, len(usable) // options.validation_pieces)
-        whole = [store.read(item) for item in usable[::step][: options.validation_pieces]]
+        crops = recordings.fixed_crops(options.validation_crop_frames * mel.hop_length, options.validation_crops)
+        pieces = recordings.whole(options.validation_max_frames * mel.hop_length, options.validation_pieces)
         self.targets = {
-            "crops": [log_mel_spectrogram(waveform, mel) for waveform in crops],
-            "pieces": [log_mel_spectrogram(waveform, mel) for waveform in whole],
+            "crops": [log_mel_spectrogram(item["waveform"], mel) for item in crops],
+            "pieces": [log_mel_spectrogram(item["waveform"], mel) for item in pieces],
         }
         self.columns = columns
 
@@ -177,7 +160,7 @@ class ExpansionValidator:
                 metrics[f"{group}_{name}"] = value
         metrics["ratio"] = (metrics["crops_ratio"] + metrics["pieces_ratio"]) / 2
         metrics["times_real_time"] = frames / self.mel.frame_rate / max(seconds, 1e-9)
-        return Validation(metrics, pictures)
+        return Validation(metrics, pictures, summary=f"{metrics['ratio']:.2f}x of re-interpolation")
 
     def _measures(
         self, results: list[torch.Tensor], smooth: list[torch.Tensor], targets: list[torch.Tensor]
@@ -198,10 +181,33 @@ class ExpansionValidator:
         }
 
 
+class ExpansionDataRecipe(AudioRecipe):
+    """Items and validation of expansion and baseline; a subclass sets `mel` and `model_config`."""
+
+    best_metric = "ratio"
+
+    def __init__(self, config: TrainingConfig) -> None:
+        super().__init__(config)
+        self._validator: ExpansionValidator | None = None
+
+    def stream(self, rank: int, world_size: int) -> ItemStream:
+        return self.crops("train", self.options.min_frames, self.options.max_frames, rank, world_size)
+
+    def prepare_validation(self) -> None:
+        if self._validator is None:
+            held_out = self.recordings(self.validation_split)
+            self._validator = ExpansionValidator(held_out, self.options, self.mel, self.model_config.idea_columns)
+
+    def validate(self, model: nn.Module) -> Validation:
+        self.prepare_validation()
+        device = next(model.parameters()).device
+        return self._validator(lambda idea, frames: model.generate(idea.to(device), frames.to(device)))
+
+
 __all__ = [
     "ExpansionDataOptions",
+    "ExpansionDataRecipe",
     "ExpansionValidator",
-    "expansion_stream",
     "flatten_windows",
     "idea_and_windows",
     "inside_mask",

@@ -16,18 +16,20 @@ from torch import nn
 
 from melreformer_hf.audio.mel import log_mel_spectrogram
 from melreformer_hf.audio.resize import resize_mel
-from melreformer_hf.data.streams import AudioCropStream
+from melreformer_hf.data.streams import ItemStream
 from melreformer_hf.metrics import mel_statistics_distance
 from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel, make_scheduler, set_spaced_timesteps
 from melreformer_hf.nn.configuration import mel_config_of
 from melreformer_hf.plotting import stack_mels
 from melreformer_hf.training.config import TrainingConfig, option
 from melreformer_hf.training.losses.diffusion import PREDICTION_TYPES, diffusion_loss
-from melreformer_hf.training.recipes.base import Phase, Recipe, Validation
+from melreformer_hf.training.recipes.audio import AudioOptions, AudioRecipe
+from melreformer_hf.training.recipes.base import Phase, StepContext, Trainable, Validation
+from melreformer_hf.training.wrapping import unwrapped
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class IdeaDiffusionOptions:
+class IdeaDiffusionOptions(AudioOptions):
     """Settings of the idea diffusion recipe.
 
     Raises:
@@ -38,7 +40,7 @@ class IdeaDiffusionOptions:
     min_frames: int = option(512, "shortest crop in mel frames; lengths are log-uniform")
     max_frames: int = option(16384, "longest crop in mel frames; shorter recordings are taken whole")
     draws_per_idea: int = option(4, "noise levels that are trained per idea")
-    unknown_duration: float = option(0.1, "share of the ideas whose duration is withheld")
+    condition_dropout: float = option(0.1, "share of the ideas whose duration is withheld")
     prediction_type: str = option("sample", "what the network predicts: sample (the clean idea) or v_prediction")
     max_snr: float = option(5.0, "signal-to-noise ratio from which on the loss weighs no more; 0 for no bound")
     fit_crops: int = option(64, "training crops that normalisation and prior of durations are fitted to; 0 keeps them")
@@ -47,10 +49,9 @@ class IdeaDiffusionOptions:
         48, "held-out ideas whose loss is measured; samples are compared with four times as many"
     )
     validation_samples: int = option(32, "ideas that are sampled while validating")
-    validation_split: str = option("test", "split of the dataset that is held out")
-    reference_split: str = option("train", "split whose ideas the sampled ones are compared with")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("draws_per_idea", "sampling_steps", "validation_ideas", "validation_samples", "min_frames"):
             if getattr(self, name) < 1:
                 raise ValueError(f"options.{name} must be at least 1, got {getattr(self, name)}.")
@@ -64,18 +65,24 @@ class IdeaDiffusionOptions:
             )
         if self.max_snr < 0:
             raise ValueError(f"options.max_snr must not be negative, got {self.max_snr}.")
-        if not 0 <= self.unknown_duration <= 1:
-            raise ValueError(f"options.unknown_duration must be in [0, 1], got {self.unknown_duration}.")
+        if not 0 <= self.condition_dropout <= 1:
+            raise ValueError(f"options.condition_dropout must be in [0, 1], got {self.condition_dropout}.")
         if self.fit_crops < 0 or self.fit_crops == 1:
             raise ValueError(f"options.fit_crops must be 0 or at least 2, got {self.fit_crops}.")
 
 
-class IdeaDiffusionRecipe(Recipe):
-    """Train the idea model (IdeaUNetModel): a diffusion UNet over fixed-size mels that knows the duration."""
+class IdeaDiffusionRecipe(AudioRecipe):
+    """Train the idea model (IdeaUNetModel): a diffusion UNet over fixed-size mels that knows the duration.
+
+    Attributes:
+        reference_split: what sampled ideas are compared with while training: what they are learned from. Pieces that are
+            held out differ from it more than good samples do.
+    """
 
     name = "idea_diffusion"
     best_metric = "score"
     Options = IdeaDiffusionOptions
+    reference_split = "train"
 
     def __init__(self, config: TrainingConfig) -> None:
         super().__init__(config)
@@ -85,12 +92,12 @@ class IdeaDiffusionRecipe(Recipe):
         self.scheduler = make_scheduler("ddim", self.options.prediction_type)
         self._held_out: dict[str, torch.Tensor] | None = None
 
-    def modules(self) -> dict[str, nn.Module]:
+    def trainables(self) -> dict[str, Trainable]:
         fitted = self._fit() if self.options.fit_crops else {}
-        return {"model": IdeaUNetModel.preset(self.options.preset, **{**fitted, **self.config.model})}
+        return {"model": Trainable(IdeaUNetModel.preset(self.options.preset, **{**fitted, **self.config.model}))}
 
     def _fit(self) -> dict[str, float]:
-        items = self.stream(0, 1)
+        items = self._lengths("train")
         pairs = [self._idea(items.item(index)["waveform"]) for index in range(self.options.fit_crops)]
         ideas = torch.stack([idea for idea, _ in pairs])
         lengths = torch.stack([length for _, length in pairs])
@@ -103,10 +110,11 @@ class IdeaDiffusionRecipe(Recipe):
             "log2_frames_max": math.log2(self.options.max_frames),
         }
 
-    def stream(self, rank: int, world_size: int, split: str = "train") -> AudioCropStream:
-        options, hop = self.options, self.mel.hop_length
-        shortest, longest = options.min_frames * hop, options.max_frames * hop
-        return AudioCropStream(self.store(split), shortest, longest, self.config.seed, hop, rank, world_size)
+    def stream(self, rank: int, world_size: int) -> ItemStream:
+        return self._lengths("train", rank, world_size)
+
+    def _lengths(self, split: str, rank: int = 0, world_size: int = 1) -> ItemStream:
+        return self.crops(split, self.options.min_frames, self.options.max_frames, rank, world_size)
 
     def _idea(self, waveform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mel = log_mel_spectrogram(waveform, self.mel)
@@ -118,7 +126,7 @@ class IdeaDiffusionRecipe(Recipe):
         # One draw from each of `draws` equal parts of the noise levels: less variance than independent draws.
         place = (torch.arange(draws) + torch.rand(draws, generator=generator)) / draws
         place = 1.0 - (1.0 - place) ** self.noise_power  # as sampling spaces its steps
-        withheld = torch.rand(draws, generator=generator) < self.options.unknown_duration
+        withheld = torch.rand(draws, generator=generator) < self.options.condition_dropout
         return {
             "idea": idea,
             "log2_num_frames": torch.where(withheld, torch.nan, log2_frames.expand(draws)),
@@ -126,14 +134,11 @@ class IdeaDiffusionRecipe(Recipe):
             "noise": torch.randn(draws, 1, *idea.shape, generator=generator),
         }
 
-    def phases(
-        self, modules: dict[str, nn.Module], batch: dict[str, torch.Tensor], progress: float
-    ) -> Iterator[Phase]:
-        bare = getattr(modules["model"], "module", modules["model"])
-        draws = batch["noise"].shape[1]
-        clean = bare.normalize_idea(batch["idea"]).repeat_interleave(draws, 0)
+    def phases(self, batch: dict[str, torch.Tensor], context: StepContext) -> Iterator[Phase]:
+        model, draws = self.modules["model"], batch["noise"].shape[1]
+        clean = unwrapped(model).normalize_idea(batch["idea"]).repeat_interleave(draws, 0)
         flat = {key: batch[key].flatten(0, 1) for key in ("noise", "timesteps", "log2_num_frames")}
-        loss = self._loss(modules["model"], clean, flat["noise"], flat["timesteps"], flat["log2_num_frames"]).mean()
+        loss = self._loss(model, clean, flat["noise"], flat["timesteps"], flat["log2_num_frames"]).mean()
         yield Phase("model", loss, {"loss": loss})
 
     def _loss(
@@ -149,14 +154,14 @@ class IdeaDiffusionRecipe(Recipe):
             model, clean, log2_num_frames, self.scheduler, noise, timesteps, self.options.max_snr or None
         )
 
+    def prepare_validation(self) -> None:
+        self._reference()
+
     def _reference(self) -> dict[str, torch.Tensor]:
-        # Held-out ideas of the training's lengths, with noise and noise levels that never change. Samples are compared
-        # with training ideas: pieces that are held out differ from them more than good samples do.
+        # Held-out ideas of the training's lengths, with noise and noise levels that never change.
         if self._held_out is None:
             count = self.options.validation_ideas
-            items, learned = (
-                self.stream(0, 1, split) for split in (self.options.validation_split, self.options.reference_split)
-            )
+            items, learned = self._lengths(self.validation_split), self._lengths(self.reference_split)
             pairs = [self._idea(items.item(index)["waveform"]) for index in range(count)]
             generator = torch.Generator().manual_seed(0)
             steps = self.scheduler.config.num_train_timesteps
@@ -189,7 +194,8 @@ class IdeaDiffusionRecipe(Recipe):
             "sampled": stack_mels(list(samples[:4].cpu()), width=512),
             "held_out": stack_mels(list(held_out["idea"][:4].cpu()), width=512),
         }
-        return Validation(metrics, pictures)
+        told = f"loss {loss:.3f}; statistics of samples {distances['statistics_distance']:.3f} from the music's"
+        return Validation(metrics, pictures, summary=told)
 
     def _sample(self, model: nn.Module, held_out: dict[str, torch.Tensor]) -> torch.Tensor:
         """Ideas sampled freely for the durations of held-out ones, (batch, mel, column) log-mel."""

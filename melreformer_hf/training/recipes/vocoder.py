@@ -10,7 +10,7 @@ from torch import nn
 
 from melreformer_hf.audio.mel import log_mel_spectrogram
 from melreformer_hf.audio.stft import griffin_lim
-from melreformer_hf.data.streams import AudioCropStream, fixed_crops
+from melreformer_hf.data.streams import ItemStream
 from melreformer_hf.metrics import log_mel_l1, multi_resolution_stft_distance
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
 from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
@@ -18,12 +18,16 @@ from melreformer_hf.plotting import stack_mels
 from melreformer_hf.training.config import TrainingConfig, option
 from melreformer_hf.training.discriminators.spectrogram import MultiResolutionDiscriminator
 from melreformer_hf.training.discriminators.waveform import MultiPeriodDiscriminator, MultiScaleDiscriminator
+from melreformer_hf.training.freezing import freeze
 from melreformer_hf.training.losses.adversarial import discriminator_loss, feature_matching_loss, generator_loss
-from melreformer_hf.training.recipes.base import Phase, Recipe, Validation
+from melreformer_hf.training.optimizers import OptimizerSettings
+from melreformer_hf.training.recipes.audio import AudioOptions, AudioRecipe
+from melreformer_hf.training.recipes.base import Phase, StepContext, Trainable, Validation
+from melreformer_hf.training.wrapping import unwrapped
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VocoderOptions:
+class VocoderOptions(AudioOptions):
     """Settings of the vocoder recipe.
 
     Raises:
@@ -35,20 +39,21 @@ class VocoderOptions:
     mel_weight: float = option(1.0, "weight of the log-mel L1 distance")
     stft_weight: float = option(1.0, "weight of the multi-resolution STFT distance")
     adversarial_weight: float = option(0.0, "weight of the least-squares adversarial loss; 0 builds no discriminator")
-    feature_weight: float = option(2.0, "weight of feature matching, relative to adversarial_weight")
+    feature_matching_weight: float = option(2.0, "weight of feature matching, relative to adversarial_weight")
     discriminators: tuple[str, ...] = option(("mpd", "mrd"), "any of mpd, msd, mrd")
     discriminator_size: int = option(32, "channels of the discriminators' first layers; 32 is HiFi-GAN's size")
     adversarial_start: float = option(0.5, "share of the training after which the adversarial game begins")
-    level_range: float = option(12.0, "crops are scaled by a random gain of up to this many dB down")
+    gain_augmentation_db: float = option(12.0, "crops are scaled by a random gain of up to this many dB down")
     validation_crops: int = option(12, "held-out crops that are measured")
     validation_frames: int = option(512, "length of each in mel frames")
-    validation_split: str = option("test", "split of the dataset that is held out")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("crop_frames", "validation_crops", "validation_frames", "discriminator_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"options.{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("mel_weight", "stft_weight", "adversarial_weight", "feature_weight", "level_range"):
+        weights = ("mel_weight", "stft_weight", "adversarial_weight", "feature_matching_weight")
+        for name in (*weights, "gain_augmentation_db"):
             if getattr(self, name) < 0:
                 raise ValueError(f"options.{name} must not be negative, got {getattr(self, name)}.")
         if not 0 <= self.adversarial_start <= 1:
@@ -90,7 +95,7 @@ class DiscriminatorEnsemble(nn.Module):
         return logits, maps
 
 
-class VocoderRecipe(Recipe):
+class VocoderRecipe(AudioRecipe):
     """Train a vocoder (HifiVocoderModel) on crops of recordings."""
 
     name = "vocoder"
@@ -103,40 +108,38 @@ class VocoderRecipe(Recipe):
         self.mel = self.model_config.mel_config
         self._held_out: dict | None = None
 
-    def modules(self) -> dict[str, nn.Module]:
-        modules: dict[str, nn.Module] = {"model": HifiVocoderModel(self.model_config)}
+    def trainables(self) -> dict[str, Trainable]:
+        trainables = {"model": Trainable(HifiVocoderModel(self.model_config))}
         if self.options.adversarial_weight > 0:
-            modules["discriminator"] = DiscriminatorEnsemble(
-                self.options.discriminators, self.options.discriminator_size
-            )
-        return modules
+            judges = DiscriminatorEnsemble(self.options.discriminators, self.options.discriminator_size)
+            settings = OptimizerSettings(learning_rate=self.config.discriminator_learning_rate)
+            trainables["discriminator"] = Trainable(judges, settings)
+        return trainables
 
-    def stream(self, rank: int, world_size: int) -> AudioCropStream:
-        samples = self.options.crop_frames * self.mel.hop_length
-        return AudioCropStream(self.store("train"), samples, samples, self.config.seed, 1, rank, world_size)
+    def stream(self, rank: int, world_size: int) -> ItemStream:
+        return self.crops("train", self.options.crop_frames, self.options.crop_frames, rank, world_size)
 
     def prepare(self, item: dict, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        decibels = -self.options.level_range * torch.rand((), generator=generator)
+        decibels = -self.options.gain_augmentation_db * torch.rand((), generator=generator)
         waveform = item["waveform"] * 10 ** (decibels / 20)
         return {"waveform": waveform, "mel": log_mel_spectrogram(waveform, self.mel)}
 
-    def phases(
-        self, modules: dict[str, nn.Module], batch: dict[str, torch.Tensor], progress: float
-    ) -> Iterator[Phase]:
-        real = batch["waveform"]
-        fake = modules["model"](batch["mel"]).waveform.float()
-        adversarial = "discriminator" in modules and progress >= self.options.adversarial_start
+    def phases(self, batch: dict[str, torch.Tensor], context: StepContext) -> Iterator[Phase]:
+        real = batch["waveform"]  # (batch, sample)
+        fake = self.modules["model"](batch["mel"]).waveform.float()
+        discriminator = self.modules.get("discriminator")
+        adversarial = discriminator is not None and context.progress >= self.options.adversarial_start
         if adversarial:
-            yield self._discriminator_phase(modules["discriminator"], fake.detach(), real)
+            yield self._discriminator_phase(discriminator, fake.detach(), real)
         mel = log_mel_l1(fake, real, self.mel)
         stft = multi_resolution_stft_distance(fake, real)
         loss = self.options.mel_weight * mel + self.options.stft_weight * stft
         scalars = {"mel_l1": mel, "mr_stft": stft}
         if adversarial:
-            judged = self._judged(modules["discriminator"], fake, real)
+            judged = self._judged(discriminator, fake, real)
             scalars |= judged
-            weight = self.options.adversarial_weight
-            loss = loss + weight * (judged["adversarial"] + self.options.feature_weight * judged["features"])
+            matching = self.options.feature_matching_weight * judged["feature_matching"]
+            loss = loss + self.options.adversarial_weight * (judged["adversarial"] + matching)
         yield Phase("model", loss, {"loss": loss, **scalars})
 
     def _discriminator_phase(self, discriminator: nn.Module, fake: torch.Tensor, real: torch.Tensor) -> Phase:
@@ -146,20 +149,22 @@ class VocoderRecipe(Recipe):
         return Phase("discriminator", loss, {"discriminator_loss": loss})
 
     def _judged(self, discriminator: nn.Module, fake: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
-        # The bare module, frozen: the generator's gradient passes through but leaves nothing in the discriminator.
-        bare = getattr(discriminator, "module", discriminator).requires_grad_(False)
-        with torch.no_grad():
-            _, wanted = bare(real)
-        scores, features = bare(fake)
-        judged = {"adversarial": generator_loss(scores), "features": feature_matching_loss(wanted, features)}
-        bare.requires_grad_(True)
-        return judged
+        # Unwrapped: DDP would wait for gradients of the discriminator that this loss does not make.
+        bare = unwrapped(discriminator)
+        with freeze(bare):
+            with torch.no_grad():
+                _, wanted = bare(real)
+            scores, features = bare(fake)
+            return {"adversarial": generator_loss(scores), "feature_matching": feature_matching_loss(wanted, features)}
+
+    def prepare_validation(self) -> None:
+        self._reference()
 
     def _reference(self) -> dict:
         # Fixed crops of held-out recordings and what Griffin-Lim makes of them, computed once.
         if self._held_out is None:
             samples = self.options.validation_frames * self.mel.hop_length
-            crops = fixed_crops(self.store(self.options.validation_split), samples, self.options.validation_crops)
+            crops = self.recordings(self.validation_split).fixed_crops(samples, self.options.validation_crops)
             waveform = torch.stack([crop["waveform"] for crop in crops])
             mel = log_mel_spectrogram(waveform, self.mel)
             baseline = griffin_lim(mel, self.mel, generator=torch.Generator().manual_seed(0))
@@ -184,7 +189,11 @@ class VocoderRecipe(Recipe):
         }
         picture = stack_mels([held_out["mel"][0], log_mel_spectrogram(fake[0], self.mel)])
         return Validation(
-            metrics, {"true_over_synthesized": picture}, {"true": held_out["waveform"][0], "synthesized": fake[0]}
+            metrics,
+            {"true_over_synthesized": picture},
+            {"true": held_out["waveform"][0], "synthesized": fake[0]},
+            self.mel.sampling_rate,
+            f"log-mel error {mel / mel_baseline:.2f}x and STFT distance {stft / stft_baseline:.2f}x of Griffin-Lim's",
         )
 
 

@@ -1,0 +1,60 @@
+"""How a model starts: weights of a pretrained one, and what saves memory."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from melreformer_hf.originals.weight_norm import plain_state_dict
+from melreformer_hf.training.recipes.base import Recipe
+
+
+def load_pretrained(model: nn.Module, source: str, recipe: Recipe) -> None:
+    """Fill a model with the weights of a published one (`init_from`).
+
+    Published models have plain weights; layers that are weight-normed for training take them apart again.
+
+    Args:
+        model: what is trained, unwrapped.
+        source: folder or Hub id.
+        recipe: says whether the two belong together.
+
+    Raises:
+        ValueError: the weights belong to another contract or have other names or shapes.
+    """
+    start = type(model).from_pretrained(source)
+    recipe.check_start(start)
+    weights, own = plain_state_dict(start), plain_state_dict(model)
+    wrong = [name for name in weights.keys() | own.keys() if name not in weights or name not in own]
+    wrong = wrong or [name for name, value in weights.items() if value.shape != own[name].shape]
+    if wrong:
+        told = ", ".join(
+            f"{name} {tuple(weights[name].shape) if name in weights else 'missing'} instead of "
+            f"{tuple(own[name].shape) if name in own else 'nothing'}"
+            for name in sorted(wrong)[:4]
+        )
+        raise ValueError(f"The weights of init_from={source} do not fit this configuration: {told}.")
+    model.load_state_dict({name: value for name, value in weights.items() if name in model.state_dict()}, strict=False)
+    for path, layer in model.named_modules():
+        for name in getattr(layer, "parametrizations", {}) if parametrize.is_parametrized(layer) else ():
+            setattr(
+                layer, name, weights[f"{path}.{name}" if path else name]
+            )  # the norm's inverse: g = |v|, v = weight
+
+
+def checkpoint_gradients(model: nn.Module) -> None:
+    """Compute activations twice instead of keeping them.
+
+    Raises:
+        ValueError: the model cannot.
+    """
+    supported = ("supports_gradient_checkpointing", "_supports_gradient_checkpointing")
+    if not any(getattr(model, name, False) for name in supported):
+        raise ValueError(f"gradient_checkpointing must be false for {type(model).__name__}, which has none; got True.")
+    if hasattr(model, "activation_checkpointing_enable"):  # transformers' name
+        model.activation_checkpointing_enable()
+    else:  # diffusers'
+        model.enable_gradient_checkpointing()
+
+
+__all__ = ["checkpoint_gradients", "load_pretrained"]

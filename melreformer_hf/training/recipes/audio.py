@@ -1,0 +1,92 @@
+"""What recipes share that learn from recordings: opening them, checking the mel contract, splits."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from torch import nn
+
+from melreformer_hf.audio.mel import MelConfig
+from melreformer_hf.data.opening import open_recordings
+from melreformer_hf.data.recordings import Recordings
+from melreformer_hf.data.streams import ItemStream
+from melreformer_hf.training.config import TrainingConfig, option
+from melreformer_hf.training.recipes.base import Recipe
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AudioOptions:
+    """Settings that recipes of audio share.
+
+    Raises:
+        ValueError: the split that chooses the best model is `test`.
+    """
+
+    validation_split: str = option(
+        "validation", "split that measures the model while it is trained and chooses the best"
+    )
+
+    def __post_init__(self) -> None:
+        if self.validation_split == "test":
+            raise ValueError(
+                "options.validation_split must not be 'test': the best model is chosen by this split, and a test split "
+                "that chooses measures nothing. Use 'validation'; `melreformer evaluate` reads 'test', once, at the end."
+            )
+
+
+class AudioRecipe(Recipe):
+    """A recipe whose items are crops of mono recordings at the sampling rate of its mel contract.
+
+    Subclasses set `mel` in `__init__`.
+
+    Attributes:
+        mel: the mel contract of the model.
+        validation_split: what `validate` measures on; `melreformer evaluate` sets `test` here.
+    """
+
+    mel: MelConfig
+
+    def __init__(self, config: TrainingConfig) -> None:
+        super().__init__(config)
+        self.validation_split: str = self.options.validation_split
+        self._recordings: dict[str, Recordings] = {}
+
+    def recordings(self, split: str) -> Recordings:
+        """The recordings of a split, opened once.
+
+        Raises:
+            ValueError: no such dataset or split, or its sampling rate is not that of the mel contract.
+        """
+        if split not in self._recordings:
+            self._recordings[split] = open_recordings(
+                self.config.dataset,
+                split,
+                sampling_rate=self.mel.sampling_rate,
+                channels=1,
+                audio_column=self.config.audio_column,
+                cache_minutes=self.config.cache_minutes,
+            )
+        return self._recordings[split]
+
+    def crops(self, split: str, min_frames: int, max_frames: int, rank: int = 0, world_size: int = 1) -> ItemStream:
+        """Endless crops of log-uniform length in whole mel frames."""
+        hop = self.mel.hop_length
+        return self.recordings(split).crops(
+            min_frames * hop,
+            max_frames * hop,
+            seed=self.config.seed,
+            multiple=hop,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def describe_data(self) -> str:
+        hours = self.recordings("train").hours
+        return "streamed audio" if hours is None else f"{hours:.2f} hours of audio"
+
+    def check_start(self, pretrained: nn.Module) -> None:
+        theirs = getattr(pretrained, "mel_config", None) or pretrained.config.mel_config
+        theirs.check_matches(self.mel, "init_from", "this training")
+
+
+__all__ = ["AudioOptions", "AudioRecipe"]

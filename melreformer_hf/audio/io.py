@@ -26,7 +26,7 @@ def resample(waveform: np.ndarray, original: int, target: int) -> np.ndarray:
     return np.ascontiguousarray(soxr.resample(waveform.T, original, target).T, dtype=waveform.dtype)
 
 
-def _to_channels(data: np.ndarray, channels: int, name: str) -> np.ndarray:
+def to_channels(data: np.ndarray, channels: int, name: str) -> np.ndarray:
     """(samples, channel) to (samples,) for one channel and (channels, samples) otherwise."""
     found = data.shape[1]
     if channels == 1:
@@ -79,7 +79,7 @@ def read_audio(
         raise ValueError(
             f"{name} lasts {max(claimed, data.shape[0]) / rate:.0f} s; at most {max_seconds:g} s are accepted."
         )
-    waveform = _to_channels(data, channels, name)
+    waveform = to_channels(data, channels, name)
     if waveform.size == 0:
         raise ValueError(f"{name} holds no samples.")
     if not np.isfinite(waveform).all():
@@ -119,4 +119,4 @@ def write_wav(path: str | os.PathLike, waveform: torch.Tensor, sampling_rate: in
     return path
 
 
-__all__ = ["AUDIO_SUFFIXES", "read_audio", "resample", "write_wav"]
+__all__ = ["AUDIO_SUFFIXES", "read_audio", "resample", "to_channels", "write_wav"]

@@ -16,12 +16,23 @@ def default_metadata(folder: Path) -> Path | None:
     return next((folder / name for name in METADATA_FILES if (folder / name).is_file()), None)
 
 
-def _read_rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets begin the file with a mark
-        if path.suffix != ".jsonl":
-            return list(csv.DictReader(file))
-        rows = [json.loads(line) for line in file if line.strip()]
-    return [{str(key): "" if value is None else str(value) for key, value in row.items()} for row in rows]
+def parse_rows(text: str, name: str) -> list[dict[str, str]]:
+    """Rows of a table as texts by column.
+
+    Args:
+        text: content of the file.
+        name: JSON lines when it ends in `.jsonl`, else CSV.
+
+    Raises:
+        ValueError: no such table.
+    """
+    try:
+        if not name.endswith(".jsonl"):
+            return list(csv.DictReader(text.splitlines()))
+        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [{str(key): "" if value is None else str(value) for key, value in row.items()} for row in rows]
+    except (csv.Error, json.JSONDecodeError, AttributeError) as error:
+        raise ValueError(f"{name} must be a CSV file (or .jsonl, an object per line) in UTF-8: {error}") from error
 
 
 def read_metadata(path: Path) -> dict[str, dict[str, str]]:
@@ -34,9 +45,10 @@ def read_metadata(path: Path) -> dict[str, dict[str, str]]:
         ValueError: not text in UTF-8, no column for the name, a row without a name, or two rows that contradict.
     """
     try:
-        rows = _read_rows(path)
-    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError, AttributeError) as error:
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin the file with a mark
+    except UnicodeDecodeError as error:
         raise ValueError(f"{path} must be a CSV file (or .jsonl, an object per line) in UTF-8: {error}") from error
+    rows = parse_rows(text, path.name)
     columns = {str(name) for name in rows[0]} if rows else {"file_name"}
     if not columns.intersection(_NAME_COLUMNS):
         raise ValueError(f"{path} must have a column file_name or path, got {sorted(columns)}.")
@@ -83,4 +95,12 @@ def folder_label(file: Path, root: Path) -> str:
     return inside.name
 
 
-__all__ = ["METADATA_FILES", "check_metadata", "default_metadata", "find_row", "folder_label", "read_metadata"]
+__all__ = [
+    "METADATA_FILES",
+    "check_metadata",
+    "default_metadata",
+    "find_row",
+    "folder_label",
+    "parse_rows",
+    "read_metadata",
+]

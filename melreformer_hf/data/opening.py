@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
+import os
+import re
 from pathlib import Path
 
+from melreformer_hf.data.building import DATASET_FILE
 from melreformer_hf.data.built import RecordingStore
+from melreformer_hf.data.foreign import ForeignRecordings
+from melreformer_hf.data.layouts import Layout
 from melreformer_hf.data.recordings import Recordings
+from melreformer_hf.data.shards import REMOTE
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def open_recordings(
@@ -15,22 +24,33 @@ def open_recordings(
     sampling_rate: int | None = None,
     channels: int | None = None,
     audio_column: str = "audio",
+    label_column: str = "label",
+    config_name: str | None = None,
     cache_minutes: float = 120.0,
 ) -> Recordings:
     """The recordings of one split.
 
     Args:
-        dataset: folder made by `melreformer data build`, its id `user/name` on the Hub (downloaded once), or
-            `hf://datasets/user/name` (read as needed).
+        dataset: a folder, `user/name` on the Hub, or `hf://datasets/user/name` (`@revision` may follow). What
+            `melreformer data build` made is downloaded once, or read as needed after `hf://`; any other audio dataset
+            (Parquet with an audio column, folders of audio, WebDataset) is streamed.
         split: `train`, `validation` or `test`.
-        sampling_rate: samples per second that are needed; `None`: as stored.
+        sampling_rate: samples per second that are needed; built datasets must have it, others are resampled. `None`: as
+            stored.
         channels: 1 for mono, 2 for stereo; `None`: as stored.
-        audio_column: the column with the audio; of datasets of other programs.
+        audio_column: the column with the audio; of datasets of other programs, as the next two.
+        label_column: the column that becomes `label`.
+        config_name: configuration, where the dataset has several.
         cache_minutes: decoded audio kept in memory, in minutes; of built datasets.
 
     Raises:
-        ValueError: no such dataset or split, or it has another sampling rate or other channels.
+        ValueError: no such dataset, split or column, or it has another sampling rate or other channels.
     """
+    if not is_built(dataset):
+        repo_id, _, revision = str(dataset).removeprefix(REMOTE).rstrip("/").partition("@")
+        name = repo_id if str(dataset).startswith(REMOTE) else str(dataset)
+        layout = Layout(name, config_name, revision if str(dataset).startswith(REMOTE) and revision else None)
+        return ForeignRecordings(layout, split, sampling_rate, channels, audio_column, label_column)
     store = RecordingStore(dataset, split, cache_minutes, channels)
     if sampling_rate is not None and store.sampling_rate != sampling_rate:
         raise ValueError(
@@ -41,4 +61,65 @@ def open_recordings(
     return store
 
 
-__all__ = ["open_recordings"]
+def is_built(dataset: str | Path) -> bool:
+    """Whether `melreformer data build` made a dataset; a folder that is not there is an error, not a question to the Hub.
+
+    Raises:
+        ValueError: no such folder, or no such dataset on the Hub.
+    """
+    name = str(dataset)
+    if os.path.isdir(name):
+        return (Path(name) / DATASET_FILE).is_file()
+    if name.startswith(REMOTE):
+        name = name.removeprefix(REMOTE).rstrip("/")
+        repo_id, _, revision = name.partition("@")
+        if not _HUB_ID.fullmatch(repo_id):
+            raise ValueError(f"dataset must be {REMOTE}user/name, got {dataset}.")
+        return _is_built_on_the_hub(repo_id, revision or None, str(dataset))
+    check_path(name)
+    return _is_built_on_the_hub(name, None, name)
+
+
+def check_path(name: str) -> None:
+    """Refuse what is neither a folder nor a Hub id.
+
+    What looks like a path (it begins with a dot, a slash or ~, has no or several slashes, or its first part is a folder
+    here) is taken for one: a slip of the pen should not end in an error of the network.
+
+    Raises:
+        ValueError: it looks like a path.
+    """
+    path = Path(name).expanduser()
+    looks_like_path = name.startswith((".", "/", "~")) or os.path.isabs(name) or "\\" in name
+    if _HUB_ID.fullmatch(name) and not looks_like_path and not path.parent.is_dir():
+        return
+    if path.is_file():
+        raise ValueError(f"dataset must be a folder or a Hub id like user/name, got {name}, which is a file.")
+    message = (
+        f"dataset must be a folder or a Hub id like user/name, got {name}, which is neither: there is no such folder."
+    )
+    siblings = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, siblings, n=1)
+    if near:
+        message += f" Did you mean {path.parent / near[0]}?"
+    raise ValueError(message)
+
+
+def _is_built_on_the_hub(repo_id: str, revision: str | None, given: str) -> bool:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        hf_hub_download(repo_id, DATASET_FILE, repo_type="dataset", revision=revision)
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise ValueError(
+            f"dataset must be a folder or exist on the Hub, got {given}, which does not (or is private): {error}"
+        ) from error
+    except EntryNotFoundError as error:
+        if isinstance(error, OSError):  # not in the cache, and the Hub is out of reach
+            raise ValueError(f"dataset {given} is no folder here, and the Hub cannot be reached: {error}") from error
+        return False
+    return True
+
+
+__all__ = ["check_path", "is_built", "open_recordings"]

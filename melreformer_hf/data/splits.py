@@ -71,8 +71,10 @@ def _donor(result: dict[str, str], free: set[str], wanted: str) -> str | None:
     for recording, split in result.items():
         members.setdefault(split, []).append(recording)
     giving = [split for split, names in members.items() if len(names) > 1 and free.intersection(names)]
-    if not giving and wanted == "validation" and free.intersection(members.get("test", [])):
-        giving = ["test"]  # validation chooses the weights that are kept; without it there is no training
+    if not giving:
+        # One or two recordings: train comes first, then validation, which chooses the weights that are kept.
+        poorer = {"train": ("test", "validation"), "validation": ("test",)}.get(wanted, ())
+        giving = [split for split in poorer if free.intersection(members.get(split, []))][:1]
     if not giving:
         return None
     fullest = max(giving, key=lambda split: (len(members[split]), split == "train"))

@@ -31,6 +31,12 @@ def test_the_hash_is_what_it_was():
     assert name_hash("a") == int("ca978112ca1bbdca", 16) / 2**64  # the beginning of SHA-256
 
 
+@pytest.mark.parametrize("name", [f"only {index}" for index in range(12)])
+def test_the_only_recording_is_trained_on(name):
+    splits, notes = assign_splits({name: None})
+    assert splits == {name: "train"} and [note.split()[0] for note in notes] == ["validation", "test"]
+
+
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
 def test_a_handful_of_recordings_leaves_no_split_empty(count, seed):

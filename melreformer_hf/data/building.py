@@ -13,13 +13,13 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from melreformer_hf._files import replacing_folder
 from melreformer_hf.audio.io import AUDIO_SUFFIXES, read_audio
 from melreformer_hf.data.metadata import check_metadata, default_metadata, find_row, folder_label, read_metadata
 from melreformer_hf.data.recordings import RESERVED
-from melreformer_hf.data.shard_writing import SEGMENT_SECONDS, ShardWriter, encode_segments
+from melreformer_hf.data.shard_writing import DATASET_FILE, SEGMENT_SECONDS, ShardWriter, encode_segments
 from melreformer_hf.data.splits import HELD_OUT, assign_splits
 
-DATASET_FILE = "dataset.json"
 MAX_SAMPLING_RATE = 655350
 MAX_CHANNELS = 8
 LABEL_OF_FOLDER = "folder"
@@ -123,17 +123,11 @@ def build_dataset(folder: Path, output: Path, config: BuildConfig, progress: boo
     check_metadata(metadata, files, folder)
     tasks = [_task_of(file, folder, metadata, config) for file in files]
     _check_tasks(tasks, config, metadata)
-    building = output.with_name(f".{output.name}.partial")
-    try:
+    with replacing_folder(output) as building:
         report, columns = _write(tasks, folder, building, config, progress)
         report["skipped"] += unread
         labels = sorted({task.row["label"] for task in tasks if task.row.get("label")})
         _describe(building, report, config, labels, columns)
-        if output.exists():
-            shutil.rmtree(output)
-        os.replace(building, output)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return report
 
 
@@ -250,8 +244,8 @@ def _write(
     skipped: list[dict] = []
     while True:
         notes = _plan(tasks, config)
-        shutil.rmtree(building, ignore_errors=True)
-        (building / "data").mkdir(parents=True)
+        shutil.rmtree(building / "data", ignore_errors=True)
+        (building / "data").mkdir()
         writers, reasons = _write_shards(tasks, building, config, progress)
         # The report may be published: it names files inside the folder, not where the folder is.
         skipped += [

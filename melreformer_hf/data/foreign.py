@@ -118,7 +118,7 @@ class RowCropStream(ItemStream):
 
     def seek(self, anchor: dict | None) -> None:
         """Forget where the stream was reading; the next item is looked for from the anchor on."""
-        self._windows = self._window = None
+        self.anchor, self._windows, self._window = anchor, None, None
 
     def _random(self, *place: int) -> np.random.Generator:
         return np.random.default_rng([self.seed & (2**64 - 1), *place])

@@ -116,7 +116,11 @@ def augment(events: list[int], index: int, random: np.random.RandomState) -> tup
 
 
 def arrival_rows(
-    pieces: Iterable[Sequence[MidiNote]], num_variants: int = 1, seed: int = 0, counts: RowCounts | None = None
+    pieces: Iterable[Sequence[MidiNote]],
+    num_variants: int = 1,
+    seed: int = 0,
+    counts: RowCounts | None = None,
+    rest: bool = False,
 ) -> Iterator[list[int]]:
     """Rows of 1024 arrival-time tokens: a flag (autoregress or anticipate) and 341 events that begin at time zero.
 
@@ -128,6 +132,7 @@ def arrival_rows(
         num_variants: variants per piece (1 for validation, 10 in the original's training).
         seed: of the augmentation.
         counts: filled while the rows are drawn.
+        rest: whether the events that fill no row at the end are given too, as a shorter one (the original drops them).
     """
     counts = RowCounts() if counts is None else counts
     random, waiting = np.random.RandomState(seed), []
@@ -149,21 +154,36 @@ def arrival_rows(
             waiting += _SEPARATORS + anticipate(padded, controls)[0]
             while len(waiting) >= EVENT_SIZE * EVENTS_PER_ROW:
                 row, waiting = waiting[: EVENT_SIZE * EVENTS_PER_ROW], waiting[EVENT_SIZE * EVENTS_PER_ROW :]
-                row = shift_events(row, -earliest_tick(row))
-                if latest_tick(row) >= MAX_TIME_TICKS:
-                    counts.inexpressible += 1
+                row = _from_time_zero(row, counts)
+                if row is None:
                     continue
-                counts.rows += 1
                 yield [flag, *row]
                 flag = variant_flag
+    if rest and waiting:
+        row = _from_time_zero(waiting, counts)
+        if row is not None:
+            yield [flag, *row]
 
 
-def interarrival_rows(sources: Iterable[MidiSource], counts: RowCounts | None = None) -> Iterator[list[int]]:
+def _from_time_zero(row: list[int], counts: RowCounts) -> list[int] | None:
+    """The events of a row, counted; none of one that spans more time than there are tokens for."""
+    row = shift_events(row, -earliest_tick(row))
+    if latest_tick(row) >= MAX_TIME_TICKS:
+        counts.inexpressible += 1
+        return None
+    counts.rows += 1
+    return row
+
+
+def interarrival_rows(
+    sources: Iterable[MidiSource], counts: RowCounts | None = None, rest: bool = False
+) -> Iterator[list[int]]:
     """Rows of 1024 interarrival tokens: the pieces one after the other, a separator before each.
 
     Args:
         sources: MIDI files; unsuitable ones are left out and counted.
         counts: filled while the rows are drawn.
+        rest: whether the tokens that fill no row at the end are given too, as a shorter one.
     """
     counts = RowCounts() if counts is None else counts
     waiting: list[int] = []
@@ -179,6 +199,9 @@ def interarrival_rows(sources: Iterable[MidiSource], counts: RowCounts | None = 
             row, waiting = waiting[:ROW_SIZE], waiting[ROW_SIZE:]
             counts.rows += 1
             yield row
+    if rest and waiting:
+        counts.rows += 1
+        yield waiting
 
 
 __all__ = [

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from pathlib import Path
 
-from melreformer_hf.data.building import DATASET_FILE
+from melreformer_hf._text import suggest
 from melreformer_hf.data.built import RecordingStore
 from melreformer_hf.data.foreign import ForeignRecordings
 from melreformer_hf.data.layouts import Layout
 from melreformer_hf.data.recordings import Recordings
+from melreformer_hf.data.shard_writing import DATASET_FILE
 from melreformer_hf.data.shards import REMOTE
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -99,15 +99,17 @@ def check_path(name: str) -> None:
         f"dataset must be a folder or a Hub id like user/name, got {name}, which is neither: there is no such folder."
     )
     siblings = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, siblings, n=1)
-    if near:
-        message += f" Did you mean {path.parent / near[0]}?"
-    raise ValueError(message)
+    raise ValueError(f"{message} {suggest(path.name, siblings)}".rstrip())
 
 
 def _is_built_on_the_hub(repo_id: str, revision: str | None, given: str) -> bool:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         hf_hub_download(repo_id, DATASET_FILE, repo_type="dataset", revision=revision)
@@ -115,9 +117,9 @@ def _is_built_on_the_hub(repo_id: str, revision: str | None, given: str) -> bool
         raise ValueError(
             f"dataset must be a folder or exist on the Hub, got {given}, which does not (or is private): {error}"
         ) from error
-    except EntryNotFoundError as error:
-        if isinstance(error, OSError):  # not in the cache, and the Hub is out of reach
-            raise ValueError(f"dataset {given} is no folder here, and the Hub cannot be reached: {error}") from error
+    except LocalEntryNotFoundError as error:  # not in the cache, and the Hub is out of reach
+        raise ValueError(f"dataset {given} is no folder here, and the Hub cannot be reached: {error}") from error
+    except EntryNotFoundError:
         return False
     return True
 

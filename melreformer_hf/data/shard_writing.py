@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 SEGMENT_SECONDS = 30
+DATASET_FILE = "dataset.json"
 
 
 def encode_flac(samples: np.ndarray, sampling_rate: int) -> bytes:
@@ -80,4 +81,4 @@ class ShardWriter:
         self.rows, self.samples = [], 0
 
 
-__all__ = ["SEGMENT_SECONDS", "ShardWriter", "encode_flac", "encode_segments"]
+__all__ = ["DATASET_FILE", "SEGMENT_SECONDS", "ShardWriter", "encode_flac", "encode_segments"]

@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from melreformer_hf.data.building import DATASET_FILE
+from melreformer_hf.data.shard_writing import DATASET_FILE
 
 REMOTE = "hf://datasets/"
 _INDEX = ("recording", "segment", "total_samples")
@@ -90,76 +90,41 @@ class HubShards:
 
 
 def open_shards(dataset: str | Path) -> LocalShards | HubShards:
-    """The shards of a dataset.
+    """The shards of a dataset that `melreformer data build` made, see `opening.is_built`.
 
     Args:
-        dataset: folder made by `melreformer data build`; `user/name` of one on the Hub, which is downloaded once; or
-            `hf://datasets/user/name` (`@revision` may follow) of one that is read from the Hub as it is needed.
+        dataset: its folder; `user/name` of one on the Hub, which is downloaded once; or `hf://datasets/user/name`
+            (`@revision` may follow) of one that is read from the Hub as it is needed.
 
     Raises:
-        ValueError: none of these, or no such dataset on the Hub.
+        ValueError: no such dataset.
     """
     name = str(dataset)
     if not name.startswith(REMOTE):
         return LocalShards(resolve_dataset(dataset))
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     repo_id, _, revision = name.removeprefix(REMOTE).rstrip("/").partition("@")
-    _check_id(repo_id, name)
-    try:
-        info = HfApi().dataset_info(repo_id, revision=revision or None)
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise ValueError(
-            f"dataset must exist on the Hub, got {name}, which does not (or is private): {error}"
-        ) from error
-    if DATASET_FILE not in {file.rfilename for file in info.siblings or []}:
-        raise ValueError(_foreign(name))
-    return HubShards(repo_id, info.sha)
+    return HubShards(repo_id, HfApi().dataset_info(repo_id, revision=revision or None).sha)
 
 
 def resolve_dataset(dataset: str | Path) -> Path:
-    """Folder of a dataset given as a folder or as a Hub id; of the latter what is missing here is downloaded.
+    """Folder of a built dataset given as a folder or as a Hub id; of the latter what is missing here is downloaded.
 
     Files that have arrived are kept when a download is interrupted.
 
     Raises:
-        ValueError: neither, or no dataset made by `melreformer data build`.
+        ValueError: no dataset made by `melreformer data build`.
     """
     folder = Path(dataset)
-    if folder.is_dir():
-        if not (folder / DATASET_FILE).is_file():
-            raise ValueError(_foreign(str(folder)))
-        return folder
-    _check_id(str(dataset), str(dataset))
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import RepositoryNotFoundError
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
 
-    try:
-        found = snapshot_download(
-            str(dataset), repo_type="dataset", allow_patterns=["*.json", "*.md", "data/*.parquet"]
-        )
-    except RepositoryNotFoundError as error:
-        raise ValueError(
-            f"dataset must be a built folder or exist on the Hub, got {dataset}, which does not (or is private): {error}"
-        ) from error
-    if not (Path(found) / DATASET_FILE).is_file():
-        raise ValueError(_foreign(str(dataset)))
-    return Path(found)
-
-
-def _check_id(repo_id: str, given: str) -> None:
-    if repo_id.count("/") != 1 or given.startswith((".", "/")) or not all(repo_id.split("/")):
-        raise ValueError(
-            f"dataset must be a built folder, a Hub id like user/name, or {REMOTE}user/name, got {given}, which is neither."
-        )
-
-
-def _foreign(given: str) -> str:
-    return (
-        f"dataset must be one made by `melreformer data build` (with {DATASET_FILE}), got {given}. Datasets of other "
-        "programs are streamed by melreformer_hf.data.hub_streams.DatasetCropStream."
-    )
+        patterns = ["*.json", "*.md", "data/*.parquet"]
+        folder = Path(snapshot_download(str(dataset), repo_type="dataset", allow_patterns=patterns))
+    if not (folder / DATASET_FILE).is_file():
+        raise ValueError(f"dataset must be one made by `melreformer data build` (with {DATASET_FILE}), got {dataset}.")
+    return folder
 
 
 def recordings_of(file, shard: int, name: str) -> list[Recording]:

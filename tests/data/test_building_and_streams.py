@@ -155,7 +155,7 @@ def test_bad_requests(dataset, tmp_path):
     with pytest.raises(ValueError, match="melreformer data build"):
         RecordingStore(tmp_path)
     with pytest.raises(ValueError, match="neither"):
-        RecordingStore("no_such_folder")
+        open_recordings("no_such_folder", "train")
     with pytest.raises(ValueError, match="min_samples"):
         AudioCropStream(RecordingStore(dataset[0], "test"), 10**8, 10**8)
     with pytest.raises(ValueError, match="found none"):

@@ -282,7 +282,7 @@ def test_wrong_columns_splits_and_paths_are_refused(folders, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "mine").mkdir(parents=True)
     # Not a question to the Hub: the first part is a folder here.
-    with pytest.raises(ValueError, match="got data/mien, which is neither: .*Did you mean data/mine"):
+    with pytest.raises(ValueError, match="got data/mien, which is neither: .*Did you mean 'mine'"):
         open_recordings("data/mien", "train")
     for name in ("./mine", "/no/such/folder", "a/b/c", "nowhere", "~/nowhere-at-all"):
         with pytest.raises(ValueError, match="there is no such folder"):

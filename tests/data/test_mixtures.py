@@ -1,0 +1,106 @@
+"""Mixtures of two streams: gains in dB, swapped channels, mutes; the same items whoever asks."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+
+import pytest
+import torch
+from foreign_datasets import recordings, write_parquet
+
+from melreformer_hf.data.batches import BatchStream
+from melreformer_hf.data.mixtures import MixtureSettings, MixtureStream
+from melreformer_hf.data.opening import open_recordings
+from melreformer_hf.data.streams import ItemStream
+
+
+class Constant(ItemStream):
+    """Stereo items whose channels hold known numbers."""
+
+    def __init__(self, value: float, label: str, rank: int = 0, world_size: int = 1, channels: int = 2) -> None:
+        super().__init__(0, rank, world_size)
+        self.value, self.label, self.channels = value, label, channels
+
+    def item(self, index: int) -> dict:
+        sides = torch.tensor([[self.value], [2 * self.value]])[: self.channels]
+        waveform = sides.expand(-1, 8 + index % 3).clone()
+        return {"waveform": waveform, "recording": f"{self.label}{index}", "num_samples": 8, "index": index}
+
+
+def mixed(settings: MixtureSettings, count: int = 400) -> list[dict]:
+    stream = MixtureStream(Constant(1.0, "voice"), Constant(10.0, "band"), settings, seed=5)
+    return list(itertools.islice(stream, count))
+
+
+def test_gains_are_decibels_and_the_mixture_is_the_sum():
+    items = mixed(MixtureSettings(gains_db=(-12.0, 6.0), swap_channels=0.0, mute=0.0))
+    for item in items:
+        torch.testing.assert_close(item["waveform"], item["sources"].sum(0))
+        expected = 10 ** (item["gains_db"] / 20) * torch.tensor([1.0, 10.0])
+        torch.testing.assert_close(item["sources"][:, 0, 0], expected)
+        torch.testing.assert_close(item["sources"][:, 1], 2 * item["sources"][:, 0])
+    gains = torch.stack([item["gains_db"] for item in items])
+    assert gains.min() >= -12 and gains.max() <= 6
+    assert (gains.mean(0) + 3).abs().max() < 1.0 and torch.corrcoef(gains.T)[0, 1].abs() < 0.2
+    assert items[3]["first"]["recording"] == "voice3" and items[3]["second"]["recording"] == "band3"
+
+
+def test_channels_are_swapped_and_sources_muted_as_often_as_asked():
+    items = mixed(MixtureSettings(gains_db=(0.0, 0.0), swap_channels=0.25, mute=0.5))
+    sources = torch.stack([item["sources"][..., 0] for item in items])  # (item, source, channel)
+    muted = (sources == 0).all(-1)
+    assert not muted.all(-1).any()  # never both
+    assert (muted == torch.stack([item["gains_db"].isinf() for item in items])).all()
+    # A half each, and where both are drawn one of them is spared: 0.5 - 0.5 * 0.25.
+    assert (muted.float().mean(0) - 0.375).abs().max() < 0.08
+    swapped = sources[..., 0] > sources[..., 1]
+    for source in range(2):
+        heard = ~muted[:, source]
+        assert abs(swapped[heard, source].float().mean().item() - 0.25) < 0.09
+    never = mixed(MixtureSettings(swap_channels=0.0, mute=0.0), 50)
+    assert all((item["sources"][:, 1] > item["sources"][:, 0]).all() for item in never)
+
+
+def test_lengths_are_those_of_the_shorter_and_wrong_settings_are_refused():
+    item = MixtureStream(Constant(1.0, "a"), Constant(1.0, "b")).item(2)
+    assert item["waveform"].shape == (2, 10) and item["num_samples"] == 10 and math.isfinite(item["gains_db"][0])
+    with pytest.raises(ValueError, match="same channels, got shapes .*channels="):
+        MixtureStream(Constant(1.0, "a"), Constant(1.0, "b", channels=1)).item(0)
+    with pytest.raises(ValueError, match="one rank and world_size"):
+        MixtureStream(Constant(1.0, "a", 0, 2), Constant(1.0, "b", 1, 2))
+    for wrong in ({"gains_db": (3.0, -3.0)}, {"mute": 1.5}, {"swap_channels": -0.1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            MixtureSettings(**wrong)
+
+
+def prepare(item: dict, generator: torch.Generator) -> dict:
+    return {"waveform": item["waveform"][:2048], "index": item["index"]}
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_mixtures_of_streamed_recordings_resume_to_the_item(tmp_path, world_size):
+    folder = str(write_parquet(tmp_path, recordings(9)))
+
+    def make(rank: int) -> MixtureStream:
+        opened = open_recordings(folder, "train")
+        crops = [opened.crops(2048, 2048, seed=seed, rank=rank, world_size=world_size) for seed in (1, 2)]
+        return MixtureStream(*crops, seed=3)
+
+    alone = [make(0).item(index) for index in range(40 if world_size == 1 else 4)]
+    for rank in range(world_size):
+        stream = make(rank)
+        batches = iter(BatchStream(stream, prepare, 2))
+        for _ in range(5):
+            stream.advance(2, next(batches).anchor)
+        state = json.loads(json.dumps(stream.state_dict()))
+        assert state["anchor"]["first"]["epoch"] >= 0 and state["anchor"]["second"]
+        resumed = make(rank)
+        resumed.load_state_dict(state)
+        after, again = next(batches), next(iter(BatchStream(copy.copy(resumed), prepare, 2)))
+        assert torch.equal(after.tensors["waveform"], again.tensors["waveform"])
+        assert again.tensors["index"].tolist() == [10 * world_size + rank, 11 * world_size + rank]
+        if world_size == 1:
+            assert torch.equal(after.tensors["waveform"][0], alone[10]["waveform"])

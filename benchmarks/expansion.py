@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from melreformer_hf.audio.resize import resize_mel
-from melreformer_hf.data.streams import RecordingStore
+from melreformer_hf.data.opening import open_recordings
 from melreformer_hf.models.mel_reformer.modeling_mel_reformer import MelReformerModel
 from melreformer_hf.training.recipes.expansion_data import ExpansionDataOptions, ExpansionValidator
 from melreformer_hf.training.recipes.upsampler_model import ConvUpsamplerModel
@@ -82,7 +82,7 @@ def main() -> None:
         validation_pieces=arguments.pieces,
         validation_max_frames=arguments.max_frames,
     )
-    store = RecordingStore(arguments.dataset, arguments.split)
+    store = open_recordings(arguments.dataset, arguments.split)
     validator = ExpansionValidator(store, options, model.config.mel_config, model.config.idea_columns)
     print(
         f"{arguments.crops} crops of {arguments.crop_frames} frames and {arguments.pieces} whole pieces of split "

@@ -47,9 +47,9 @@ def evaluate(
     chosen = _chosen_parts(parts)
     check_output_file(output, ".json")
     from melreformer_hf.cli.generate import load_pipeline
-    from melreformer_hf.data.streams import RecordingStore
+    from melreformer_hf.data.opening import open_recordings
 
-    store = RecordingStore(dataset, split)
+    store = open_recordings(dataset, split)
     pipe = load_pipeline(checkpoint, device, threads)
     if store.sampling_rate != pipe.sampling_rate:
         raise ValueError(

@@ -530,3 +530,27 @@ def test_examples_run(module):
     torch.manual_seed(0)
     results = doctest.testmod(module)
     assert results.attempted > 3 and results.failed == 0
+
+
+@torch.no_grad()
+def test_factorized_codes_by_their_formulas():
+    """Project, find the codeword of largest cosine, project back, go on with what is left over."""
+    quantizer, hidden = trained("factorised").eval(), batch(seed=9)
+    remainder, total, distances = hidden.transpose(1, 2).double(), 0.0, []
+    for level in range(LEVELS):
+        inner, outer, table = (
+            module.double()
+            for module in copy.deepcopy(
+                (quantizer.in_projections[level], quantizer.out_projections[level], quantizer.codebook(level).codewords)
+            )
+        )
+        part = remainder @ inner.weight.T + inner.bias
+        cosine = torch.nn.functional.normalize(part, dim=-1) @ torch.nn.functional.normalize(table, dim=-1).T
+        codes = cosine.argmax(-1)
+        assert torch.equal(quantizer(hidden).audio_codes[:, level], codes)
+        distances.append((part - table[codes]).square().mean())
+        made = table[codes] @ outer.weight.T + outer.bias
+        total, remainder = total + made, remainder - made
+    torch.testing.assert_close(quantizer(hidden).quantized.double(), total.transpose(1, 2), rtol=1e-4, atol=1e-5)
+    expected = (1.0 + 1.0) * torch.stack(distances).mean()  # commitment and codebook term have weight 1 each
+    torch.testing.assert_close(quantizer(hidden).loss.double(), expected, rtol=1e-4, atol=1e-6)

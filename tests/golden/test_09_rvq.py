@@ -41,7 +41,7 @@ def test_codes_and_vectors_of_every_prefix(golden, variant):
     codes = quantizer.encode(hidden)
     golden.assert_close(f"{variant}.codes_all", original_order(codes))
     golden.assert_close(f"{variant}.quantized_all", quantizer.decode(codes))
-    if not golden.config[variant]["normalize"]:  # otherwise these codes are those of a normalised segment
+    if not golden.config[variant]["normalize"]:  # otherwise these codes are those of a normalized segment
         used = golden.config["info"][variant]["n_q_used"]
         golden.assert_close(f"{variant}.codes0", quantizer.encode(hidden, used))
     prefixes = [key for key in golden.io if key.startswith(f"{variant}.quantized_") and key[-1].isdigit()]

@@ -1,4 +1,4 @@
-"""Self-organising codebooks equal Kohonen-VAE's, step by step (fixture 11)."""
+"""Self-organizing codebooks equal Kohonen-VAE's, step by step (fixture 11)."""
 
 from __future__ import annotations
 

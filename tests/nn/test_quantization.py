@@ -23,8 +23,8 @@ DIM, SIZE, LEVELS = 12, 20, 4
 KINDS = {
     "ema": {},
     "gradient": {"update": "gradient"},
-    "factorised": {"update": "gradient", "codebook_dim": 3, "normalize": True},
-    "factorised_ema": {"codebook_dim": 5},
+    "factorized": {"update": "gradient", "codebook_dim": 3, "normalize": True},
+    "factorized_ema": {"codebook_dim": 5},
     "shared": {"shared_codebook": True},
     "sizes": {"codebook_size": [20, 9, 8, 3], "decay": [0.9, 0.8, 0.99, 0.5]},
 }
@@ -111,9 +111,9 @@ def test_gradient_paths(path, update):
     assert commitment.abs().max() > 0
 
 
-def test_one_straight_path_through_factorised_codes():
+def test_one_straight_path_through_factorized_codes():
     """The input gets the identity; the layers around the codes get the gradient of the output."""
-    quantizer = trained("factorised")
+    quantizer = trained("factorized")
     hidden = batch(seed=9).requires_grad_()
     output = quantizer(hidden)
     weights = batch(seed=10)
@@ -179,8 +179,8 @@ def test_unused_codewords_restart_at_vectors_of_the_batch(update):
 
 
 def test_kmeans_places_the_codewords_once():
-    centres = 10 * torch.eye(DIM)
-    hidden = centres.repeat_interleave(20, 0)[torch.randperm(240, generator=generator())]
+    centers = 10 * torch.eye(DIM)
+    hidden = centers.repeat_interleave(20, 0)[torch.randperm(240, generator=generator())]
     hidden = (hidden + 0.1 * torch.randn(240, DIM, generator=generator(1))).reshape(6, 40, DIM).transpose(1, 2)
     quantizer = ResidualVectorQuantizer(DIM, 24, 2, kmeans_iterations=20, restart_threshold=0.0).train()
     assert not quantizer.codebook(0).initted
@@ -294,7 +294,7 @@ def test_bfloat16(kind):
     with torch.autocast("cpu", torch.bfloat16):
         mixed = quantizer(hidden)
         assert torch.equal(quantizer.encode(hidden), mixed.audio_codes)
-        if "factorised" not in kind:
+        if "factorized" not in kind:
             assert torch.equal(mixed.audio_codes, expected.audio_codes)
         learn(quantizer.train(), hidden)
     assert quantizer.codebook(0).cluster_size.dtype == torch.float32
@@ -535,13 +535,17 @@ def test_examples_run(module):
 @torch.no_grad()
 def test_factorized_codes_by_their_formulas():
     """Project, find the codeword of largest cosine, project back, go on with what is left over."""
-    quantizer, hidden = trained("factorised").eval(), batch(seed=9)
+    quantizer, hidden = trained("factorized").eval(), batch(seed=9)
     remainder, total, distances = hidden.transpose(1, 2).double(), 0.0, []
     for level in range(LEVELS):
         inner, outer, table = (
             module.double()
             for module in copy.deepcopy(
-                (quantizer.in_projections[level], quantizer.out_projections[level], quantizer.codebook(level).codewords)
+                (
+                    quantizer.in_projections[level],
+                    quantizer.out_projections[level],
+                    quantizer.codebook(level).codewords,
+                )
             )
         )
         part = remainder @ inner.weight.T + inner.bias

@@ -1,4 +1,4 @@
-"""Properties of self-organising codebooks and of their topology measures."""
+"""Properties of self-organizing codebooks and of their topology measures."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_pull_on_neighbors_is_the_mean_of_weighted_squares():
     torch.testing.assert_close(codebook.codewords.grad.double(), moving.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_the_neighborhood_fades_and_its_centre_stays():
+def test_the_neighborhood_fades_and_its_center_stays():
     distances = grid_distances((5, 4))
     for kernel in ("hard", "gaussian"):
         around = Neighborhood(kernel=kernel, radius=1.5, shrink=0.5)

@@ -53,7 +53,9 @@ def test_the_two_sided_discriminator_with_rectifiers():
 
     hidden = conv(model.first_conv, hidden, padding=3)
     for block, stride in zip(model.blocks, ((1, 2), (2, 2)) * 3, strict=True):
-        hidden = conv(block.strided_conv, leaky_relu(conv(block.conv, hidden, padding=1), 0.2), stride=stride, padding=1)
+        hidden = conv(
+            block.strided_conv, leaky_relu(conv(block.conv, hidden, padding=1), 0.2), stride=stride, padding=1
+        )
     expected = conv(model.output_conv, hidden)
     logits, maps = model(values.float())
     torch.testing.assert_close(logits[0].double(), expected.flatten(1), rtol=1e-3, atol=1e-5)
@@ -75,7 +77,9 @@ def test_the_stylegan2_discriminator_that_hears_durations():
 
     def conv(layer, value, **options):
         scale = 1 / math.sqrt(layer.weight[0].numel())
-        return conv2d(value, layer.weight.double() * scale, None if layer.bias is None else layer.bias.double(), **options)
+        return conv2d(
+            value, layer.weight.double() * scale, None if layer.bias is None else layer.bias.double(), **options
+        )
 
     def smooth(value, before, after):
         taps = torch.tensor([1.0, 2.0, 1.0]).double() / 4

@@ -34,8 +34,8 @@ class CodecLMConfig(StrictConfig):
         intermediate_size: width between the two linear layers of a layer.
         num_context_frames: frames before its own that a frame sees in every layer.
         activation: `"gelu"` or `"relu"`.
-        norm_first: whether layers normalise their input instead of their output.
-        input_norm: whether the summed embeddings are normalised.
+        norm_first: whether layers normalize their input instead of their output.
+        input_norm: whether the summed embeddings are normalized.
         position_period: longest wavelength of the position codes is 2 pi times this, in frames.
         dropout: on attention weights, between the linear layers, and on what a layer adds.
         layer_norm_eps: added to variances.

@@ -30,7 +30,7 @@ class EcdcSegment:
 
     Args:
         audio_codes: (quantizer, frame) int64.
-        scale: loudness that the codec divided by, where it normalises.
+        scale: loudness that the codec divided by, where it normalizes.
     """
 
     audio_codes: torch.Tensor

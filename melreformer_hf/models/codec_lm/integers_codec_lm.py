@@ -4,7 +4,7 @@ Floating sums change with their order, and library functions (exp, erf, cos) wit
 decoder to find the encoder's probabilities to the bit. Here every sum is taken over integers, held in float64 and
 small enough that no partial sum exceeds 2 ** 53, so that any order gives the same result; everything else is made of
 single additions, multiplications, divisions and square roots, which IEEE 754 rounds in one way. Each vector is scaled by
-the power of two above its own largest entry (block floating point), so that its neighbours do not matter.
+the power of two above its own largest entry (block floating point), so that its neighbors do not matter.
 
 All values are float64. Precision is about six decimal digits of each vector's largest entry.
 """
@@ -91,10 +91,10 @@ class FixedPointNorm:
         """(..., size) -> (..., size)."""
         size = values.shape[-1]
         integers, step = to_integers(values, EXACT_BITS - bits_of(size))
-        centred = (integers * size - integers.sum(dim=-1, keepdim=True)) * step / size
-        short, step = to_integers(centred, (EXACT_BITS - bits_of(size)) // 2)
+        centered = (integers * size - integers.sum(dim=-1, keepdim=True)) * step / size
+        short, step = to_integers(centered, (EXACT_BITS - bits_of(size)) // 2)
         variance = (short * short).sum(dim=-1, keepdim=True) * (step * step) / size
-        return centred / (variance + self.eps).sqrt() * self.weight + self.bias
+        return centered / (variance + self.eps).sqrt() * self.weight + self.bias
 
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """What the result depends on."""

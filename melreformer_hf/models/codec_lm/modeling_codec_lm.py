@@ -109,7 +109,7 @@ class CodecLMAttention(nn.Module):
 
 
 class CodecLMLayer(GradientCheckpointingLayer):
-    """Attention and two linear layers, each added to its input, normalised after (or before) that."""
+    """Attention and two linear layers, each added to its input, normalized after (or before) that."""
 
     def __init__(self, config: CodecLMConfig) -> None:
         super().__init__()

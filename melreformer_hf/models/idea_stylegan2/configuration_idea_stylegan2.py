@@ -19,7 +19,7 @@ class IdeaStyleGan2Config(MelStrictConfig):
     Args:
         mel: the mel contract as `MelConfig.to_dict()`; `None` is the package's own (128 bands).
         num_columns: columns of an idea.
-        num_channels: pictures per idea; 1, or 3 for checkpoints of colour pictures.
+        num_channels: pictures per idea; 1, or 3 for checkpoints of color pictures.
         style_size: width of latents and styles.
         num_mapping_layers: layers from latent to style.
         mapping_rate_multiplier: how much slower they learn.

@@ -39,7 +39,7 @@ class IdeaStyleGan2Output(ModelOutput):
     """Output of `IdeaStyleGan2Model`.
 
     Args:
-        sample: (batch, channel, mel, column) idea, normalised (see `denormalize_idea`).
+        sample: (batch, channel, mel, column) idea, normalized (see `denormalize_idea`).
         log2_num_frames: (batch,) log2 of the duration in frames, not clipped; `None` without a duration head.
         styles: (batch, num_styles, style_size) as used, the coarsest first.
     """
@@ -63,7 +63,7 @@ class IdeaStyleGan2GenerationOutput(ModelOutput):
 
 
 class MappingNetwork(nn.Module):
-    """Latent to style: normalisation to unit power, then linear layers with leaky ReLUs."""
+    """Latent to style: normalization to unit power, then linear layers with leaky ReLUs."""
 
     def __init__(self, style_size: int, num_layers: int, rate_multiplier: float) -> None:
         super().__init__()
@@ -324,7 +324,7 @@ class IdeaStyleGan2Model(OriginalCheckpointMixin, IdeaStyleGan2PreTrainedModel):
         return sample[:, 0] * self.config.mel_std + self.config.mel_mean
 
     def normalize_duration(self, log2_num_frames: torch.Tensor) -> torch.Tensor:
-        """Log2 of frames to the standardised duration that the discriminator is told; any shape."""
+        """Log2 of frames to the standardized duration that the discriminator is told; any shape."""
         return (log2_num_frames - self.config.log2_frames_mean) / self.config.log2_frames_std
 
     def draw_noise(self, batch_size: int = 1, generator: torch.Generator | None = None) -> list[torch.Tensor]:
@@ -416,9 +416,9 @@ class IdeaStyleGan2Model(OriginalCheckpointMixin, IdeaStyleGan2PreTrainedModel):
         sample = self.synthesis(styles, self._noises(noise, styles.shape[0]))
         log2_num_frames = None
         if self.duration is not None:
-            standardised = self.duration(styles[:, 0])[:, 0]
-            standardised = standardised.to(torch.promote_types(standardised.dtype, torch.float32))
-            log2_num_frames = standardised * self.config.log2_frames_std + self.config.log2_frames_mean
+            standardized = self.duration(styles[:, 0])[:, 0]
+            standardized = standardized.to(torch.promote_types(standardized.dtype, torch.float32))
+            log2_num_frames = standardized * self.config.log2_frames_std + self.config.log2_frames_mean
         output = IdeaStyleGan2Output(sample=sample, log2_num_frames=log2_num_frames, styles=styles)
         return output.to_tuple() if return_dict is False else output
 

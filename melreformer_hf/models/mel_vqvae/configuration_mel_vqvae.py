@@ -41,7 +41,7 @@ class MelVqvaeConfig(MelStrictConfig):
         kmeans_iterations: that place the codewords on the first batch; 0: random start.
         restart_threshold: share of the mean use under which codewords are replaced; 0: never.
         commitment_weight: of the pull of encoder outputs towards their codewords.
-        num_norm_groups: groups of every group normalisation.
+        num_norm_groups: groups of every group normalization.
         dropout: inside the residual blocks.
 
     Raises:

@@ -17,7 +17,7 @@ _NORM_EPSILON = 1e-6
 
 
 class ResidualBlock2d(nn.Module):
-    """Two normalised 3x3 convolutions beside a shortcut, which is 1x1 where the width changes."""
+    """Two normalized 3x3 convolutions beside a shortcut, which is 1x1 where the width changes."""
 
     def __init__(self, in_channels: int, out_channels: int, groups: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class VqganEncoder(nn.Module):
         multipliers: width of each level, from the full resolution downwards.
         num_blocks: residual blocks per level.
         attention_levels: levels that have attention.
-        groups: groups of every normalisation.
+        groups: groups of every normalization.
         dropout: inside the residual blocks.
     """
 

@@ -63,7 +63,7 @@ class SoundStreamConfig(StrictConfig):
         hidden_size: width of what is quantized.
         num_quantizers: levels of the quantizer.
         codebook_size: codewords per level, one number or one per level.
-        codebook_dim: width of factorised codewords; `None`: `hidden_size`.
+        codebook_dim: width of factorized codewords; `None`: `hidden_size`.
         codebook_update: "ema" or "gradient".
         codebook_decay: of the codebooks' running statistics.
         kmeans_iterations: that place the codewords on the first training batch; 0: random start.
@@ -72,9 +72,9 @@ class SoundStreamConfig(StrictConfig):
         codebook_weight: of the distance of gradient codewords from their latents.
         level_reduction: losses of levels are averaged ("mean") or added ("sum").
         gradient_path: "once", "undetached" or "every_level", see `ResidualVectorQuantizer`.
-        som_radius: makes the codebooks self-organising maps, in which codewords within so many grid units learn together;
+        som_radius: makes the codebooks self-organizing maps, in which codewords within so many grid units learn together;
             0: plain codebooks.
-        som_kernel: "hard" or "gaussian" neighbourhood.
+        som_kernel: "hard" or "gaussian" neighborhood.
         som_shrink: speed at which it fades with the training steps.
         quantizer_dropout: probability that an example of a training batch keeps only its first n levels.
         energy_stage: an energy transformer over all frames, "before_quantizer" or "after_quantizer"; "none". With one,

@@ -59,13 +59,13 @@ class EnergyNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(hidden_size))
 
     def _deviation(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        centred = hidden - hidden.mean(dim=-1, keepdim=True)
-        return centred, (centred.square().mean(dim=-1, keepdim=True) + self.eps).sqrt()
+        centered = hidden - hidden.mean(dim=-1, keepdim=True)
+        return centered, (centered.square().mean(dim=-1, keepdim=True) + self.eps).sqrt()
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., hidden) -> (..., hidden)."""
-        centred, deviation = self._deviation(hidden)
-        return self.gain * centred / deviation + self.bias
+        centered, deviation = self._deviation(hidden)
+        return self.gain * centered / deviation + self.bias
 
     def lagrangian(self, hidden: torch.Tensor) -> torch.Tensor:
         """`hidden_size * gain * sqrt(variance + eps) + bias . x` of every step: (..., hidden) -> (...)."""
@@ -243,11 +243,11 @@ class EnergyTransformer(nn.Module):
         init_energy_weights(self)
 
     def energy(self, normed: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Energy of normalised states: (batch, step, hidden), (batch, step) true where not padding -> (batch,)."""
+        """Energy of normalized states: (batch, step, hidden), (batch, step) true where not padding -> (batch,)."""
         return self.attention.energy(normed, mask) + self.memory.energy(normed, mask)
 
     def gradient(self, normed: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Derivative of `energy` with respect to the normalised states, in closed form: their shape."""
+        """Derivative of `energy` with respect to the normalized states, in closed form: their shape."""
         return self.attention.gradient(normed, mask) + self.memory.gradient(normed, mask)
 
     def _with_positions(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -198,7 +198,7 @@ class SoundStreamModel(OriginalCheckpointMixin, SoundStreamPreTrainedModel):
         self.post_init()
 
     def apply_weight_norm(self) -> None:
-        """Weight-normalise every convolution, as the original trains; the function does not change."""
+        """Weight-normalize every convolution, as the original trains; the function does not change."""
         apply_weight_norm(self.encoder)
         apply_weight_norm(self.decoder)
 

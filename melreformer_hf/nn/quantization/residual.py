@@ -91,7 +91,7 @@ class ResidualVectorQuantizer(nn.Module):
             gradient. "every_level": vector-quantize-pytorch and others, the gradient grows with the number of levels.
         quantizer_dropout: probability that an example of a training batch keeps only its first n levels, n uniform
             (SoundStream 1.0, Descript 0.5).
-        neighborhood: makes every codebook a self-organising map, see `SomQuantizer`.
+        neighborhood: makes every codebook a self-organizing map, see `SomQuantizer`.
         **options: further fields of `CodebookOptions`.
 
     Codes of any prefix of the levels are a prefix of the codes. Searches run in float32.
@@ -194,7 +194,7 @@ class ResidualVectorQuantizer(nn.Module):
     def _flat(self, hidden: torch.Tensor) -> torch.Tensor:
         if hidden.ndim != 3 or hidden.shape[1] != self.dim:
             raise ValueError(f"hidden must be (batch, {self.dim}, frame), got {tuple(hidden.shape)}.")
-        # Remainders shrink from level to level: in a narrow type the deeper ones would quantise rounding errors.
+        # Remainders shrink from level to level: in a narrow type the deeper ones would quantize rounding errors.
         wide = torch.promote_types(hidden.dtype, torch.float32)
         return hidden.transpose(1, 2).reshape(-1, self.dim).to(wide)
 

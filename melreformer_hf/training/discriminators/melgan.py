@@ -1,7 +1,7 @@
 """MelGAN's discriminator: one stack of grouped convolutions per resolution of the waveform.
 
 Source: Kumar et al., MelGAN (arXiv 1910.06711), original repository descriptinc/melgan-neurips. Deviation: plain
-weights; `melreformer_hf.nn.conv.apply_weight_norm` normalises them for training as the original does.
+weights; `melreformer_hf.nn.conv.apply_weight_norm` normalizes them for training as the original does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Patch discriminator of pictures such as mels, with batch normalisation.
+"""Patch discriminator of pictures such as mels, with batch normalization.
 
 Source: Isola et al., Image-to-Image Translation with Conditional Adversarial Networks (arXiv 1611.07004), in the form of
 taming-transformers (arXiv 2012.09841) and karchkha/MelSpec_VQVAE, whose checkpoints `from_original` reads.

@@ -1,4 +1,4 @@
-"""Discriminators of the SoundStream-like codec: pooled waveforms and one STFT, spectrally normalised.
+"""Discriminators of the SoundStream-like codec: pooled waveforms and one STFT, spectrally normalized.
 
 Source: LumenPallidium/audio_generation, after Zeghidour et al., SoundStream (arXiv 2107.03312) and MelGAN. As there, the
 STFT has no window and both halves of the spectrum. Deviations: the last two widths of the waveform stack may differ,
@@ -35,7 +35,7 @@ _SLOPE = 0.2
 _FIRST_KERNEL = 7
 _WAVEFORM_ORIGIN = "original waveform discriminator"
 _STFT_ORIGIN = "original STFT discriminator"
-# Names within a spectrally normalised layer: weight and singular vectors.
+# Names within a spectrally normalized layer: weight and singular vectors.
 _SPECTRAL = [
     ("weight_orig", "parametrizations.weight.original"),
     ("weight_u", "parametrizations.weight.0._u"),

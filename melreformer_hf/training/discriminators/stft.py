@@ -1,7 +1,7 @@
 """Multi-scale STFT discriminator: 2-D convolutions over real and imaginary parts.
 
 Source: Défossez et al., EnCodec (arXiv 2210.13438), original repository facebookresearch/encodec. Deviation: plain
-weights; `melreformer_hf.nn.conv.apply_weight_norm` normalises them for training (the original leaves the first layer of
+weights; `melreformer_hf.nn.conv.apply_weight_norm` normalizes them for training (the original leaves the first layer of
 each discriminator plain).
 """
 

@@ -178,8 +178,8 @@ class StyleGan2Discriminator(OriginalCheckpointMixin, nn.Module):
         """Judge.
 
         Args:
-            pictures: (batch, num_channels, row, column), normalised.
-            durations: (batch,) standardised durations (`IdeaStyleGan2Model.normalize_duration`); only with
+            pictures: (batch, num_channels, row, column), normalized.
+            durations: (batch,) standardized durations (`IdeaStyleGan2Model.normalize_duration`); only with
                 `use_duration`.
 
         Returns:

@@ -33,7 +33,9 @@ def plain_logits(model: CodecLMModel, previous: torch.Tensor) -> torch.Tensor:
         mixed = torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), value)
         return linear(f"{name}.out_proj", mixed.flatten(2))
 
-    hidden = sum(weights[f"code_embeddings.{level}.weight"][previous[:, level] + 1] for level in range(previous.shape[1]))
+    hidden = sum(
+        weights[f"code_embeddings.{level}.weight"][previous[:, level] + 1] for level in range(previous.shape[1])
+    )
     hidden = norm("input_norm", hidden) if config.input_norm else hidden
     rates = config.position_period ** (-torch.arange(width // 2, dtype=torch.float64) / (width // 2 - 1))
     angles = torch.arange(frames)[:, None] * rates

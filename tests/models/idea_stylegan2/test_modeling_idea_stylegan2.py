@@ -100,7 +100,7 @@ def test_published_parameter_counts(size, count):
 
 
 def test_scaled_activations_equal_scaled_weights():
-    """The definition: every picture's own weight, scaled by its style and normalised."""
+    """The definition: every picture's own weight, scaled by its style and normalized."""
     conv = tiny_model().synthesis.blocks[1].conv.conv
     hidden, style = torch.randn(3, 8, 6, 10, generator=seeded(2)), latents(3)
     scales = conv.modulation(style)

@@ -23,7 +23,7 @@ from melreformer_hf.models.soundstream.modeling_soundstream import SoundStreamMo
 
 VARIANTS = {
     "plain": {},
-    "gradient codebooks, factorised": {"codebook_update": "gradient", "codebook_dim": 4, "kmeans_iterations": 0},
+    "gradient codebooks, factorized": {"codebook_update": "gradient", "codebook_dim": 4, "kmeans_iterations": 0},
     "depthwise, elu, other strides": {"depthwise": True, "activation": "elu", "strides": (3, 5)},
     "maps, sizes per level": {"som_radius": 1.5, "codebook_size": (32, 32, 16)},
     "wavelets and multiresolution": {"wavelet_blocks": (0, 2), "multires_depth": 4, "multires_kernel_size": 3},

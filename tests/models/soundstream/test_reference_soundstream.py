@@ -55,7 +55,9 @@ class Plain:
         mixed, taps = low * mixing[:, -1:], low_pass.shape[-1]
         for level in range(depth):
             held = pad(low, ((taps - 1) * 2**level, 0))
-            low, high = (conv1d(held, kernel, dilation=2**level, groups=len(kernel)) for kernel in (low_pass, high_pass))
+            low, high = (
+                conv1d(held, kernel, dilation=2**level, groups=len(kernel)) for kernel in (low_pass, high_pass)
+            )
             mixed = mixed + high * mixing[:, depth - level, None]
         hidden = gelu(mixed + low * mixing[:, :1])
         hop = math.prod(STRIDES)

@@ -18,6 +18,12 @@ _PRESETS: dict[str, dict] = {
         "resampling": "preactivation",
         "output_bias": True,
     },
+    "frame_transformer3": {
+        "layout": "stack",
+        "base_channels": 8,
+        "channel_multipliers": (1,),
+        "num_attention_maps": None,
+    },
     "frame_transformer": {
         "base_channels": 4,
         "channel_multipliers": (1, 2, 4, 8, 16, 32),
@@ -56,9 +62,10 @@ class FrameTransformerConfig(StrictConfig):
 
     The network is a U-Net over frequency: every level but the first halves the features, and no level changes the
     number of frames. The presets are the generations of the original: `"v4"`, `"frame_primer"` (ordinary linear layers
-    shared by the maps), `"frame_transformer"` (position-wise layers instead of convolutions, attention on every
+    shared by the maps), `"frame_transformer3"` (the pictured experiment before version 4: no U-Net but one stack of
+    layers at half the resolution, which add up their attention scores), `"frame_transformer"` (position-wise layers instead of convolutions, attention on every
     channel) and `"conv_frame_primer"` (as before, with convolutions over frequency); and `"tiny"`. The first two have the
-    published numbers of parameters; of the other two no published size could be rebuilt.
+    published numbers of parameters; of the others no published size could be rebuilt.
 
     Args:
         sampling_rate: samples per second of the recordings.
@@ -68,6 +75,9 @@ class FrameTransformerConfig(StrictConfig):
         nyquist: what becomes of the bin at half the sampling rate, which no level sees: `"replicate"` gives it the mask
             of the bin below; `"drop"` takes and returns spectra without it, as the original does (it then falls to the
             vocals).
+        layout: `"unet"`, or `"stack"` (`channel_multipliers` of one entry, no `num_attention_maps`, no other options of
+            resampling and feed-forward layers).
+        num_hidden_layers: layers of a stack.
         base_channels: width that the multipliers multiply.
         channel_multipliers: width of each level.
         num_attention_maps: maps that each level's transformer works on, squeezed from the level's channels and
@@ -100,6 +110,8 @@ class FrameTransformerConfig(StrictConfig):
     hop_length: int = 1024
     num_audio_channels: int = 2
     nyquist: str = "replicate"
+    layout: str = "unet"
+    num_hidden_layers: int = 12
     base_channels: int = 32
     channel_multipliers: list | tuple = (1, 2, 4, 6, 8, 10)
     num_attention_maps: list | tuple | None = (4, 6, 8, 12, 14, 16)
@@ -167,13 +179,16 @@ class FrameTransformerConfig(StrictConfig):
 
     def validate_architecture(self):
         """Rules between fields."""
-        for name in ("sampling_rate", "n_fft", "hop_length", "num_audio_channels", "base_channels"):
+        for name in (
+            *("sampling_rate", "n_fft", "hop_length", "num_audio_channels", "base_channels", "num_hidden_layers"),
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
         for name in ("feedforward_expansion", "resampling_expansion", "intermediate_size"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
         for name, known in (
+            ("layout", ("unet", "stack")),
             ("nyquist", ("replicate", "drop")),
             ("map_weights", ("own", "shared")),
             ("resampling", ("conv", "preactivation", "positionwise")),
@@ -203,9 +218,31 @@ class FrameTransformerConfig(StrictConfig):
         for name, values in (("num_attention_maps", self.num_attention_maps), ("num_attention_heads", self.heads)):
             if values is not None and (len(values) != self.num_levels or min(values) < 1):
                 raise ValueError(f"{name} must be {self.num_levels} positive numbers, one per level, got {values}.")
+        if self.layout == "stack":
+            self._check_stack()
         for features, heads in zip(self.features, self.heads, strict=True):
             if features % heads:
                 raise ValueError(f"num_attention_heads must divide the {features} features of a level, got {heads}.")
+
+    def _check_stack(self):
+        fixed = {
+            "num_levels": 1,
+            "num_attention_maps": None,
+            "intermediate_size": None,
+            "map_weights": "own",
+            "feedforward_mixes_maps": True,
+            "resampling": "conv",
+            "resampling_kernel_size": (3, 3),
+            "resampling_expansion": 1,
+        }
+        for name, value in fixed.items():
+            if getattr(self, name) != value:
+                raise ValueError(f'{name} must be {value} with layout="stack", got {getattr(self, name)}.')
+        if self.n_fft % 4 or self.features[0] // 2 % self.heads[0]:
+            raise ValueError(
+                f"n_fft must be a multiple of 4 and num_attention_heads divide a quarter of it, got {self.n_fft} and "
+                f"{self.heads[0]}."
+            )
 
 
 __all__ = ["FrameTransformerConfig"]

@@ -35,6 +35,7 @@ from melreformer_hf.models.frame_transformer.blocks_frame_transformer import (
 )
 from melreformer_hf.models.frame_transformer.configuration_frame_transformer import FrameTransformerConfig
 from melreformer_hf.models.frame_transformer.separation_frame_transformer import Stems, masked_stems
+from melreformer_hf.models.frame_transformer.stack_frame_transformer import FrameStack
 from melreformer_hf.models.frame_transformer.weights_frame_transformer import ORIGINAL_FORMAT
 from melreformer_hf.originals.formats import OriginalCheckpointMixin
 
@@ -70,6 +71,8 @@ class FrameTransformerPreTrainedModel(HubMixin, PreTrainedModel):
         "PositionwiseBlock",
         "PositionwiseDecoder",
         "PreactivationBlock",
+        "ResidualConvBlock",
+        "StackLayer",
     ]
     _supports_sdpa = True
 
@@ -114,6 +117,30 @@ class FrameTransformerModel(OriginalCheckpointMixin, FrameTransformerPreTrainedM
 
     def __init__(self, config: FrameTransformerConfig) -> None:
         super().__init__(config)
+        self.stack = None
+        if config.layout == "stack":
+            self._build_stack(config)
+        else:
+            self._build_unet(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def _build_stack(self, config: FrameTransformerConfig) -> None:
+        width, spectra = config.channels[0], config.num_audio_channels
+        self.stack = FrameStack(
+            spectra,
+            width,
+            config.features[0],
+            config.num_hidden_layers,
+            config.heads[0],
+            config.feedforward_expansion,
+            config.attention_kernel_size,
+            config.partial_rotary_factor,
+            config.dropout,
+        )
+        self.out = nn.Conv2d(width + spectra, spectra, 1, bias=config.output_bias)
+
+    def _build_unet(self, config: FrameTransformerConfig) -> None:
         joined = [width + maps for width, maps in zip(config.channels, config.appended_maps, strict=True)]
         levels = range(config.num_levels)
         inputs = [config.num_audio_channels, *joined]
@@ -126,8 +153,6 @@ class FrameTransformerModel(OriginalCheckpointMixin, FrameTransformerPreTrainedM
             self._transformer(config, level, joined[level]) for level in levels[:-1]
         )
         self.out = nn.Conv2d(joined[0], config.num_audio_channels, 1, bias=config.output_bias)
-        self.gradient_checkpointing = False
-        self.post_init()
 
     @staticmethod
     def _block(config: FrameTransformerConfig, in_channels: int, level: int, features: int) -> nn.Module:
@@ -179,6 +204,16 @@ class FrameTransformerModel(OriginalCheckpointMixin, FrameTransformerPreTrainedM
         maps = transformer(hidden, skip)
         return maps if self.config.num_attention_maps is None else torch.cat((hidden, maps), dim=1)
 
+    def _unet(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(batch, audio channel, feature, frame) -> (batch, channels of the first level, feature, frame)."""
+        skips = []
+        for block, transformer in zip(self.encoders, self.encoder_transformers, strict=True):
+            hidden = self._run(block, transformer, hidden)
+            skips.append(hidden)
+        for level in reversed(range(len(self.decoders))):
+            hidden = self._run(self.decoders[level], self.decoder_transformers[level], hidden, skips[level])
+        return hidden
+
     def _run(self, *arguments: object) -> torch.Tensor:
         if self.gradient_checkpointing and self.training:
             return self._gradient_checkpointing_func(self._level, *arguments)
@@ -211,13 +246,10 @@ class FrameTransformerModel(OriginalCheckpointMixin, FrameTransformerPreTrainedM
         if labels is not None and tuple(labels.shape) != shape:
             raise ValueError(f"labels must have the shape of input_features {shape}, got {tuple(labels.shape)}.")
         hidden = input_features[:, :, : self.config.features[0]]
-        skips = []
-        for block, transformer in zip(self.encoders, self.encoder_transformers, strict=True):
-            hidden = self._run(block, transformer, hidden)
-            skips.append(hidden)
-        for level in reversed(range(len(self.decoders))):
-            hidden = self._run(self.decoders[level], self.decoder_transformers[level], hidden, skips[level])
-        logits = self.out(hidden)
+        if self.stack is not None:
+            logits = self.out(torch.cat((hidden, self.stack(hidden)), dim=1))
+        else:
+            logits = self.out(self._unet(hidden))
         if bins > logits.shape[2]:
             logits = torch.cat((logits, logits[:, :, -1:]), dim=2)
         mask = logits.sigmoid()

@@ -112,6 +112,7 @@ def _to_original(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[
 def _check_version(model: nn.Module) -> None:
     config = model.config
     version_4 = {
+        "layout": "unet",
         "num_levels": _NUM_LEVELS,
         "resampling": "conv",
         "resampling_expansion": 1,

@@ -25,6 +25,12 @@ VARIANTS: dict[str, dict] = {
         "num_attention_heads": (8, 4, 4),
         "intermediate_size": 48,
     },
+    "frame_transformer3": {
+        "channel_multipliers": (1,),
+        "num_attention_heads": 4,
+        "feedforward_expansion": 2,
+        "num_hidden_layers": 3,
+    },
     "frame_transformer": {"num_attention_heads": 2, "feedforward_expansion": 2},
     "conv_frame_primer": {"num_attention_heads": 2, "feedforward_expansion": 2},
 }
@@ -71,6 +77,10 @@ class TestVersion4(FrameTransformerContract):
 
 class TestFramePrimer(FrameTransformerContract):
     variant = "frame_primer"
+
+
+class TestStack(FrameTransformerContract):
+    variant = "frame_transformer3"
 
 
 class TestPositionwise(FrameTransformerContract):

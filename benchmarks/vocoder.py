@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
+from melreformer_hf.audio.griffin_lim import griffin_lim
 from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram, undo_log
-from melreformer_hf.audio.stft import griffin_lim
 from melreformer_hf.metrics import log_mel_l1, multi_resolution_stft_distance
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
 from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel

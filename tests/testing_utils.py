@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import os
+from collections.abc import Callable
 
 import pytest
 import torch
 from documented_shapes import check_documented_shapes
+from transformers import AttentionInterface
+
+from melreformer_hf.nn.attention import eager_attention
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 
@@ -25,11 +28,13 @@ class ModelContractMixin:
         loss(output) -> scalar for the gradient test (default: `output.loss`, else the mean square of the main output).
         batch_fields: names of the inputs that have a batch axis (default: all tensors).
         frozen: names of parameters that get no gradient, each with a reason (default: none).
+        steps(model) -> what streaming runs again and again: dict of names to (function or module, arguments).
     """
 
     model_class: type
     main_output: str
     frozen: tuple[str, ...] = ()
+    takes_other_types = False  # whether inputs of another floating point type than the weights are cast
     atol = 1e-5
 
     def config(self):
@@ -37,6 +42,9 @@ class ModelContractMixin:
 
     def inputs(self, batch: int) -> dict:
         raise TypeError("a contract test class must define inputs()")
+
+    def steps(self, model) -> dict[str, tuple[Callable, tuple]]:
+        return {}
 
     def model(self):
         torch.manual_seed(0)
@@ -107,17 +115,96 @@ class ModelContractMixin:
         ]
         assert not missing, f"no finite non-zero gradient at {missing}"
 
-    def test_bfloat16_runs_and_stays_close(self):
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+    def test_half_precision_is_loaded_whole_and_stays_close(self, dtype, tmp_path):
+        """As users load it: `from_pretrained` builds the model anew, where `.to` would cast whatever is there."""
+        model, inputs = self.model(), self.inputs(2)
+        expected = self.output(model, inputs).float()
+        model.save_pretrained(tmp_path)
+        half = self.model_class.from_pretrained(tmp_path, dtype=dtype).eval()
+        wrong = {name: parameter.dtype for name, parameter in half.named_parameters() if parameter.dtype != dtype}
+        assert not wrong, f"parameters of another type: {wrong}"
+        scale = expected.abs().max().clamp(min=1e-3)
+        # Inputs as they come, and cast like the weights.
+        for kind in {torch.float32, dtype} if self.takes_other_types else {dtype}:
+            cast = {k: v.to(kind) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in inputs.items()}
+            actual = self.output(half, cast).float()
+            assert actual.isfinite().all()
+            assert (actual - expected).abs().mean() / scale < 0.1
+
+    def test_compiles_into_one_graph(self):
+        """Whatever would break the graph (a configuration built in `forward`, a number read from a tensor) fails."""
         model, inputs = self.model(), self.inputs(2)
         expected = self.output(model, inputs)
-        half = copy.deepcopy(model).to(torch.bfloat16)
-        cast = {
-            k: v.to(torch.bfloat16) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in inputs.items()
-        }
-        actual = self.output(half, cast).float()
-        assert actual.isfinite().all()
-        scale = expected.float().abs().max().clamp(min=1e-3)
-        assert (actual - expected.float()).abs().mean() / scale < 0.1
+        torch.compiler.reset()
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        torch.testing.assert_close(self.output(compiled, inputs), expected, rtol=1e-4, atol=self.atol)
+
+    def test_is_exported(self):
+        model, inputs = self.model(), self.inputs(2)
+        expected = self.output(model, inputs)
+        program = torch.export.export(model, (), inputs)
+        torch.testing.assert_close(self.output(program.module(), inputs), expected, rtol=1e-4, atol=self.atol)
+
+    def test_streaming_steps_compile_and_are_exported(self):
+        model = self.model()
+        for name, (function, arguments) in self.steps(model).items():
+            with torch.no_grad():
+                expected = flat_tensors(function(*arguments))
+                torch.compiler.reset()
+                compiled = torch.compile(function, fullgraph=True, backend="eager")(*arguments)
+                exported = torch.export.export(Wrapped(model, function), arguments).module()(*arguments)
+            for actual in (compiled, exported):
+                torch.testing.assert_close(
+                    flat_tensors(actual), expected, rtol=1e-4, atol=self.atol, msg=lambda m, name=name: f"{name}: {m}"
+                )
+
+    def test_attention_implementations_agree(self, tmp_path):
+        model, inputs = self.model(), self.inputs(2)
+        layers = [module for module in model.modules() if hasattr(type(module), "attn_implementation")]
+        if not layers:
+            return
+        expected, called = self.output(model, inputs), []
+
+        def spy(*arguments, **kwargs):
+            called.append(arguments[0])
+            return eager_attention(*arguments, **kwargs)
+
+        AttentionInterface.register("spied", spy)
+        model.save_pretrained(tmp_path)
+        chosen = self.model_class.from_pretrained(tmp_path, attn_implementation="spied").eval()
+        torch.testing.assert_close(self.output(chosen, inputs), expected, rtol=1e-4, atol=1e-4)
+        assert len(called) >= len(layers), "layers do not attend by the chosen function"
+        eager = self.model_class.from_pretrained(tmp_path, attn_implementation="eager").eval()
+        torch.testing.assert_close(self.output(eager, inputs), expected, rtol=1e-4, atol=1e-4)
+        count = len(called)
+        model.set_attn_implementation("spied")
+        self.output(model, inputs)
+        assert len(called) > count
+        for name in ("flex_attention", "flash_attention_2", "nonsense"):
+            with pytest.raises((ValueError, ImportError), match="attention|nonsense"):
+                self.model_class.from_pretrained(tmp_path, attn_implementation=name)
+
+    def test_gradient_checkpointing_changes_no_gradient(self):
+        """The gradients are equal, and something is computed twice; or the model says that it has none."""
+        if not self.model_class.supports_gradient_checkpointing:
+            with pytest.raises(ValueError, match=self.model_class.__name__):
+                enable_checkpointing(self.model())
+            return
+        gradients, calls = [], []
+        for checkpointing in (False, True):
+            model = self.model().train()
+            if checkpointing:
+                enable_checkpointing(model)
+            count = [0]
+            for module in model.modules():
+                module.register_forward_hook(lambda *_, count=count: count.__setitem__(0, count[0] + 1))
+            torch.manual_seed(1)
+            self.loss(model(**self.inputs(2))).backward()
+            gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+            calls.append(count[0])
+        assert calls[1] > calls[0], "nothing was computed again"
+        torch.testing.assert_close(gradients[1], gradients[0])
 
     def test_config_round_trip(self, tmp_path):
         config = self.config()
@@ -130,6 +217,27 @@ class ModelContractMixin:
         config_class = type(self.config())
         with pytest.raises(ValueError, match="hiden_sizze"):
             config_class(hiden_sizze=3)
+
+
+class Wrapped(torch.nn.Module):
+    """A function of a model as a module, which `torch.export` wants; its weights are found below."""
+
+    def __init__(self, model: torch.nn.Module, function: Callable) -> None:
+        super().__init__()
+        self.model, self.function = model, function
+
+    def forward(self, *arguments):
+        return self.function(*arguments)
+
+
+def flat_tensors(output: object) -> list[torch.Tensor]:
+    """All tensors of a nested output, in order."""
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+
+
+def enable_checkpointing(model) -> None:
+    """Switch on gradient checkpointing by the name that this transformers has for it."""
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
 
 
 def assert_error(exception: pytest.ExceptionInfo, *fragments: str) -> None:

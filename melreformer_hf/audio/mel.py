@@ -20,6 +20,7 @@ import math
 import torch
 
 from melreformer_hf._text import suggest
+from melreformer_hf.audio.stft import Transform, cached_table, extend, map_frames, power
 
 _PRESETS: dict[str, dict] = {
     "melreformer": {"num_mel_bins": 128, "power": 2.0, "magnitude_epsilon": 1e-9},
@@ -116,8 +117,8 @@ class MelConfig:
             elif value is None:
                 right = kind.endswith("| None")
             else:
-                right = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-                right = right and (kind != "int" or float(value).is_integer())
+                right = isinstance(value, int if kind == "int" else (int, float)) and not isinstance(value, bool)
+                right = right and math.isfinite(value)
             if not right:
                 wanted = {"int": "a whole number", "str": "a string", "bool": "true or false"}.get(
                     kind, "a finite number"
@@ -138,7 +139,10 @@ class MelConfig:
         for key in values:
             if key not in known:
                 raise ValueError(f"MelConfig has no field {key!r}. {suggest(key, known)}")
-        return cls(**values)
+        try:
+            return _contract(**values)
+        except TypeError:  # a value that cannot be hashed is no number either, and named as such
+            return cls(**values)
 
     def to_dict(self) -> dict:
         """All fields as plain numbers and strings (JSON-ready)."""
@@ -192,8 +196,14 @@ class MelConfig:
             )
 
 
-@functools.lru_cache(maxsize=16)
-def _filter_bank(config: MelConfig) -> torch.Tensor:
+@functools.lru_cache(maxsize=64, typed=True)  # typed: 256.0 must be refused also after 256 was accepted
+def _contract(**values: object) -> MelConfig:
+    """One object per contract: configurations ask for theirs at every access."""
+    return MelConfig(**values)
+
+
+@cached_table
+def _filter_bank(config: MelConfig, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     from transformers.audio_utils import mel_filter_bank as slaney_bank
 
     bank = slaney_bank(
@@ -205,14 +215,18 @@ def _filter_bank(config: MelConfig) -> torch.Tensor:
         norm="slaney",
         mel_scale="slaney",
     )
-    return torch.from_numpy(bank.T.copy())
+    # First the type, then the device: the bank is float64, which some devices do not have.
+    return torch.from_numpy(bank.T.copy()).to(dtype).to(device)
 
 
 def mel_filter_bank(
     config: MelConfig, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
 ) -> torch.Tensor:
-    """Slaney filter bank of shape (num_mel_bins, n_fft // 2 + 1), equal to librosa's default to 2e-9."""
-    return _filter_bank(config).to(dtype=dtype, device=device)
+    """Slaney filter bank of shape (num_mel_bins, n_fft // 2 + 1), equal to librosa's default to 2e-9.
+
+    It is shared between calls and must not be changed.
+    """
+    return _filter_bank(config, dtype, torch.device("cpu" if device is None else device))
 
 
 def mel_spectrogram(waveform: torch.Tensor, config: MelConfig) -> torch.Tensor:
@@ -223,7 +237,8 @@ def mel_spectrogram(waveform: torch.Tensor, config: MelConfig) -> torch.Tensor:
         config: the contract.
 
     Returns:
-        (..., num_mel_bins, frames), differentiable, in the precision of `waveform` (float32 at least).
+        (..., num_mel_bins, frames), differentiable, in the precision of `waveform` (float32 at least, also under
+        autocast).
 
     Raises:
         ValueError: `waveform` is not floating point, or too short to be padded by reflection.
@@ -239,27 +254,24 @@ def mel_spectrogram(waveform: torch.Tensor, config: MelConfig) -> torch.Tensor:
             f"waveform must have at least {shortest} samples for n_fft={config.n_fft}, hop_length="
             f"{config.hop_length}, got {waveform.shape[-1]}. Pad it with zeros first."
         )
-    leading = waveform.shape[:-1]
-    if waveform.dtype in (torch.float16, torch.bfloat16):
-        waveform = waveform.float()
-    padded = torch.nn.functional.pad(waveform.reshape(-1, 1, waveform.shape[-1]), config.padding, mode="reflect")
-    window = torch.hann_window(config.win_length, dtype=waveform.dtype, device=waveform.device)
-    spectrum = torch.stft(
-        padded.squeeze(1),
-        config.n_fft,
-        config.hop_length,
-        config.win_length,
-        window,
-        center=False,
-        return_complex=True,
-    )
-    if config.power == 1.0 and config.magnitude_epsilon == 0.0:
-        values = spectrum.abs()  # the gradient of abs at zero is zero, that of sqrt would be infinite
-    else:
-        values = torch.view_as_real(spectrum).square().sum(-1) + config.magnitude_epsilon
-        values = values if config.power == 2.0 else values.sqrt()
-    mel = mel_filter_bank(config, values.dtype, values.device) @ values
-    return mel.reshape(*leading, *mel.shape[-2:])
+    leading, transform = waveform.shape[:-1], Transform.of(config)
+    with torch.autocast(waveform.device.type, enabled=False):  # it would take the matrix product in half precision
+        waveform = waveform.to(torch.promote_types(waveform.dtype, torch.float32))
+        rows = extend(waveform.reshape(-1, waveform.shape[-1]), transform, config.center)
+        bank = mel_filter_bank(config, rows.dtype, rows.device).T
+        tiny = torch.finfo(rows.dtype).tiny
+
+        def mel_of(spectrum: torch.Tensor) -> torch.Tensor:
+            values = power(spectrum)
+            if config.magnitude_epsilon:
+                values = values + config.magnitude_epsilon
+            if config.power == 1.0:
+                # The root's gradient at zero is infinite; below the smallest number the clamp's is zero.
+                values = values.clamp(min=tiny).sqrt()
+            return values @ bank
+
+        mel = map_frames(rows, transform, mel_of)
+    return mel.transpose(1, 2).reshape(*leading, config.num_mel_bins, -1)
 
 
 def log_mel_spectrogram(waveform: torch.Tensor, config: MelConfig) -> torch.Tensor:
@@ -270,13 +282,15 @@ def log_mel_spectrogram(waveform: torch.Tensor, config: MelConfig) -> torch.Tens
         config: the contract.
 
     Returns:
-        (..., num_mel_bins, frames) with `config.num_frames(samples)` frames.
+        (..., num_mel_bins, frames) with `config.num_frames(samples)` frames, float32 at least.
 
     Raises:
         ValueError: see `mel_spectrogram`.
     """
     mel = mel_spectrogram(waveform, config).clamp(min=config.log_floor)
-    value = (mel.log() if config.log_base == "e" else mel.log10()) * config.log_multiplier + config.log_offset
+    value = mel.log() if config.log_base == "e" else mel.log10()
+    if config.log_multiplier != 1.0 or config.log_offset != 0.0:
+        value = value * config.log_multiplier + config.log_offset
     if config.clip_min is None and config.clip_max is None:
         return value
     return value.clamp(config.clip_min, config.clip_max)

@@ -38,15 +38,19 @@ def resize_mel(mel: torch.Tensor, num_frames: int, mode: str = "area") -> torch.
 
 
 def _average_areas(mel: torch.Tensor, num_frames: int) -> torch.Tensor:
-    # Means over [i T/N, (i+1) T/N) as differences of the running integral. Double precision: the integral of a long
-    # piece is a thousand times larger than a column.
+    """Means over [i T / N, (i + 1) T / N) for every output column i of N."""
     length = mel.shape[-1]
-    integral = torch.nn.functional.pad(mel.double().cumsum(-1), (1, 0))
-    edges = torch.arange(num_frames + 1, device=mel.device, dtype=torch.float64) * (length / num_frames)
-    lower = edges.floor().long().clamp(max=length - 1)
-    inside = (edges - lower) * mel.double()[..., lower]
-    at_edges = integral[..., lower] + inside
-    return (at_edges.diff(dim=-1) * (num_frames / length)).to(mel.dtype)
+    # Edges are kept as whole multiples of 1 / N, so that neither edges nor weights are rounded: column i begins at
+    # i * T / N, and frame j at j * N / N.
+    column = torch.arange(num_frames, device=mel.device)[:, None]
+    first = column * length // num_frames
+    frame = first + torch.arange(-(-length // num_frames) + 1, device=mel.device)  # (column, frames that it may touch)
+    begin = torch.maximum(frame * num_frames, column * length)
+    end = torch.minimum((frame + 1) * num_frames, (column + 1) * length)
+    weight = (end - begin).clamp(min=0).to(torch.promote_types(mel.dtype, torch.float32)) / length
+    # A column gathers its own frames: sums stay short (float32 is enough) and do not depend on the order of threads.
+    near = mel[..., frame.clamp(max=length - 1)].to(weight.dtype)
+    return (near * weight).sum(-1).to(mel.dtype)
 
 
 __all__ = ["resize_mel"]

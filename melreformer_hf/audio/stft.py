@@ -1,4 +1,4 @@
-"""Short-time Fourier transforms whose frames line up with the mel contract, and the Griffin-Lim baseline.
+"""Short-time Fourier transforms: the only ones of the package.
 
 Frame `t` of an aligned transform covers the samples `t * hop - (n_fft - hop) / 2 .. t * hop + (n_fft + hop) / 2`, so that
 `T` frames belong to exactly `T * hop` samples. The functions work on the *extended* signal, which begins and ends
@@ -12,13 +12,43 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
-from melreformer_hf.audio.mel import MelConfig, mel_filter_bank, undo_log
+if TYPE_CHECKING:
+    from melreformer_hf.audio.mel import MelConfig
 
 _SMALLEST_ENVELOPE = 1e-3
+# Samples of windowed frames per block on CPUs: what this many need of memory stays in a core's cache.
+_BLOCK_SAMPLES = 2**16
+_MIN_BLOCK_FRAMES = 8
+_KEPT_TABLES = 64
+
+
+def cached_table(build: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Decorator: a constant tensor is built once for each arguments (type and device among them) and then shared.
+
+    It is built outside of inference mode, so that training may use what inference asked for first; and what a tracer
+    puts in its place (a fake or functional tensor) is never kept.
+    """
+    tables: dict[tuple, torch.Tensor] = {}
+
+    @functools.wraps(build)
+    def cached(*arguments: object) -> torch.Tensor:
+        found = tables.get(arguments)
+        if found is None:
+            with torch.inference_mode(False), torch.no_grad():
+                found = build(*arguments)
+            if type(found) is torch.Tensor:
+                while len(tables) >= _KEPT_TABLES:
+                    tables.pop(next(iter(tables)))  # the oldest
+                tables[arguments] = found
+        return found
+
+    cached.cache_clear = tables.clear
+    return cached
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +58,7 @@ class Transform:
     Args:
         n_fft: length of the Fourier transform in samples.
         hop_length: samples between two frames.
-        win_length: length of the window in samples, centred in the frame.
+        win_length: length of the window in samples, centered in the frame.
     """
 
     n_fft: int
@@ -59,21 +89,16 @@ class Transform:
         return max(0, before), max(0, -(-(padding - start) // self.hop_length))
 
     def window(self, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> torch.Tensor:
-        """The window, zero outside `win_length`, shape (n_fft,)."""
-        return _window(self).to(dtype=dtype, device=device)
+        """The window, zero outside `win_length`, shape (n_fft,); shared, not to be changed."""
+        return _window(self, dtype, torch.device("cpu" if device is None else device))
 
 
-def _lasting() -> torch.inference_mode:
-    """Makes what is cached usable in training also when inference asked for it first."""
-    return torch.inference_mode(False)
-
-
-@functools.lru_cache(maxsize=32)
-def _window(transform: Transform) -> torch.Tensor:
+@cached_table
+def _window(transform: Transform, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     left = (transform.n_fft - transform.win_length) // 2
     right = transform.n_fft - transform.win_length - left
-    with _lasting():
-        return torch.nn.functional.pad(torch.hann_window(transform.win_length, device="cpu"), (left, right))
+    window = torch.hann_window(transform.win_length, dtype=dtype, device="cpu")
+    return torch.nn.functional.pad(window, (left, right)).to(device)
 
 
 def overlap_add(frames: torch.Tensor, hop_length: int) -> torch.Tensor:
@@ -83,6 +108,7 @@ def overlap_add(frames: torch.Tensor, hop_length: int) -> torch.Tensor:
         total = (count - 1) * hop_length + length
         folded = torch.nn.functional.fold(frames.transpose(1, 2), (1, total), (1, length), stride=(1, hop_length))
         return folded.reshape(batch, total)
+    # A frame is `parts` whole hops: part p of frame t belongs to hop t + p. A few long sums beat many short ones.
     parts = length // hop_length
     pieces = frames.reshape(batch, count, parts, hop_length)
     signal = frames.new_zeros(batch, count + parts - 1, hop_length)
@@ -91,12 +117,12 @@ def overlap_add(frames: torch.Tensor, hop_length: int) -> torch.Tensor:
     return signal.reshape(batch, -1)
 
 
-def _inverse_envelope(transform: Transform, count: int, like: torch.Tensor) -> torch.Tensor:
+def _inverse_envelope(transform: Transform, count: int, window: torch.Tensor) -> torch.Tensor:
     """One over the sum of squared windows under the extended signal of `count` frames."""
     reach = (transform.n_fft - 1) // transform.hop_length
+    # Between its two ends the envelope repeats every hop, so that a few frames tell all of it.
     shown = min(count, 2 * reach + 2)
-    square = transform.window(like.dtype, like.device).square()
-    envelope = overlap_add(square.expand(1, shown, -1), transform.hop_length)[0].clamp(min=_SMALLEST_ENVELOPE)
+    envelope = overlap_add(window.square().expand(1, shown, -1), transform.hop_length)[0].clamp(min=_SMALLEST_ENVELOPE)
     if count > shown:
         cut = (reach + 1) * transform.hop_length
         period = envelope[cut - transform.hop_length : cut]
@@ -104,18 +130,58 @@ def _inverse_envelope(transform: Transform, count: int, like: torch.Tensor) -> t
     return envelope.reciprocal()
 
 
-def extended_stft(signal: torch.Tensor, transform: Transform) -> torch.Tensor:
+def map_frames(
+    signal: torch.Tensor,
+    transform: Transform,
+    function: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    window: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """What a function makes of the spectrum of every frame, without padding.
+
+    On CPUs a few frames at a time go through the Fourier transform and the function, so that what lies between never
+    leaves the cache: about twice as fast as whole spectrograms, and without their memory.
+
+    Args:
+        signal: (batch, sample), an extended one.
+        transform: geometry.
+        function: (batch, some frames, bin) complex -> (batch, some frames, value); `None` keeps the spectrum.
+        window: (n_fft,) where the caller holds the transform's window itself.
+
+    Returns:
+        (batch, frame, value).
+    """
+    window = transform.window(signal.dtype, signal.device) if window is None else window
+    frames = signal.unfold(-1, transform.n_fft, transform.hop_length)  # a view: (batch, frame, n_fft)
+    count = frames.shape[1]
+    blocks = [frames]
+    if signal.device.type == "cpu" and not torch.compiler.is_compiling():
+        size = max(_MIN_BLOCK_FRAMES, _BLOCK_SAMPLES // (transform.n_fft * max(1, len(signal))))
+        blocks = frames.split(size, dim=1) if count > size else blocks
+    spectra = (torch.fft.rfft(block * window) for block in blocks)
+    pieces = list(spectra if function is None else map(function, spectra))
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+
+
+def power(spectrum: torch.Tensor) -> torch.Tensor:
+    """Squared magnitudes of a complex tensor, of the same shape."""
+    # Real arithmetic: the absolute value of complex numbers takes the root with care and thrice the time.
+    return torch.view_as_real(spectrum).square().sum(-1)
+
+
+def extended_stft(signal: torch.Tensor, transform: Transform, window: torch.Tensor | None = None) -> torch.Tensor:
     """Complex spectrum (batch, frame, bin) of an extended signal (batch, sample), without padding."""
-    frames = signal.unfold(-1, transform.n_fft, transform.hop_length)
-    return torch.fft.rfft(frames * transform.window(signal.dtype, signal.device))
+    return map_frames(signal, transform, window=window)
 
 
-def extended_istft(spectrum: torch.Tensor, transform: Transform) -> torch.Tensor:
-    """Least-squares inverse of `extended_stft`: (batch, frame, bin) complex -> (batch, (frame - 1) * hop + n_fft)."""
+def extended_istft(spectrum: torch.Tensor, transform: Transform, window: torch.Tensor | None = None) -> torch.Tensor:
+    """Least-squares inverse of `extended_stft`: (batch, frame, bin) complex -> (batch, (frame - 1) * hop + n_fft).
+
+    Source: Griffin, Lim, Signal estimation from modified short-time Fourier transform (1984), equation 6.
+    """
     frames = torch.fft.irfft(spectrum, n=transform.n_fft)
-    frames = frames * transform.window(frames.dtype, frames.device)
-    signal = overlap_add(frames, transform.hop_length)
-    return signal * _inverse_envelope(transform, spectrum.shape[1], signal)
+    window = transform.window(frames.dtype, frames.device) if window is None else window
+    signal = overlap_add(frames * window, transform.hop_length)
+    return signal * _inverse_envelope(transform, spectrum.shape[1], window)
 
 
 def trim(signal: torch.Tensor, transform: Transform) -> torch.Tensor:
@@ -124,17 +190,31 @@ def trim(signal: torch.Tensor, transform: Transform) -> torch.Tensor:
     return signal[..., extra // 2 : signal.shape[-1] - (extra - extra // 2)]
 
 
-def stft(waveform: torch.Tensor, transform: Transform) -> torch.Tensor:
-    """Aligned spectrum of a waveform, padded by reflection: (batch, sample) -> (batch, sample // hop, bin)."""
+def extend(waveform: torch.Tensor, transform: Transform, centered: bool = False) -> torch.Tensor:
+    """Pad a waveform (batch, sample) by reflection to the extended signal of its frames.
+
+    Args:
+        waveform: (batch, sample).
+        transform: geometry.
+        centered: pad by `n_fft // 2` on both sides (1 + sample // hop frames, the first at sample 0) in place of
+            `(n_fft - hop) / 2` (sample // hop frames).
+
+    Raises:
+        ValueError: the waveform is too short to be mirrored.
+    """
     extra = transform.n_fft - transform.hop_length
-    padding = (extra // 2, extra - extra // 2)
+    padding = (transform.n_fft // 2,) * 2 if centered else (extra // 2, extra - extra // 2)
     if waveform.shape[-1] <= max(padding):
         raise ValueError(
             f"waveform must have more than {max(padding)} samples for n_fft={transform.n_fft}, got "
             f"{waveform.shape[-1]}. Pad it with zeros first."
         )
-    padded = torch.nn.functional.pad(waveform.unsqueeze(1), padding, mode="reflect").squeeze(1)
-    return extended_stft(padded, transform)
+    return torch.nn.functional.pad(waveform.unsqueeze(1), padding, mode="reflect").squeeze(1)
+
+
+def stft(waveform: torch.Tensor, transform: Transform) -> torch.Tensor:
+    """Aligned spectrum of a waveform, padded by reflection: (batch, sample) -> (batch, sample // hop, bin)."""
+    return extended_stft(extend(waveform, transform), transform)
 
 
 def istft(spectrum: torch.Tensor, transform: Transform) -> torch.Tensor:
@@ -142,73 +222,16 @@ def istft(spectrum: torch.Tensor, transform: Transform) -> torch.Tensor:
     return trim(extended_istft(spectrum, transform), transform)
 
 
-@functools.lru_cache(maxsize=16)
-def _pseudo_inverse(config: MelConfig) -> torch.Tensor:
-    with _lasting():
-        return torch.linalg.pinv(mel_filter_bank(config, torch.float64).clone()).float()
-
-
-def mel_pseudo_inverse(
-    config: MelConfig, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
-) -> torch.Tensor:
-    """Pseudo-inverse of the mel filter bank, (n_fft // 2 + 1, num_mel_bins)."""
-    return _pseudo_inverse(config).to(dtype=dtype, device=device)
-
-
-def magnitude_from_log_mel(log_mel: torch.Tensor, config: MelConfig, minimum: float = 0.0) -> torch.Tensor:
-    """Least-squares magnitudes below a log-mel: (batch, mel, frame) -> (batch, frame, bin), at least `minimum`."""
-    mel = undo_log(log_mel.float(), config).transpose(1, 2)
-    values = mel @ mel_pseudo_inverse(config, mel.dtype, mel.device).T
-    return values.clamp(min=minimum**config.power) ** (1 / config.power)
-
-
-def griffin_lim(
-    log_mel: torch.Tensor,
-    config: MelConfig,
-    num_iterations: int = 64,
-    momentum: float = 0.99,
-    generator: torch.Generator | None = None,
-) -> torch.Tensor:
-    """Waveform of a log-mel by fast Griffin-Lim: the baseline that a vocoder has to beat.
-
-    Source: Perraudin, Balazs, Sondergaard, A fast Griffin-Lim algorithm (2013); magnitudes by pseudo-inverse.
-
-    Args:
-        log_mel: (batch, mel, frame) under `config`.
-        config: the mel contract, hop-aligned (`center=False`).
-        num_iterations: consistency projections.
-        momentum: acceleration, 0 is the classic algorithm.
-        generator: source of the initial phases.
-
-    Returns:
-        (batch, frame * hop_length) float32.
-    """
-    if num_iterations < 0 or not 0 <= momentum < 1:
-        raise ValueError(
-            f"griffin_lim needs num_iterations >= 0 and 0 <= momentum < 1, got {num_iterations} and {momentum}."
-        )
-    transform = Transform.of(config)
-    magnitude = magnitude_from_log_mel(log_mel, config)
-    phase = torch.rand(magnitude.shape, generator=generator, device=getattr(generator, "device", magnitude.device))
-    spectrum = torch.polar(magnitude, phase.to(magnitude.device) * (2 * math.pi))
-    previous = None
-    for _ in range(num_iterations):
-        rebuilt = extended_stft(extended_istft(spectrum, transform), transform)
-        target = rebuilt if previous is None else rebuilt - (momentum / (1 + momentum)) * previous
-        previous = rebuilt
-        spectrum = target * (magnitude / target.abs().clamp(min=1e-16))
-    return istft(spectrum, transform)
-
-
 __all__ = [
     "Transform",
+    "cached_table",
+    "extend",
     "extended_istft",
     "extended_stft",
-    "griffin_lim",
     "istft",
-    "magnitude_from_log_mel",
-    "mel_pseudo_inverse",
+    "map_frames",
     "overlap_add",
+    "power",
     "stft",
     "trim",
 ]

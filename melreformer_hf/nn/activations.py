@@ -20,7 +20,7 @@ def low_pass_taps(num_taps: int, cutoff: float) -> torch.Tensor:
     """
     if num_taps < 1 or not 0 < cutoff <= 0.5:
         raise ValueError(f"low_pass_taps needs num_taps >= 1 and 0 < cutoff <= 0.5, got {num_taps} and {cutoff}.")
-    time = torch.arange(num_taps, dtype=torch.float64) - (num_taps - 1) / 2
+    time = torch.arange(num_taps, dtype=torch.float64, device="cpu") - (num_taps - 1) / 2
     taps = torch.special.sinc(2 * cutoff * time)
     return (taps / taps.sum()).float()
 
@@ -49,7 +49,8 @@ class UpDownSnake(nn.Module):
         super().__init__()
         self.num_taps = num_taps
         self.cutoff = cutoff
-        taps = low_pass_taps(num_taps, cutoff).repeat(num_channels, 1, 1)
+        # The default type is that of the checkpoint while `from_pretrained` builds a model.
+        taps = low_pass_taps(num_taps, cutoff).to(torch.get_default_dtype()).repeat(num_channels, 1, 1)
         self.alpha = nn.Parameter(torch.randn(num_channels))
         self.filter_before = nn.Parameter(taps.clone())
         self.filter_after = nn.Parameter(taps.clone())

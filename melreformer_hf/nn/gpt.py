@@ -1,19 +1,21 @@
 """GPT blocks shared by the token models: pre-norm causal or bidirectional transformers with learned positions.
 
 Radford et al. (GPT-2, 2019) in the form of minGPT: separate query, key and value projections, four times wider
-perceptrons, exact GELU. Attention runs through torch's fused kernel; weights are computed only where asked for.
+perceptrons, exact GELU. Attention runs through `attn_implementation`; weights are computed only where asked for.
 """
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
-from torch.nn.functional import gelu, scaled_dot_product_attention
-from transformers import GenerationMixin
+from torch.nn.functional import gelu
+from transformers import GenerationMixin, StaticCache
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 
-from melreformer_hf.nn.attention import merge_heads, split_heads
+from melreformer_hf.nn.attention import attend, eager_attention, split_heads
 
 
 def quick_gelu(values: torch.Tensor) -> torch.Tensor:
@@ -24,14 +26,18 @@ def quick_gelu(values: torch.Tensor) -> torch.Tensor:
 ACTIVATIONS = {"gelu": gelu, "quick_gelu": quick_gelu}
 
 
-def causal_mask(queries: int, keys: int, device: torch.device) -> torch.Tensor:
-    """(query, key), true where visible; the last query sees every key."""
-    places = torch.arange(keys, device=device)
-    return places[None, :] <= places[keys - queries :, None]
+def causal_mask(places: torch.Tensor, keys: int) -> torch.Tensor:
+    """(query, key), true where visible: key k holds position k, and a query sees the positions up to its own.
+
+    A static cache returns its whole length; what lies behind the newest query is not written yet, and hidden here.
+    """
+    return torch.arange(keys, device=places.device)[None, :] <= places[:, None]
 
 
 class GptAttention(nn.Module):
     """Multi-head self-attention with a cache of keys and values."""
+
+    attn_implementation = "sdpa"
 
     def __init__(
         self,
@@ -53,25 +59,36 @@ class GptAttention(nn.Module):
     def forward(
         self,
         hidden: torch.Tensor,
-        causal: bool,
+        places: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(batch, step, hidden) -> the same shape, and the weights (batch, head, step, key) where asked for."""
+        """Attend.
+
+        Args:
+            hidden: (batch, step, hidden).
+            places: (step,) position of each step, which sees no later one; `None` sees everything.
+            past_key_values: cache that these steps' keys and values are added to.
+            output_attentions: whether to return the weights.
+
+        Returns:
+            (batch, step, hidden), and the weights (batch, head, step, key) where asked for.
+        """
         query, key, value = (
             split_heads(project(hidden), self.num_heads) for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        steps, keys = query.shape[2], key.shape[2]
-        mask = causal_mask(steps, keys, hidden.device) if causal and steps > 1 else None
+        mask = None
+        # One step of a growing cache sees all there is; any other case needs the mask.
+        if places is not None and (query.shape[2] > 1 or isinstance(past_key_values, StaticCache)):
+            mask = causal_mask(places, key.shape[2])
         dropout = self.attention_dropout if self.training else 0.0
-        attended = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-        weights = None
-        if output_attentions:
-            scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
-            weights = scores.masked_fill(~mask, float("-inf")).softmax(-1) if mask is not None else scores.softmax(-1)
-        return self.residual_dropout(self.out_proj(merge_heads(attended))), weights
+        attended, weights = attend(self, query, key, value, mask, dropout=dropout)
+        if output_attentions and weights is None:
+            weights = eager_attention(self, query, key, value, mask)[1]  # fused kernels keep none
+        output = self.residual_dropout(self.out_proj(attended.flatten(2)))
+        return output, weights if output_attentions else None
 
 
 class GptBlock(nn.Module):
@@ -102,12 +119,12 @@ class GptBlock(nn.Module):
     def forward(
         self,
         hidden: torch.Tensor,
-        causal: bool,
+        places: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """See `GptAttention.forward`."""
-        change, weights = self.attention(self.attention_norm(hidden), causal, past_key_values, output_attentions)
+        change, weights = self.attention(self.attention_norm(hidden), places, past_key_values, output_attentions)
         hidden = hidden + change
         change = self.down_proj(self.activation(self.up_proj(self.mlp_norm(hidden))))
         return hidden + self.residual_dropout(change), weights
@@ -161,9 +178,14 @@ class GptLayers(nn.Module):
         self, hidden: torch.Tensor, past_key_values: Cache | None = None, output_attentions: bool = False
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
         """(batch, step, hidden) -> the same shape, and each block's weights where asked for."""
+        places = None
+        if self.causal:
+            # Asked before the first block writes into the cache; a static cache answers with a tensor.
+            past = 0 if past_key_values is None else past_key_values.get_seq_length()
+            places = past + torch.arange(hidden.shape[1], device=hidden.device)
         attentions = []
         for block in self.blocks:
-            arguments = (hidden, self.causal, past_key_values, output_attentions)
+            arguments = (hidden, places, past_key_values, output_attentions)
             if self.gradient_checkpointing and self.training:
                 if past_key_values is not None:
                     raise ValueError("use_cache must be False while gradient checkpointing trains: got a cache.")
@@ -229,16 +251,26 @@ class GptBackbone(nn.Module):
             parts.append(self.token_embedding(input_ids))
         hidden = torch.cat(parts, dim=1)
         start = 0 if past_key_values is None else past_key_values.get_seq_length()
-        end, longest = start + hidden.shape[1], self.position_embedding.num_embeddings
-        if hidden.shape[1] < 1 or end > longest:
+        self._check_length(hidden.shape[1], start, past_key_values)
+        places = start + torch.arange(hidden.shape[1], device=hidden.device)
+        hidden = self.embedding_dropout(hidden + self.position_embedding(places))
+        hidden, attentions = self.layers(hidden, past_key_values, output_attentions)
+        return self.final_norm(hidden), attentions
+
+    def _check_length(self, steps: int, start: int | torch.Tensor, past_key_values: Cache | None) -> None:
+        if torch.compiler.is_compiling() and isinstance(start, torch.Tensor):
+            return  # reading the number would break the graph; the embedding itself refuses what is too far
+        end, longest = int(start) + steps, self.position_embedding.num_embeddings
+        if steps < 1 or end > longest:
             raise ValueError(
                 f"The sequence must have 1 to {longest} positions (prefix included), got {end}. Ask for fewer tokens, or "
                 "configure more."
             )
-        places = torch.arange(start, end, device=hidden.device)
-        hidden = self.embedding_dropout(hidden + self.position_embedding(places))
-        hidden, attentions = self.layers(hidden, past_key_values, output_attentions)
-        return self.final_norm(hidden), attentions
+        if isinstance(past_key_values, StaticCache) and end > past_key_values.layers[0].max_cache_len:
+            raise ValueError(
+                f"past_key_values must have room for {end} positions (the prefix takes one besides the tokens), got "
+                f"max_cache_len={past_key_values.layers[0].max_cache_len}."
+            )
 
 
 @torch.no_grad()
@@ -274,10 +306,10 @@ class PrefixGenerationMixin(GenerationMixin):
 
         `attention_mask` is all ones (`generate` sees to that) and the models take none.
         """
-        prefix = kwargs[self.prefix_name]
+        past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        prefix = kwargs[self.prefix_name] if past == 0 else None
         inputs = {self.prefix_name: prefix, "use_cache": use_cache, "past_key_values": past_key_values}
         inputs["output_attentions"] = kwargs.get("output_attentions", False)
-        past = 0 if past_key_values is None else past_key_values.get_seq_length()
         inputs["input_ids"] = input_ids[:, max(past - 1, 0) :]
         return inputs
 
@@ -294,6 +326,7 @@ class PrefixGenerationMixin(GenerationMixin):
             input_ids: (batch, step) int64 beginning that is kept.
             generator: makes sampling repeatable and leaves torch's own random state alone.
             kwargs: the prefix, and transformers' arguments. Without any length, the longest sequence is made.
+                `cache_implementation` is `"dynamic"` or `"static"`.
 
         Returns:
             (batch, token) int64, beginning included.
@@ -308,6 +341,7 @@ class PrefixGenerationMixin(GenerationMixin):
         if wanted > self.max_tokens:
             raise ValueError(f"at most {self.max_tokens} tokens can be made (beginning included), got {wanted}.")
         kwargs["attention_mask"] = torch.ones_like(input_ids)
+        self._make_static_cache(kwargs, input_ids.shape[1])
         if generator is None:
             return super().generate(inputs=input_ids, **kwargs)
         seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
@@ -315,6 +349,41 @@ class PrefixGenerationMixin(GenerationMixin):
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             return super().generate(inputs=input_ids, **kwargs)
+
+    @staticmethod
+    def begins(past_key_values: Cache | None, prefix: torch.Tensor | None) -> bool:
+        """Whether a call is the first of its sequence, so that the prefix goes in front of the tokens."""
+        if past_key_values is None:
+            return True
+        if torch.compiler.is_compiling() and isinstance(past_key_values, StaticCache):
+            return prefix is not None  # its length is a tensor, which a graph cannot branch on
+        return int(past_key_values.get_seq_length()) == 0
+
+    def _make_static_cache(self, kwargs: dict, beginning: int) -> None:
+        """Serve `cache_implementation="static"` with a cache of the right length.
+
+        `generate` would count tokens alone, and the prefix takes a position besides.
+
+        Raises:
+            ValueError: a kind of static cache that is not supported.
+        """
+        settings = kwargs.get("generation_config")
+        name = kwargs.get("cache_implementation", getattr(settings, "cache_implementation", None))
+        if name is None or "static" not in name or kwargs.get("past_key_values") is not None:
+            return
+        if name != "static":
+            raise ValueError(f'cache_implementation must be "dynamic" or "static", got {name!r}.')
+        if kwargs.get("use_cache") is False:
+            raise ValueError('cache_implementation="static" needs use_cache=True, got False.')
+        settings = copy.deepcopy(settings if settings is not None else self.generation_config)
+        settings.cache_implementation = None
+        longest = kwargs.get("max_length", settings.max_length)
+        fresh = kwargs.get("max_new_tokens", settings.max_new_tokens)
+        longest = self.max_tokens if longest is None and fresh is None else longest
+        longest = beginning + fresh if fresh is not None else longest
+        kwargs.pop("cache_implementation", None)
+        kwargs["generation_config"] = settings
+        kwargs["past_key_values"] = StaticCache(self.config, max_cache_len=longest + 1)
 
     def _check_request(self, input_ids: torch.Tensor | None, kwargs: dict) -> torch.Tensor:
         """The beginning, empty where there is none, after checking that prefix and masks fit it."""

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+
+# Fraction bits of an angle in turns. An integer times an integer is exact, and what overflows 64 bits is whole turns.
+_TURN_BITS = 40
 
 
 def rotary_angles(positions: torch.Tensor, head_dim: int, base: float = 10000.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines of rotary position codes (Su et al., RoFormer, arXiv 2104.09864).
+    """Cosines and sines of rotary position codes (Su et al., RoFormer, arXiv 2104.09864, section 3.4.2).
+
+    Angles are counted in integer fractions of a turn: float32 would lose the fast pairs after some thousand steps, and
+    float64 does not exist on every device.
 
     Args:
-        positions: (..., step), any real numbers.
+        positions: (..., step) whole numbers.
         head_dim: even size of an attention head.
         base: slowest wavelength is 2 pi times this.
 
     Returns:
         two tensors (..., step, head_dim / 2) in float32.
+
+    Raises:
+        ValueError: `head_dim` is odd, or the positions are not integers.
     """
     if head_dim % 2:
         raise ValueError(f"head_dim must be even, got {head_dim}.")
-    frequency = base ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float64) / head_dim)
-    angles = positions.double()[..., None] * frequency
-    return angles.cos().float(), angles.sin().float()
+    if positions.is_floating_point():
+        raise ValueError(f"positions must be integers, got {positions.dtype}.")
+    one = 2**_TURN_BITS
+    # theta_i = base ** (-2 i / head_dim) radians per step, here in turns.
+    rates = [round(base ** (-index / head_dim) / (2 * math.pi) * one) for index in range(0, head_dim, 2)]
+    turns = positions.long()[..., None] * torch.tensor(rates, device=positions.device)
+    # The last bits alone, moved to -1/2 .. 1/2 turn, where float32 is finest around zero.
+    part = ((turns + one // 2) & (one - 1)) - one // 2
+    angles = part.float() * (2 * math.pi / one)
+    return angles.cos(), angles.sin()
 
 
 def rotate(values: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:

@@ -28,7 +28,7 @@ def fir_kernel(taps: Sequence[float], gain: float = 1.0) -> torch.Tensor:
     """
     if not len(taps) or sum(taps) == 0:
         raise ValueError(f"taps must hold numbers whose sum is not zero, got {tuple(taps)}.")
-    line = torch.tensor(tuple(taps), dtype=torch.float64)
+    line = torch.tensor(tuple(taps), dtype=torch.float64, device="cpu")
     return (torch.outer(line, line) / line.sum().square() * gain).float()
 
 

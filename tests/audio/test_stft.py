@@ -6,15 +6,13 @@ import pytest
 import torch
 from testing_utils import assert_error
 
+from melreformer_hf.audio.griffin_lim import griffin_lim, magnitude_from_log_mel, mel_pseudo_inverse
 from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram, mel_filter_bank
 from melreformer_hf.audio.stft import (
     Transform,
     extended_istft,
     extended_stft,
-    griffin_lim,
     istft,
-    magnitude_from_log_mel,
-    mel_pseudo_inverse,
     overlap_add,
     stft,
 )

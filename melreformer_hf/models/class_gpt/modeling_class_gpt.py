@@ -21,6 +21,7 @@ from transformers.utils import ModelOutput
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.class_gpt.configuration_class_gpt import ClassGptConfig
 from melreformer_hf.models.class_gpt.weights_class_gpt import ORIGINAL_FORMAT
+from melreformer_hf.nn.attention import AttentionMixin
 from melreformer_hf.nn.gpt import GptBackbone, PrefixGenerationMixin, init_gpt_weights
 from melreformer_hf.originals.formats import OriginalCheckpointMixin
 
@@ -43,7 +44,7 @@ class ClassGptOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class ClassGptPreTrainedModel(HubMixin, PreTrainedModel):
+class ClassGptPreTrainedModel(AttentionMixin, HubMixin, PreTrainedModel):
     """Initial values and loading."""
 
     config_class = ClassGptConfig
@@ -128,9 +129,8 @@ class ClassGptModel(OriginalCheckpointMixin, ClassGptPreTrainedModel, PrefixGene
         Raises:
             ValueError: the class is missing, or the sequence is too long.
         """
-        past = 0 if past_key_values is None else past_key_values.get_seq_length()
         prefix = None
-        if past == 0:
+        if self.begins(past_key_values, class_labels):
             if class_labels is None:
                 raise ValueError(f"class_labels (batch,) with values 0..{self.config.num_classes - 1} are required.")
             prefix = self.class_embedding(class_labels.reshape(-1, 1))

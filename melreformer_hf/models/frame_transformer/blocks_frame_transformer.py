@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.functional import conv2d, gelu, interpolate, layer_norm, pad, scaled_dot_product_attention
+from torch.nn.functional import conv2d, gelu, interpolate, layer_norm, pad
 
+from melreformer_hf.nn.attention import attend
 from melreformer_hf.nn.positions import rotary_angles
 
 # Fused attention kernels of accelerators want head sizes that are multiples of this.
@@ -42,12 +43,18 @@ def rotate_pairs(values: torch.Tensor, positions: torch.Tensor, num_turned: int 
     return turned if paired == values.shape[-1] else torch.cat((turned, values[..., paired:]), dim=-1)
 
 
-def fused_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, head_multiple: int = 1
+def padded_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+    head_multiple: int = 1,
 ) -> torch.Tensor:
-    """Softmax attention by torch's fused kernel, which holds no frame x frame tensor.
+    """Attention that holds no frame x frame tensor, whatever the head size.
 
     Args:
+        module: the calling layer, which names the implementation.
         query: (row, head, frame, head_dim).
         key: (row, head, memory frame, head_dim).
         value: the shape of `key`.
@@ -55,7 +62,7 @@ def fused_attention(
         head_multiple: head sizes are filled up to multiples of this with zeros, which change nothing.
 
     Returns:
-        (row, head, frame, head_dim).
+        (row, frame, head, head_dim).
     """
     size = query.shape[-1]
     missing = -size % head_multiple
@@ -63,7 +70,7 @@ def fused_attention(
         query, key, value = (pad(part, (0, missing)) for part in (query, key, value))
     # The fused kernels refuse features that do not lie side by side, and torch would silently hold all scores instead.
     query, key, value = (part.contiguous() for part in (query, key, value))
-    return scaled_dot_product_attention(query, key, value, scale=scale)[..., :size]
+    return attend(module, query, key, value, scale=scale)[0][..., :size]
 
 
 class MultichannelLinear(nn.Module):
@@ -195,6 +202,8 @@ class MultichannelAttention(nn.Module):
         rotary_factor: share of a head's features that rotary positions turn.
     """
 
+    attn_implementation = "sdpa"
+
     def __init__(
         self,
         channels: int,
@@ -232,8 +241,9 @@ class MultichannelAttention(nn.Module):
         query = rotate_pairs(self._heads(self.q_proj(hidden)), positions[: hidden.shape[-1]], self.num_turned)
         key = rotate_pairs(self._heads(self.k_proj(memory)), positions[: memory.shape[-1]], self.num_turned)
         multiple = 1 if hidden.device.type == "cpu" else _HEAD_MULTIPLE
-        attended = fused_attention(query, key, self._heads(self.v_proj(memory)), self.scale, multiple)
-        return self.out_proj(attended.transpose(2, 3).reshape(hidden.shape))
+        attended = padded_attention(self, query, key, self._heads(self.v_proj(memory)), self.scale, multiple)
+        # (batch * map, frame, head, head_dim) -> (batch, map, feature, frame); a feature is (head, head_dim) joined.
+        return self.out_proj(attended.flatten(2).transpose(1, 2).reshape(hidden.shape))
 
 
 class MapTransformer(nn.Module):
@@ -476,7 +486,7 @@ __all__ = [
     "PositionwiseBlock",
     "PositionwiseDecoder",
     "PreactivationBlock",
-    "fused_attention",
+    "padded_attention",
     "rotate_pairs",
     "squared_relu",
 ]

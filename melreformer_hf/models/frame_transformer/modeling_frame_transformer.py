@@ -37,6 +37,7 @@ from melreformer_hf.models.frame_transformer.configuration_frame_transformer imp
 from melreformer_hf.models.frame_transformer.separation_frame_transformer import Stems, masked_stems
 from melreformer_hf.models.frame_transformer.stack_frame_transformer import FrameStack
 from melreformer_hf.models.frame_transformer.weights_frame_transformer import ORIGINAL_FORMAT
+from melreformer_hf.nn.attention import AttentionMixin
 from melreformer_hf.originals.formats import OriginalCheckpointMixin
 
 
@@ -55,7 +56,7 @@ class FrameTransformerOutput(ModelOutput):
     mask: torch.FloatTensor | None = None
 
 
-class FrameTransformerPreTrainedModel(HubMixin, PreTrainedModel):
+class FrameTransformerPreTrainedModel(AttentionMixin, HubMixin, PreTrainedModel):
     """Initial values, loading and the model card."""
 
     card_pipeline_tag = "audio-to-audio"

@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.gpt_vae.configuration_gpt_vae import GptVaeConfig
 from melreformer_hf.models.gpt_vae.weights_gpt_vae import ORIGINAL_FORMAT
+from melreformer_hf.nn.attention import AttentionMixin
 from melreformer_hf.nn.gpt import GptBackbone, PrefixGenerationMixin, init_gpt_weights
 from melreformer_hf.originals.formats import OriginalCheckpointMixin
 
@@ -127,7 +128,7 @@ class _Gpt(nn.Module):
         self.head = nn.Linear(config.hidden_size, head_size, bias=False)
 
 
-class GptVaePreTrainedModel(HubMixin, PreTrainedModel):
+class GptVaePreTrainedModel(AttentionMixin, HubMixin, PreTrainedModel):
     """Initial values and loading."""
 
     config_class = GptVaeConfig
@@ -218,13 +219,14 @@ class GptVaeModel(OriginalCheckpointMixin, GptVaePreTrainedModel, PrefixGenerati
             posterior: of a batch.
             noise: (batch, hidden) standard normal; drawn where `None`.
         """
-        mean, log_variance = posterior.mean.double(), posterior.log_variance.double()
-        noise = torch.randn_like(mean) if noise is None else noise.double()
+        # A sum over thousands of dimensions, in float64 on the CPU: not every accelerator has that precision.
+        mean, log_variance = posterior.mean.cpu().double(), posterior.log_variance.cpu().double()
+        noise = torch.randn_like(mean) if noise is None else noise.cpu().double()
         latents = mean + noise * (0.5 * log_variance).exp()
         scaled = (latents[:, None] - mean[None]).square() / log_variance.exp()[None]
         densities = -0.5 * (scaled + log_variance[None] + math.log(2 * math.pi)).sum(-1)
         aggregate = densities.logsumexp(1) - math.log(len(mean))
-        return (densities.diagonal() - aggregate).mean().float()
+        return (densities.diagonal() - aggregate).mean().float().to(posterior.mean.device)
 
     @staticmethod
     def active_units(means: torch.Tensor, threshold: float = 0.01) -> torch.Tensor:
@@ -270,7 +272,7 @@ class GptVaeModel(OriginalCheckpointMixin, GptVaePreTrainedModel, PrefixGenerati
             ValueError: neither tokens nor latents are given, or the sequence is too long.
         """
         mean = log_variance = prefix = None
-        if past_key_values is None or past_key_values.get_seq_length() == 0:
+        if self.begins(past_key_values, latents):
             if latents is None:
                 latents, mean, log_variance = self._latents(input_ids, noise)
             prefix = latents.unsqueeze(1)

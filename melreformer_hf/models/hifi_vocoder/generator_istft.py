@@ -1,7 +1,7 @@
 """The fast generator: ConvNeXt blocks at the frame rate and an inverse STFT (Vocos, arXiv 2306.00814).
 
 Deviations from Vocos: magnitudes are predicted as a change of those that the mel itself implies (pseudo-inverse of the
-filter bank); the phase is an unnormalised (cosine, sine) pair, relative to reference oscillators that know the frame
+filter bank); the phase is an unnormalized (cosine, sine) pair, relative to reference oscillators that know the frame
 number (so that steady tones between the multiples of the frame rate can be learned); optional unrolled Griffin-Lim
 projections make the spectrum consistent inside the network, so that the losses see what is heard.
 """
@@ -12,16 +12,10 @@ import math
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
+from melreformer_hf.audio.griffin_lim import magnitude_from_log_mel, mel_pseudo_inverse
 from melreformer_hf.audio.mel import MelConfig, mel_filter_bank
-from melreformer_hf.audio.stft import (
-    Transform,
-    extended_istft,
-    extended_stft,
-    magnitude_from_log_mel,
-    trim,
-)
+from melreformer_hf.audio.stft import Transform, extended_istft, extended_stft, power, trim
 from melreformer_hf.nn.convnext import ConvNeXtBlock
 
 _SMALLEST_MAGNITUDE = 1e-5
@@ -31,8 +25,9 @@ _LARGEST_DELTA = 20.0  # nats
 
 def mel_affine(config: MelConfig) -> tuple[float, float]:
     """(scale, shift) that carry the contract's range, silence to a full-scale sine, to -1..1."""
-    window = Transform.of(config).window(torch.float64)
-    peak = (window.sum().item() / 2) ** config.power * mel_filter_bank(config).max().item()
+    # A full-scale sine at the center of a bin has the magnitude sum(window) / 2.
+    window = Transform.of(config).window(torch.float64, "cpu")
+    peak = (window.sum().item() / 2) ** config.power * mel_filter_bank(config, device="cpu").max().item()
     peak = max(peak, math.e * config.log_floor)
     top = (math.log(peak) if config.log_base == "e" else math.log10(peak)) * config.log_multiplier + config.log_offset
     if config.clip_max is not None:
@@ -59,6 +54,34 @@ def oscillator_turns(
     repeats = -(-num_frames // period)
     cosine, sine = angles.cos().repeat(repeats, 1, 1), angles.sin().repeat(repeats, 1, 1)
     return cosine[:num_frames], sine[:num_frames]
+
+
+class SpectralTables(nn.Module):
+    """Constants of the inverse transform, in float32 whatever the model's precision, and in no checkpoint.
+
+    Args:
+        config: the mel contract.
+    """
+
+    def __init__(self, config: MelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("window", torch.empty(config.n_fft), persistent=False)
+        self.register_buffer("inverse", torch.empty(config.n_fft // 2 + 1, config.num_mel_bins), persistent=False)
+        for name, value in self.values("cpu").items():
+            self._buffers[name] = value.to(self._buffers[name].device)
+
+    def values(self, device: torch.device | str) -> dict[str, torch.Tensor]:
+        """The window (n_fft,), and the filter bank's pseudo-inverse (bin, mel)."""
+        window = Transform.of(self.config).window(torch.float32, device)
+        return {"window": window, "inverse": mel_pseudo_inverse(self.config, torch.float32, device)}
+
+    def _apply(self, fn, *arguments, **kwargs):
+        # `.to(torch.bfloat16)` moves and rounds; the rounding is undone, because transforms lose the phase by it.
+        super()._apply(fn, *arguments, **kwargs)
+        if not self.window.is_meta:
+            self._buffers.update(self.values(self.window.device))
+        return self
 
 
 class IstftGenerator(nn.Module):
@@ -88,6 +111,7 @@ class IstftGenerator(nn.Module):
         self.num_oscillators = num_oscillators
         self.mel_config = mel_config
         self.transform = Transform.of(mel_config)
+        self.tables = SpectralTables(mel_config)
         self.refine_steps = refine_steps
         self.gradient_checkpointing = False
         self.scale, self.shift = mel_affine(mel_config)
@@ -113,38 +137,42 @@ class IstftGenerator(nn.Module):
         hidden = self.stem_norm(hidden.transpose(1, 2)).transpose(1, 2)
         for block in self.blocks:
             if self.gradient_checkpointing and self.training:
-                hidden = checkpoint(block, hidden, use_reentrant=False)
+                hidden = self._gradient_checkpointing_func(block.__call__, hidden)
             else:
                 hidden = block(hidden)
         return self.head(self.norm(hidden.transpose(1, 2)))
 
     def _phase(self, coefficients: torch.Tensor, first_frame: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(cosine, sine), not normalised, of shape (batch, frame, bin)."""
+        """(cosine, sine), not normalized, of shape (batch, frame, bin)."""
         count, bins = max(1, self.num_oscillators), self.transform.num_bins
+        # (batch, frame, 2 * oscillator * bin) -> two of (batch, frame, oscillator, bin)
         cosine, sine = coefficients.unflatten(-1, (2, count, bins)).unbind(2)
         if self.num_oscillators == 0:
             return cosine[:, :, 0], sine[:, :, 0]
         real, imaginary = oscillator_turns(self.transform, count, cosine.shape[1], first_frame, cosine.device)
+        # Complex product of what the network says and where the oscillators are, summed over the oscillators.
         return (cosine * real - sine * imaginary).sum(2), (cosine * imaginary + sine * real).sum(2)
 
     def _synthesize(self, log_mel: torch.Tensor, head: torch.Tensor, first_frame: int) -> torch.Tensor:
         bins = self.transform.num_bins
         cosine, sine = self._phase(head[..., bins:], first_frame)
-        prior = magnitude_from_log_mel(log_mel, self.mel_config, _SMALLEST_MAGNITUDE)
+        window = self.tables.window
+        prior = magnitude_from_log_mel(log_mel, self.mel_config, _SMALLEST_MAGNITUDE, self.tables.inverse)
         magnitude = (prior * head[..., :bins].clamp(max=_LARGEST_DELTA).exp()).clamp(max=self.loudest)
+        # Division by the pair's length leaves its angle; the small square keeps the gradient of a zero pair finite.
         gain = magnitude * (cosine.square() + sine.square() + _SMALLEST_SQUARE).rsqrt()
         spectrum = torch.complex(cosine * gain, sine * gain)
         for _ in range(self.refine_steps):
-            rebuilt = extended_stft(extended_istft(spectrum, self.transform), self.transform)
-            square = torch.view_as_real(rebuilt).square().sum(-1)
-            spectrum = rebuilt * (magnitude * (square + _SMALLEST_SQUARE).rsqrt())
-        return trim(extended_istft(spectrum, self.transform), self.transform)
+            # One step of Griffin-Lim: the nearest spectrum that a signal has, with the magnitudes put back.
+            rebuilt = extended_stft(extended_istft(spectrum, self.transform, window), self.transform, window)
+            spectrum = rebuilt * (magnitude * (power(rebuilt) + _SMALLEST_SQUARE).rsqrt())
+        return trim(extended_istft(spectrum, self.transform, window), self.transform)
 
     def forward(self, input_features: torch.Tensor, first_frame: int = 0) -> torch.Tensor:
         """(batch, mel, frame) -> (batch, frame * hop); `first_frame` is where in the whole signal the input begins."""
-        head = self._hidden(input_features)
+        head = self._hidden(input_features.to(self.head.weight.dtype))
         with torch.autocast(input_features.device.type, enabled=False):  # transforms lose the phase in half precision
             return self._synthesize(input_features.float(), head.float(), first_frame).to(input_features.dtype)
 
 
-__all__ = ["IstftGenerator", "mel_affine", "oscillator_turns"]
+__all__ = ["IstftGenerator", "SpectralTables", "mel_affine", "oscillator_turns"]

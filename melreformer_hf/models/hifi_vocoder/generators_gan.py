@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from melreformer_hf.nn.activations import UpDownSnake
 from melreformer_hf.nn.conv import SameConv1d, UpsamplingConv1d
@@ -126,7 +125,7 @@ class UpsamplingGenerator(nn.Module):
 
     def _run(self, stage: UpsamplingStage, hidden: torch.Tensor) -> torch.Tensor:
         if self.gradient_checkpointing and self.training:
-            return checkpoint(stage, hidden, use_reentrant=False)
+            return self._gradient_checkpointing_func(stage.__call__, hidden)
         return stage(hidden)
 
 
@@ -167,10 +166,11 @@ class HifiganGenerator(UpsamplingGenerator):
 
     def forward(self, input_features: torch.Tensor, first_frame: int = 0) -> torch.Tensor:
         """(batch, mel, frame) -> (batch, frame * product of rates)."""
-        hidden = self.input_conv(input_features)
+        hidden = self.input_conv(input_features.to(self.output_conv.bias.dtype))
         for stage in self.stages:
             hidden = self._run(stage, nn.functional.leaky_relu(hidden, _SLOPE)) / len(stage.blocks)
-        return self.output_conv(nn.functional.leaky_relu(hidden, _LAST_SLOPE)).squeeze(1).tanh()
+        waveform = self.output_conv(nn.functional.leaky_relu(hidden, _LAST_SLOPE)).squeeze(1).tanh()
+        return waveform.to(input_features.dtype)
 
 
 class HifihybridGenerator(UpsamplingGenerator):
@@ -212,10 +212,10 @@ class HifihybridGenerator(UpsamplingGenerator):
 
     def forward(self, input_features: torch.Tensor, first_frame: int = 0) -> torch.Tensor:
         """(batch, mel, frame) -> (batch, frame * product of rates), a few samples more if a rate is odd."""
-        hidden = self.input_conv(input_features)
+        hidden = self.input_conv(input_features.to(self.output_conv.bias.dtype))
         for stage in self.stages:
             hidden = self._run(stage, hidden)
-        return self.output_conv(self.output_activation(hidden)).squeeze(1)
+        return self.output_conv(self.output_activation(hidden)).squeeze(1).to(input_features.dtype)
 
 
 __all__ = ["HifiganGenerator", "HifihybridGenerator", "HifiganResidualBlock", "HifihybridResidualBlock"]

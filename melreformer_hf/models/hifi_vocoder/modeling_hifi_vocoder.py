@@ -25,7 +25,7 @@ from transformers.utils import ModelOutput
 
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
-from melreformer_hf.models.hifi_vocoder.generator_istft import IstftGenerator
+from melreformer_hf.models.hifi_vocoder.generator_istft import IstftGenerator, SpectralTables
 from melreformer_hf.models.hifi_vocoder.generators_gan import HifiganGenerator, HifihybridGenerator
 from melreformer_hf.models.hifi_vocoder.weights_hifi_vocoder import ORIGINAL_FORMAT
 from melreformer_hf.nn.activations import UpDownSnake, low_pass_taps
@@ -101,6 +101,9 @@ class HifiVocoderPreTrainedModel(HubMixin, PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, ConvNeXtBlock):
             init_convnext_block(module, std)
+        elif isinstance(module, SpectralTables):  # buffers of no checkpoint: loading leaves their memory as it was
+            for name, value in module.values("cpu").items():
+                init.copy_(module.get_buffer(name), value)
         elif isinstance(module, UpDownSnake):
             taps = low_pass_taps(module.num_taps, module.cutoff).expand_as(module.filter_before)
             init.normal_(module.alpha)
@@ -137,6 +140,7 @@ class HifiVocoderModel(OriginalCheckpointMixin, HifiVocoderPreTrainedModel):
 
     def __init__(self, config: HifiVocoderConfig) -> None:
         super().__init__(config)
+        self.num_mel_bins, self.hop_length = config.num_mel_bins, config.hop_length
         self.generator = _GENERATORS[config.architecture](config)
         self.post_init()
 
@@ -179,15 +183,15 @@ class HifiVocoderModel(OriginalCheckpointMixin, HifiVocoderPreTrainedModel):
         """Synthesize.
 
         Args:
-            input_features: (batch, mel, frame) log-mel under `config.mel_config`. What is not finite comes out so;
-                `stream` refuses it.
+            input_features: (batch, mel, frame) log-mel under `config.mel_config`, in any floating point type; the
+                waveform has the same. What is not finite comes out so; `stream` refuses it.
             return_dict: `False` gives a tuple.
             first_frame: where in a longer mel the input begins; oscillators continue there.
 
         Raises:
             ValueError: the shape is not (batch, num_mel_bins, at least one frame), or not floating point.
         """
-        bins, shape = self.config.num_mel_bins, tuple(input_features.shape)
+        bins, shape = self.num_mel_bins, tuple(input_features.shape)
         if len(shape) != 3 or shape[1] != bins or not shape[0] or not shape[2]:
             raise ValueError(
                 f"input_features must be (batch, {bins}, frames) with at least one frame, got {shape}. A single mel "
@@ -201,7 +205,7 @@ class HifiVocoderModel(OriginalCheckpointMixin, HifiVocoderPreTrainedModel):
         return HifiVocoderOutput(waveform=waveform)
 
     def _checked(self, mel_chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-        bins = self.config.num_mel_bins
+        bins = self.num_mel_bins
         for chunk in mel_chunks:
             if chunk.ndim != 3 or chunk.shape[1] != bins or not chunk.is_floating_point():
                 raise ValueError(
@@ -237,7 +241,7 @@ class HifiVocoderModel(OriginalCheckpointMixin, HifiVocoderPreTrainedModel):
             return step(mel, return_dict=True, first_frame=first_frame).waveform
 
         yield from stream_with_overlap(
-            synthesize, self._checked(mel_chunks), self.receptive_field_frames, self.config.hop_length
+            synthesize, self._checked(mel_chunks), self.receptive_field_frames, self.hop_length
         )
 
 

@@ -126,7 +126,8 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
         super().__init__()
         self._check_sizes(num_columns, patch_size, block_out_channels, layers_per_block, norm_num_groups)
         self._check_statistics()
-        rows = self.mel_config.num_mel_bins // patch_size[0]
+        self.num_mel_bins = self.mel_config.num_mel_bins
+        rows = self.num_mel_bins // patch_size[0]
         channels = patch_size[0] * patch_size[1]
         levels = len(block_out_channels)
         attending = [levels - index <= attention_levels for index in range(levels)]
@@ -230,7 +231,7 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
         Raises:
             ValueError: `sample` or the durations have another shape.
         """
-        bins, columns = self.mel_config.num_mel_bins, self.config.num_columns
+        bins, columns = self.num_mel_bins, self.config.num_columns
         if sample.ndim != 4 or tuple(sample.shape[1:]) != (1, bins, columns):
             raise ValueError(f"sample must have shape (batch, 1, {bins}, {columns}), got {tuple(sample.shape)}.")
         if log2_num_frames is None:

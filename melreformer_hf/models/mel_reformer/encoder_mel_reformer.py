@@ -12,10 +12,9 @@ import math
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
-from melreformer_hf.models.mel_reformer.timing_mel_reformer import column_of, interpolate_idea
+from melreformer_hf.models.mel_reformer.timing_mel_reformer import column_of, half_frames, interpolate_idea
 from melreformer_hf.nn.attention import FeedForward, WindowedSelfAttention
 
 STRETCH_SIZE = 64
@@ -92,7 +91,7 @@ class IdeaEncoder(nn.Module):
 
     def _run(self, block: nn.Module, *arguments: torch.Tensor) -> torch.Tensor:
         if self.gradient_checkpointing and self.training:
-            return checkpoint(block, *arguments, use_reentrant=False)
+            return self._gradient_checkpointing_func(block.__call__, *arguments)
         return block(*arguments)
 
     def _states(self, hidden: torch.Tensor, stretch: torch.Tensor) -> torch.Tensor:
@@ -174,8 +173,7 @@ class ColumnCurves(nn.Module):
             (batch, mel, length).
         """
         bins, columns = idea.shape[1:]
-        frames = start[:, None] + torch.arange(length, device=idea.device) + 0.5
-        place = (column_of(frames, num_frames, columns) + 0.5).clamp(0, columns)
+        place = (column_of(half_frames(start, length), num_frames, columns) + 0.5).clamp(0, columns)
         column = place.floor().clamp(max=columns - 1)
         inside = (place - column)[..., None]
         stretch = stretch_of(num_frames, columns, self.frames_per_column)[:, None, None].expand(-1, length, 1)
@@ -190,7 +188,7 @@ class ColumnCurves(nn.Module):
 
 def stretch_of(num_frames: torch.Tensor, num_columns: int, limits: tuple[float, float]) -> torch.Tensor:
     """Frames per column, within the limits, on a logarithmic scale: 0 at 8, 1 at 64; (batch,) float32."""
-    return ((num_frames.double() / num_columns).clamp(*limits).log2().float() - 3.0) / 3.0
+    return ((num_frames.float() / num_columns).clamp(*limits).log2() - 3.0) / 3.0
 
 
 __all__ = ["ColumnCurves", "EncoderLayer", "IdeaEncoder", "ResidualBlock2d", "stretch_of"]

@@ -6,13 +6,12 @@ import dataclasses
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from melreformer_hf.audio.fold import fold, unfold
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
 from melreformer_hf.models.mel_reformer.encoder_mel_reformer import ColumnCurves, IdeaEncoder
 from melreformer_hf.models.mel_reformer.timing_mel_reformer import column_of, interpolate_columns
-from melreformer_hf.nn.attention import FeedForward, NeighbourAttention, WindowedSelfAttention
+from melreformer_hf.nn.attention import FeedForward, NeighborAttention, WindowedSelfAttention
 from melreformer_hf.nn.convnext import ConvNeXtBlock
 from melreformer_hf.nn.streaming import Overlap
 
@@ -66,7 +65,7 @@ class DecoderLayer(nn.Module):
         super().__init__()
         size, heads = config.hidden_size, config.num_attention_heads
         self.self_attention = WindowedSelfAttention(size, heads, config.decoder_window, 0)
-        self.cross_attention = NeighbourAttention(size, heads, config.cross_reach)
+        self.cross_attention = NeighborAttention(size, heads, config.cross_reach)
         self.feed_forward = FeedForward(size, config.intermediate_size)
 
     def forward(
@@ -121,15 +120,16 @@ class WindowDecoder(nn.Module):
         around = self.curves(encoded.idea, encoded.coefficients, start_frames - context, length, encoded.num_frames)
         base = around[..., context : length - context]
         windows = around.unfold(-1, fold_size + 2 * context, fold_size).transpose(1, 2).flatten(2)
-        centres = start_frames[:, None] + (torch.arange(steps, device=previous.device) + 0.5) * fold_size
-        place = column_of(centres, encoded.num_frames, encoded.idea.shape[-1])
+        # Centers of the windows: start + (step + 1 / 2) fold_size frames, in half frames.
+        centers = 2 * start_frames[:, None] + (2 * torch.arange(steps, device=previous.device) + 1) * fold_size
+        place = column_of(centers, encoded.num_frames, encoded.idea.shape[-1])
         hidden = self.previous(previous) + self.surrounding(windows)
         hidden = hidden + self.aligned(interpolate_columns(encoded.states, place))
         new_caches = []
         for index, layer in enumerate(self.layers):
             arguments = (hidden, encoded.memories[index], place, start, caches[index] if caches else None)
             if self.gradient_checkpointing and self.training:
-                hidden, cache = checkpoint(layer, *arguments, use_reentrant=False)
+                hidden, cache = self._gradient_checkpointing_func(layer.__call__, *arguments)
             else:
                 hidden, cache = layer(*arguments)
             new_caches.append(cache)

@@ -25,6 +25,7 @@ from melreformer_hf.models.mel_reformer.encoder_mel_reformer import ColumnCurves
 from melreformer_hf.models.mel_reformer.local_mel_reformer import EncodedIdea, ExpansionState, LocalExpansion
 from melreformer_hf.models.mel_reformer.original_mel_reformer import OriginalExpansion, OriginalState
 from melreformer_hf.models.mel_reformer.weights_mel_reformer import ORIGINAL_FORMAT
+from melreformer_hf.nn.attention import AttentionMixin
 from melreformer_hf.nn.convnext import ConvNeXtBlock, init_convnext_block
 from melreformer_hf.originals.formats import OriginalCheckpointMixin
 
@@ -50,7 +51,7 @@ class MelReformerOutput(ModelOutput):
     generation_state: ExpansionState | OriginalState | None = None
 
 
-class MelReformerPreTrainedModel(HubMixin, PreTrainedModel):
+class MelReformerPreTrainedModel(AttentionMixin, HubMixin, PreTrainedModel):
     """Initial values, and what the family can do."""
 
     config_class = MelReformerConfig
@@ -101,6 +102,7 @@ class MelReformerModel(OriginalCheckpointMixin, MelReformerPreTrainedModel):
 
     def __init__(self, config: MelReformerConfig) -> None:
         super().__init__(config)
+        self.num_mel_bins = config.num_mel_bins
         self.expansion = LocalExpansion(config) if config.architecture == "local" else OriginalExpansion(config)
         self.post_init()
 
@@ -111,7 +113,7 @@ class MelReformerModel(OriginalCheckpointMixin, MelReformerPreTrainedModel):
         return mel * self.config.mel_scale + self.config.mel_shift
 
     def _check(self, input_features: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        bins, columns = self.config.num_mel_bins, self.config.idea_columns
+        bins, columns = self.num_mel_bins, self.config.idea_columns
         if self.config.architecture == "original" and input_features.ndim == 3:
             columns = input_features.shape[-1]  # the original resizes by itself what is longer than its block
         shape = tuple(input_features.shape)
@@ -126,12 +128,13 @@ class MelReformerModel(OriginalCheckpointMixin, MelReformerPreTrainedModel):
                 f"num_frames must hold one integer per idea, shape ({input_features.shape[0]},), got "
                 f"{tuple(num_frames.shape)} of {num_frames.dtype}."
             )
-        if int(num_frames.min()) < 1:
+        # Values cannot be read while a graph is traced; the shapes above are checked then as well.
+        if not torch.compiler.is_compiling() and int(num_frames.min()) < 1:
             raise ValueError(f"num_frames must be at least 1, got {num_frames.tolist()}.")
         return num_frames
 
     def _check_stretch(self, batch: int, told: torch.Tensor, **others: torch.Tensor | None) -> None:
-        bins, fold_size = self.config.num_mel_bins, self.config.fold_size
+        bins, fold_size = self.num_mel_bins, self.config.fold_size
         if told.ndim != 3 or tuple(told.shape[:2]) != (batch, bins) or not told.shape[2]:
             raise ValueError(
                 f"labels and decoder_input_features must have shape ({batch}, {bins}, frames), got {tuple(told.shape)}."

@@ -11,18 +11,18 @@ import dataclasses
 
 import torch
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
-from torch.utils.checkpoint import checkpoint
 
 from melreformer_hf.audio.fold import fold, unfold
 from melreformer_hf.audio.resize import resize_mel
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
-from melreformer_hf.nn.attention import merge_heads, split_heads
+from melreformer_hf.nn.attention import attend, split_heads
 from melreformer_hf.nn.positions import sinusoidal_table
 
 
 class OriginalAttention(nn.Module):
     """Multi-head attention with separate projections; dropout after the output projection only."""
+
+    attn_implementation = "sdpa"
 
     def __init__(self, config: MelReformerConfig, is_causal: bool) -> None:
         super().__init__()
@@ -36,13 +36,14 @@ class OriginalAttention(nn.Module):
         """(batch, step, hidden) attending to itself, or to `memory` (batch, column, hidden)."""
         source = hidden if memory is None else memory
         heads = self.num_heads
-        attended = scaled_dot_product_attention(
+        attended, _ = attend(
+            self,
             split_heads(self.query(hidden), heads),
             split_heads(self.key(source), heads),
             split_heads(self.value(source), heads),
             is_causal=self.is_causal,
         )
-        return self.dropout(self.out(merge_heads(attended)))
+        return self.dropout(self.out(attended.flatten(2)))
 
 
 class OriginalFeedForward(nn.Module):
@@ -119,6 +120,7 @@ class OriginalExpansion(nn.Module):
     def __init__(self, config: MelReformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.silence = config.mel_config.floor_value
         size, token = config.hidden_size, config.num_mel_bins * config.fold_size
         self.start_token = nn.Parameter(torch.zeros(1, 1, token))
         self.encoder_in = nn.Linear(config.num_mel_bins, size)
@@ -137,7 +139,7 @@ class OriginalExpansion(nn.Module):
 
     def _run(self, layer: nn.Module, *arguments: torch.Tensor) -> torch.Tensor:
         if self.gradient_checkpointing and self.training:
-            return checkpoint(layer, *arguments, use_reentrant=False)
+            return self._gradient_checkpointing_func(layer.__call__, *arguments)
         return layer(*arguments)
 
     def encode(self, mel: torch.Tensor) -> torch.Tensor:
@@ -158,7 +160,7 @@ class OriginalExpansion(nn.Module):
 
     def forward(self, mel: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
         """Teacher forcing: (batch, mel, frame) whole mel and decoder input -> (batch, mel, frame)."""
-        tokens = fold(told, self.config.fold_size, self.config.mel_config.floor_value)
+        tokens = fold(told, self.config.fold_size, self.silence)
         if tokens.shape[1] > self.config.decoder_window:
             raise ValueError(
                 f"The original architecture decodes at most decoder_window={self.config.decoder_window} windows of "

@@ -1,6 +1,6 @@
 """The common time axis of an idea and its music: frames, columns, and interpolation between them.
 
-Column c of C covers the frames [c T / C, (c + 1) T / C) of a piece of T frames; in units of columns its centre is c.
+Column c of C covers the frames [c T / C, (c + 1) T / C) of a piece of T frames; in units of columns its center is c.
 """
 
 from __future__ import annotations
@@ -8,23 +8,32 @@ from __future__ import annotations
 import torch
 
 
-def column_of(frames: torch.Tensor, num_frames: torch.Tensor, num_columns: int) -> torch.Tensor:
-    """Time of frames in columns.
+def column_of(half_frames: torch.Tensor, num_frames: torch.Tensor, num_columns: int) -> torch.Tensor:
+    """Time of places on the frame axis in columns.
 
     Args:
-        frames: (batch, n) places on the frame axis; the centre of frame t lies at t + 0.5.
+        half_frames: (batch, n) whole numbers of half frames; the center of frame t lies at 2 t + 1.
         num_frames: (batch,) length T of each piece.
         num_columns: C.
 
     Returns:
         (batch, n) float32.
     """
-    # Double precision: at a million frames float32 would blur neighbouring ones.
-    return (frames.double() * num_columns / num_frames.double()[:, None] - 0.5).float()
+    # place = (h / 2) C / T - 1 / 2 = (h C - T) / (2 T), divided with a remainder: at a million frames a quotient of
+    # float32 numbers would blur neighboring frames, and float64 does not exist on every device.
+    numerator = half_frames.long() * num_columns - num_frames.long()[:, None]
+    denominator = 2 * num_frames.long()[:, None]
+    whole = torch.div(numerator, denominator, rounding_mode="floor")
+    return whole.float() + (numerator - whole * denominator).float() / denominator.float()
+
+
+def half_frames(start: torch.Tensor, length: int) -> torch.Tensor:
+    """Centers of `length` frames from `start` (batch,) on, in half frames: (batch, length) int64."""
+    return 2 * (start[:, None] + torch.arange(length, device=start.device)) + 1
 
 
 def interpolate_columns(values: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-    """Linear interpolation between columns, constant beyond the first and last centres.
+    """Linear interpolation between columns, constant beyond the first and last centers.
 
     Args:
         values: (batch, column, channel).
@@ -57,9 +66,8 @@ def interpolate_idea(idea: torch.Tensor, start: torch.Tensor, length: int, num_f
     Returns:
         (batch, mel, length).
     """
-    frames = start[:, None] + torch.arange(length, device=idea.device) + 0.5
-    place = column_of(frames, num_frames, idea.shape[-1])
+    place = column_of(half_frames(start, length), num_frames, idea.shape[-1])
     return interpolate_columns(idea.transpose(1, 2), place).transpose(1, 2)
 
 
-__all__ = ["column_of", "interpolate_columns", "interpolate_idea"]
+__all__ = ["column_of", "half_frames", "interpolate_columns", "interpolate_idea"]

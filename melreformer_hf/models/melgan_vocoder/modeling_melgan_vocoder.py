@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn.functional import leaky_relu
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
@@ -150,6 +149,7 @@ class MelGanVocoderModel(OriginalCheckpointMixin, MelGanVocoderPreTrainedModel):
     def __init__(self, config: MelGanVocoderConfig) -> None:
         super().__init__(config)
         self.gradient_checkpointing = False
+        self.num_mel_bins, self.hop_length = config.num_mel_bins, config.hop_length
         channels = config.stage_channels
         self.input_conv = ReflectedConv1d(config.num_mel_bins, channels[0], _END_KERNEL)
         self.stages = nn.ModuleList(
@@ -162,7 +162,7 @@ class MelGanVocoderModel(OriginalCheckpointMixin, MelGanVocoderPreTrainedModel):
     @property
     def receptive_field_frames(self) -> tuple[int, int]:
         """Frames (before, after) that the samples of a frame depend on, derived from the layers."""
-        first, last = -self.output_conv.reach, self.config.hop_length - 1 + self.output_conv.reach
+        first, last = -self.output_conv.reach, self.hop_length - 1 + self.output_conv.reach
         for stage in reversed(self.stages):
             reach = sum(stage.reaches)
             first, last = stage.upsample.sources(first - reach, last + reach)
@@ -192,13 +192,13 @@ class MelGanVocoderModel(OriginalCheckpointMixin, MelGanVocoderPreTrainedModel):
         super().save_pretrained(save_directory, **kwargs)
 
     def _synthesize(self, input_features: torch.Tensor) -> torch.Tensor:
-        hidden = self.input_conv(input_features)
+        hidden = self.input_conv(input_features.to(self.output_conv.bias.dtype))
         for stage in self.stages:
             if self.gradient_checkpointing and self.training:
-                hidden = checkpoint(stage, hidden, use_reentrant=False)
+                hidden = self._gradient_checkpointing_func(stage.__call__, hidden)
             else:
                 hidden = stage(hidden)
-        return self.output_conv(leaky_relu(hidden, _SLOPE)).squeeze(1).tanh()
+        return self.output_conv(leaky_relu(hidden, _SLOPE)).squeeze(1).tanh().to(input_features.dtype)
 
     def _check_length(self, frames: int) -> None:
         if frames < self.min_frames:
@@ -213,13 +213,14 @@ class MelGanVocoderModel(OriginalCheckpointMixin, MelGanVocoderPreTrainedModel):
         """Synthesize.
 
         Args:
-            input_features: (batch, mel, frame) log-mel under `config.mel_config`, of at least `min_frames` frames.
+            input_features: (batch, mel, frame) log-mel under `config.mel_config`, of at least `min_frames` frames,
+                in any floating point type; the waveform has the same.
             return_dict: `False` gives a tuple.
 
         Raises:
             ValueError: the shape is not (batch, num_mel_bins, enough frames).
         """
-        bins = self.config.num_mel_bins
+        bins = self.num_mel_bins
         if input_features.ndim != 3 or input_features.shape[1] != bins:
             raise ValueError(
                 f"input_features must be (batch, {bins}, frames), got {tuple(input_features.shape)}. A single mel "
@@ -230,7 +231,7 @@ class MelGanVocoderModel(OriginalCheckpointMixin, MelGanVocoderPreTrainedModel):
         return (waveform,) if return_dict is False else MelGanVocoderOutput(waveform=waveform)
 
     def _checked(self, mel_chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-        bins, frames = self.config.num_mel_bins, 0
+        bins, frames = self.num_mel_bins, 0
         for chunk in mel_chunks:
             if chunk.ndim != 3 or chunk.shape[1] != bins:
                 raise ValueError(f"every mel chunk must be (batch, {bins}, frames), got {tuple(chunk.shape)}.")
@@ -264,7 +265,7 @@ class MelGanVocoderModel(OriginalCheckpointMixin, MelGanVocoderPreTrainedModel):
             return step(mel, return_dict=True).waveform
 
         yield from stream_with_overlap(
-            synthesize, self._checked(mel_chunks), self.receptive_field_frames, self.config.hop_length
+            synthesize, self._checked(mel_chunks), self.receptive_field_frames, self.hop_length
         )
 
 

@@ -26,6 +26,7 @@ from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.rq_transformer.configuration_rq_transformer import RQTransformerConfig
 from melreformer_hf.models.rq_transformer.sampling_rq_transformer import Generators, choose, soft_codes
 from melreformer_hf.models.rq_transformer.weights_rq_transformer import ORIGINAL_FORMAT
+from melreformer_hf.nn.attention import AttentionMixin
 from melreformer_hf.nn.gpt import GptLayers, init_gpt_weights
 from melreformer_hf.originals.formats import OriginalCheckpointMixin
 
@@ -94,7 +95,7 @@ class MelCondition(nn.Module):
         return self.output(gelu(self.input(input_features.transpose(1, 2))))
 
 
-class RQTransformerPreTrainedModel(HubMixin, PreTrainedModel):
+class RQTransformerPreTrainedModel(AttentionMixin, HubMixin, PreTrainedModel):
     """Initial values and loading."""
 
     config_class = RQTransformerConfig
@@ -144,7 +145,8 @@ class RQTransformerModel(OriginalCheckpointMixin, RQTransformerPreTrainedModel):
         super().__init__(config)
         width, depth = config.hidden_size, config.num_quantizers
         if config.conditioning == "mel":
-            self.condition_projection = MelCondition(config.mel_config.num_mel_bins, width)
+            self.num_mel_bins = config.mel_config.num_mel_bins
+            self.condition_projection = MelCondition(self.num_mel_bins, width)
         else:
             self.condition_embedding = nn.Embedding(config.condition_vocab_size, width)
         self.condition_positions = nn.Embedding(config.num_condition_positions, width)
@@ -236,7 +238,7 @@ class RQTransformerModel(OriginalCheckpointMixin, RQTransformerPreTrainedModel):
             ids = torch.zeros(batch, 1, dtype=torch.long, device=self.positions.weight.device)
             vectors = self.condition_embedding(ids)
         elif config.conditioning == "mel":
-            bins = config.mel_config.num_mel_bins
+            bins = self.num_mel_bins
             if input_features.ndim != 3 or input_features.shape[1] != bins:
                 raise ValueError(f"input_features must be (batch, {bins}, column), got {tuple(input_features.shape)}.")
             vectors = self.condition_projection(input_features)

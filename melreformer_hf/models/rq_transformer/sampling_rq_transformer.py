@@ -14,15 +14,16 @@ def _uniform(rows: int, device: torch.device, generator: Generators) -> torch.Te
     if isinstance(generator, Sequence):
         if len(generator) != rows:
             raise ValueError(f"generator must be one, or one per row ({rows}), got {len(generator)}.")
-        drawn = [torch.rand(1, generator=one, device=one.device, dtype=torch.float64) for one in generator]
+        drawn = [torch.rand(1, generator=one, device=one.device) for one in generator]
         return torch.cat([value.to(device) for value in drawn])
     source = device if generator is None else generator.device
-    return torch.rand(rows, generator=generator, device=source, dtype=torch.float64).to(device)
+    return torch.rand(rows, generator=generator, device=source).to(device)
 
 
 def draw(probabilities: torch.Tensor, generator: Generators = None) -> torch.Tensor:
     """Draw one index per row by inverting the cumulative distribution: (row, choice) -> (row,) int64."""
-    cumulative = probabilities.double().cumsum(-1)
+    # float32, which every device has. Scaled to the last sum, so that rounding cannot leave a point beyond the end.
+    cumulative = probabilities.float().cumsum(-1)
     point = _uniform(len(probabilities), probabilities.device, generator)[:, None] * cumulative[:, -1:]
     index = torch.searchsorted(cumulative, point, right=True).squeeze(1)
     last = probabilities.shape[-1] - 1 - (probabilities > 0).flip(-1).int().argmax(-1)

@@ -16,7 +16,12 @@ from transformers.utils import ModelOutput
 
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.hub.mixin import HubMixin
-from melreformer_hf.models.mel_reformer.timing_mel_reformer import column_of, interpolate_columns, interpolate_idea
+from melreformer_hf.models.mel_reformer.timing_mel_reformer import (
+    column_of,
+    half_frames,
+    interpolate_columns,
+    interpolate_idea,
+)
 from melreformer_hf.nn.configuration import StrictConfig, mel_config_of
 from melreformer_hf.nn.convnext import ConvNeXtBlock, init_convnext_block
 
@@ -133,8 +138,7 @@ class ConvUpsamplerModel(HubMixin, PreTrainedModel):
         for block in self.column_blocks:
             hidden = block(hidden)
         first, total = start - margin, length + 2 * margin
-        frames = first[:, None] + torch.arange(total, device=idea.device) + 0.5
-        place = column_of(frames, num_frames, idea.shape[-1])
+        place = column_of(half_frames(first, total), num_frames, idea.shape[-1])
         features = interpolate_columns(hidden.float().transpose(1, 2), place).transpose(1, 2)
         coarse = interpolate_idea(idea, first, total, num_frames)
         phase = 2 * math.pi * place[:, None]

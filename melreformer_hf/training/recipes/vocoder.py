@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
+from melreformer_hf.audio.griffin_lim import griffin_lim
 from melreformer_hf.audio.mel import log_mel_spectrogram
-from melreformer_hf.audio.stft import griffin_lim
 from melreformer_hf.data.streams import ItemStream
 from melreformer_hf.metrics import log_mel_l1, multi_resolution_stft_distance
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig

@@ -6,7 +6,9 @@ import doctest
 
 import pytest
 import torch
+from generation_utils import cached_token_step, check_static_cache, check_static_steps
 from testing_utils import ModelContractMixin, assert_error
+from transformers import StaticCache
 
 from melreformer_hf.models.class_gpt import modeling_class_gpt
 from melreformer_hf.models.class_gpt.configuration_class_gpt import ClassGptConfig
@@ -24,6 +26,9 @@ class TestClassGptContract(ModelContractMixin):
         generator = torch.Generator().manual_seed(1)
         tokens = torch.randint(64, (3, 12), generator=generator)[:batch]
         return {"input_ids": tokens, "class_labels": torch.tensor([0, 3, 1])[:batch], "labels": tokens}
+
+    def steps(self, model):
+        return {"token": cached_token_step(model, {"class_labels": torch.tensor([0, 3])})}
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +72,31 @@ def test_generation_with_and_without_cache(model, mode):
         made.append(model.generate(class_labels=torch.tensor([0, 2]), use_cache=use_cache, **mode))
     assert torch.equal(*made)
     assert made[0].shape == (2, model.config.num_tokens)
+
+
+@pytest.mark.parametrize("mode", [{}, {"do_sample": True, "top_k": 5}, {"num_beams": 3}], ids=["greedy", "k", "beam"])
+@pytest.mark.parametrize("begun", [False, True], ids=["from nothing", "continued"])
+def test_a_static_cache_makes_the_same_tokens(model, mode, begun):
+    check_static_cache(model, {"class_labels": torch.tensor([0, 2])}, mode, begun)
+
+
+def test_a_static_step_compiles_into_one_graph(model):
+    """Against the whole sequence: what the cache has not filled yet must be hidden, whoever asks."""
+    check_static_steps(model, {"class_labels": torch.tensor([1, 2])})
+
+
+def test_static_caches_that_cannot_work_are_refused_by_name(model):
+    classes = torch.tensor([1])
+    with pytest.raises(ValueError) as error:
+        model.generate(class_labels=classes, cache_implementation="offloaded_static")
+    assert_error(error, "cache_implementation", "offloaded_static")
+    with pytest.raises(ValueError) as error:
+        model.generate(class_labels=classes, cache_implementation="static", use_cache=False)
+    assert_error(error, "use_cache=True")
+    short = StaticCache(model.config, max_cache_len=5)
+    with pytest.raises(ValueError) as error:
+        model(torch.zeros(1, 5, dtype=torch.long), class_labels=classes, past_key_values=short)
+    assert_error(error, "past_key_values", "6 positions", "max_cache_len=5")
 
 
 def test_a_generator_makes_sampling_repeatable(model):
@@ -119,25 +149,6 @@ def test_wrong_requests_are_refused(model):
     with pytest.raises(ValueError, match="21"):
         model(torch.zeros(1, 21, dtype=torch.long), class_labels=torch.tensor([0]))
 
-
-@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable:FutureWarning")
-def test_gradient_checkpointing_changes_nothing(model):
-    tokens, classes = torch.randint(64, (2, 8)), torch.tensor([1, 2])
-    gradients = []
-    for checkpointing in (False, True):
-        copy = ClassGptModel(model.config).train()
-        copy.load_state_dict(model.state_dict())
-        calls = []
-        copy.backbone.layers.blocks[0].mlp_norm.register_forward_hook(lambda *args, calls=calls: calls.append(1))
-        if checkpointing:
-            copy.gradient_checkpointing_enable()
-        copy(tokens, class_labels=classes, labels=tokens).loss.backward()
-        assert len(calls) == (2 if checkpointing else 1), "a checkpointed block runs again on the way back"
-        gradients.append(copy.backbone.token_embedding.weight.grad)
-    torch.testing.assert_close(*gradients)
-
-
-def test_broken_original_checkpoints_are_refused(model):
     weights = model.to_original_state_dict()
     arguments = {"vocab_size": 64, "block_size": 21, "n_layer": 2, "n_head": 4, "n_embd": 32, "class_size": 4}
     assert isinstance(ClassGptModel.from_original({"state_dict": weights}, arguments), ClassGptModel)

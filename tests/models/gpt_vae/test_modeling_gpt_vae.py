@@ -6,6 +6,7 @@ import doctest
 
 import pytest
 import torch
+from generation_utils import cached_token_step, check_static_cache, check_static_steps
 from testing_utils import ModelContractMixin, assert_error
 
 from melreformer_hf.models.gpt_vae import modeling_gpt_vae
@@ -24,6 +25,9 @@ class TestGptVaeContract(ModelContractMixin):
         generator = torch.Generator().manual_seed(1)
         tokens = torch.randint(64, (3, 12), generator=generator)[:batch]
         return {"input_ids": tokens, "labels": tokens}
+
+    def steps(self, model):
+        return {"token": cached_token_step(model, {"latents": torch.eye(32)[:2] * 3})}
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +63,16 @@ def test_generation_with_and_without_cache(model, mode):
         made.append(model.generate(latents=torch.eye(32)[:2] * 3, use_cache=use_cache, **mode))
     assert torch.equal(*made)
     assert made[0].shape == (2, model.config.num_tokens)
+
+
+@pytest.mark.parametrize("mode", [{}, {"do_sample": True, "top_k": 5}], ids=["greedy", "top_k"])
+@pytest.mark.parametrize("begun", [False, True], ids=["from nothing", "continued"])
+def test_a_static_cache_makes_the_same_tokens(model, mode, begun):
+    check_static_cache(model, {"latents": torch.eye(32)[:2] * 3}, mode, begun)
+
+
+def test_a_static_step_compiles_into_one_graph(model):
+    check_static_steps(model, {"latents": torch.eye(32)[:2] * 3})
 
 
 def test_the_encoder_sees_both_ways(model):

@@ -7,6 +7,7 @@ import doctest
 import pytest
 import torch
 from testing_utils import ModelContractMixin, assert_error
+from transformers import DynamicCache
 
 from melreformer_hf.models.rq_transformer import modeling_rq_transformer
 from melreformer_hf.models.rq_transformer.configuration_rq_transformer import RQTransformerConfig
@@ -58,6 +59,25 @@ class Contract(ModelContractMixin):
     def inputs(self, batch):
         codes = torch.randint(16, (3, 3, 6), generator=torch.Generator().manual_seed(1))[:batch]
         return {"audio_codes": codes, "labels": codes, **condition(self.config(), batch)}
+
+    def steps(self, model):
+        """One position of the body, and one depth of the head, each after one that is cached."""
+        inputs, heads = torch.randn(2, 1, 32), model.config.num_attention_heads
+        held = torch.randn(2 * model.config.num_hidden_layers, 2, heads, 1, 32 // heads).unbind(0)
+
+        def filled(parts):
+            cache = DynamicCache()
+            for index in range(len(parts) // 2):
+                cache.update(parts[2 * index], parts[2 * index + 1], index)
+            return cache
+
+        def body(inputs, *parts):
+            return model.body(inputs, past_key_values=filled(parts))[0]
+
+        def head(inputs, *parts):
+            return model._head_step(inputs, 1, filled(parts))
+
+        return {"body": (body, (inputs, *held)), "head": (head, (inputs[:, 0], *held[:2]))}
 
 
 class TestSequenceContract(Contract):

@@ -96,7 +96,11 @@ class TrainingConfig:
             + ("prefetch_batches", "max_nonfinite_steps")
         ]
         rules += [
-            ("dataset", bool(self.dataset), "be given: a folder of recordings or MIDI files, a dataset, or a Hub id"),
+            (
+                "dataset",
+                bool(self.dataset),
+                "be given: a folder of recordings or MIDI files, one made by `melreformer data build`, or a Hub id",
+            ),
             ("output_dir", bool(self.output_dir), "be given"),
             ("max_steps", self.max_steps or self.max_minutes, "be given unless max_minutes is"),
             ("learning_rate", self.learning_rate > 0, "be positive"),

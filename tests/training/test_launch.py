@@ -13,10 +13,10 @@ from hub_server import HubServer, Repository, StoredFile
 from safetensors.torch import load_file
 from training_utils import VOCODER
 
+from melreformer_hf.training.main import main
 from melreformer_hf.training.reporting import read_metrics
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.slow
 
 SHORT = """--max_minutes none --max_steps 2 --batch_size 2 --log_every_steps 1 --warmup_steps 1 --progress_bar false --cpu true
 --validate_every_minutes none --save_every_minutes none --mixed_precision no""".split()
@@ -34,6 +34,7 @@ SIZES = {
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
 TWO_PROCESSES = [*ACCELERATE, "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
 TWO_PROCESSES += ["--dynamo_backend", "no", "--main_process_port", "0"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 def launch(launcher: list[str], name: str, dataset: str, output: Path, *more: str, **variables: str) -> dict:
@@ -56,6 +57,7 @@ def test_every_example_has_its_tiny_configuration():
     assert set(SIZES) <= examples and examples == configs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_accelerate_launches_every_recipe(name, dataset, tmp_path):
     summary = launch([*ACCELERATE, "--cpu", "--num_processes", "1"], name, dataset, tmp_path / "run")
@@ -66,10 +68,10 @@ def test_accelerate_launches_every_recipe(name, dataset, tmp_path):
     assert f"Recipe `{name}`" in card and all(f"| {metric} |" in card for metric in summary["metrics"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
 def test_two_processes_are_launched_as_the_guide_says(launcher, dataset, tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = TWO_PROCESSES if launcher == "accelerate" else torchrun
+    command = TWO_PROCESSES if launcher == "accelerate" else TORCHRUN
     # Spectral convergence is a ratio of sums over the batch: its mean over two processes is another number.
     additive = ["--options.stft_weight", "0.0"]
     summary = launch(command, "vocoder", dataset, tmp_path / "two", *additive, ACCELERATE_USE_CPU="true")
@@ -80,6 +82,16 @@ def test_two_processes_are_launched_as_the_guide_says(launcher, dataset, tmp_pat
     assert second == pytest.approx(first, rel=1e-5)
 
 
+def test_a_recipe_trains_in_two_processes_as_in_one(dataset, tmp_path):
+    two = launch(TORCHRUN, "expansion", dataset, tmp_path / "two", ACCELERATE_USE_CPU="true")
+    words = ["--dataset", dataset, "--output_dir", tmp_path / "one", *SIZES["expansion"], *SHORT, "--batch_size", "4"]
+    main("expansion", ["--config", "tiny", *words])
+    assert (two["processes"], two["step"]) == (2, 2)
+    for first, second in zip(*(read_metrics(tmp_path / folder) for folder in ("one", "two")), strict=True):
+        assert second["loss"] == pytest.approx(first["loss"], rel=1e-3), first["step"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SIZES if name != "vocoder"])
 def test_every_recipe_trains_in_two_processes(name, dataset, tmp_path):
     two = launch(TWO_PROCESSES, name, dataset, tmp_path / "two", ACCELERATE_USE_CPU="true")
@@ -90,6 +102,7 @@ def test_every_recipe_trains_in_two_processes(name, dataset, tmp_path):
         assert second["loss"] == pytest.approx(first["loss"], rel=1e-3), first["step"]
 
 
+@pytest.mark.slow
 def test_a_training_streams_its_data_from_the_hub(dataset, tmp_path):
     with HubServer() as hub:
         repository = Repository("datasets", "user/music", False)

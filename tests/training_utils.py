@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
+import socket
+import traceback
+import warnings
+from collections.abc import Callable
+
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from melreformer_hf.training.recipes.base import Recipe, StepContext
@@ -35,3 +44,75 @@ def same_tensors(first, second) -> bool:
     """Whether two safetensors files hold the same bits."""
     one, two = load_file(first), load_file(second)
     return one.keys() == two.keys() and all(one[key].equal(two[key]) for key in one)
+
+
+def assert_same_checkpoints(one, two, step: int) -> None:
+    """Every tensor and every number of two checkpoints are equal to the bit."""
+    folders = [folder / f"checkpoints/step-{step:08d}" for folder in (one, two)]
+    names = [sorted(path.name for path in folder.iterdir()) for folder in folders]
+    assert names[0] == names[1]
+    for name in names[0]:
+        first, second = (folder / name for folder in folders)
+        if name.endswith(".safetensors"):
+            same(load_file(first), load_file(second), name)
+        elif name.endswith(".pt"):
+            same(torch.load(first, weights_only=True), torch.load(second, weights_only=True), name)
+    states = [json.loads((folder / "state.json").read_text()) for folder in folders]
+    assert states[0]["stream"] == states[1]["stream"]
+    assert {**states[0]["progress"], "minutes": 0} == {**states[1]["progress"], "minutes": 0}
+
+
+def same(one, two, where: str) -> None:
+    assert type(one) is type(two) or isinstance(one, (list, tuple)), where
+    if isinstance(one, torch.Tensor):
+        assert one.equal(two), where
+    elif isinstance(one, dict):
+        assert list(one) == list(two), where
+        for key in one:
+            same(one[key], two[key], f"{where}/{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(two), where
+        for index, pair in enumerate(zip(one, two, strict=True)):
+            same(*pair, f"{where}/{index}")
+    else:
+        assert one == two, where
+
+
+def _process(function: Callable, rank: int, port: int, errors, arguments: tuple) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    try:
+        torch.set_num_threads(1)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+        function(*arguments)
+    except BaseException:
+        errors.put(f"rank {rank}: {traceback.format_exc()}")
+        errors.close()
+        errors.join_thread()
+        os._exit(1)
+    os._exit(0)  # without the libraries' own endings: gloo sometimes aborts in them
+
+
+def in_two_processes(function: Callable, *arguments) -> None:
+    """Call a function in two processes of one process group; forked, because starting Python anew takes seconds."""
+    context, port = multiprocessing.get_context("fork"), _free_port()
+    errors = context.Queue()
+    processes = [context.Process(target=_process, args=(function, rank, port, errors, arguments)) for rank in range(2)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons remark on forks of processes with threads
+        for process in processes:
+            process.start()
+    for process in processes:
+        process.join(120)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert codes == [0, 0], errors.get(timeout=5) if 1 in codes else codes
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from melreformer_hf._files import partial_of
 from melreformer_hf.audio.io import AUDIO_SUFFIXES
-from melreformer_hf.data.building import DATASET_FILE, BuildConfig, build_dataset
+from melreformer_hf.data.building import BuildConfig, build_dataset
 from melreformer_hf.data.metadata import default_metadata
 from melreformer_hf.data.rendering import MIDI_SUFFIXES, render_folder
+from melreformer_hf.data.shard_writing import DATASET_FILE
 from melreformer_hf.training.config import TrainingConfig
 
 CACHE = "datasets"

@@ -13,7 +13,7 @@ import soundfile
 from audio_files import write_music
 from training_utils import VOCODER
 
-from melreformer_hf.data.building import DATASET_FILE
+from melreformer_hf.data.shard_writing import DATASET_FILE
 from melreformer_hf.training import folders
 from melreformer_hf.training.config import TrainingConfig
 from melreformer_hf.training.folders import dataset_of, find_soundfont, is_dataset

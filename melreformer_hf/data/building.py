@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,23 +14,18 @@ from tqdm.auto import tqdm
 
 from melreformer_hf._files import replacing_folder
 from melreformer_hf.audio.io import AUDIO_SUFFIXES, read_audio
-from melreformer_hf.data.metadata import check_metadata, default_metadata, find_row, folder_label, read_metadata
-from melreformer_hf.data.recordings import RESERVED
 from melreformer_hf.data.shard_writing import DATASET_FILE, SEGMENT_SECONDS, ShardWriter, encode_segments
+from melreformer_hf.data.sources import Source, check_output, describe_sources, labels_of
 from melreformer_hf.data.splits import HELD_OUT, assign_splits
 
 MAX_SAMPLING_RATE = 655350
 MAX_CHANNELS = 8
-LABEL_OF_FOLDER = "folder"
 UNREAD_SUFFIXES = (
     *(".m4a", ".aac", ".mp4", ".wma", ".aif", ".aiff", ".opus", ".ape", ".wv", ".alac", ".amr", ".au", ".caf", ".mka"),
     *(".webm", ".m4b", ".oga", ".ra", ".dsf", ".mp2", ".ac3"),
 )
 # A lone recording that is at least this long is held out in part.
 _CUT_SECONDS = 30.0
-_SPLIT_NAME = re.compile(r"\w+([.-]\w+)*")  # it becomes the name of a file
-_OWN_COLUMNS = ("audio", "segment", "num_segments", "total_samples")
-_TOLD = ("file_name", "path", "recording", "split", "license", "licence", "attribution", "source", "source_repo")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,14 +83,8 @@ class BuildConfig:
                 raise ValueError(f"{name} must {rule}, got {getattr(self, name)!r}.")
 
 
-@dataclasses.dataclass
-class _Task:
-    """One file: what is known about it, and which part of it goes to which split (split, begin, end; shares)."""
-
-    path: Path
-    row: dict[str, str]
-    split: str | None
-    parts: tuple[tuple[str, float, float], ...] = ()
+# Which part of a recording goes to which split: split, begin, end; shares of its length.
+_Parts = tuple[tuple[str, float, float], ...]
 
 
 def build_dataset(folder: Path, output: Path, config: BuildConfig, progress: bool = True) -> dict:
@@ -116,28 +104,14 @@ def build_dataset(folder: Path, output: Path, config: BuildConfig, progress: boo
             recordings of one name, no such label column, or `output` holds something else or a dataset.
     """
     folder, output = Path(folder), Path(output)
-    _check_output(output, config.overwrite)
+    check_output(output, config.overwrite, DATASET_FILE)
     files, unread = _find_files(folder)
-    path = config.metadata or default_metadata(folder)
-    metadata = read_metadata(path) if path else {}
-    check_metadata(metadata, files, folder)
-    tasks = [_task_of(file, folder, metadata, config) for file in files]
-    _check_tasks(tasks, config, metadata)
+    sources = describe_sources(files, folder, config.metadata, config.license, config.label)
     with replacing_folder(output) as building:
-        report, columns = _write(tasks, folder, building, config, progress)
+        report, columns = _write(sources, folder, building, config, progress)
         report["skipped"] += unread
-        labels = sorted({task.row["label"] for task in tasks if task.row.get("label")})
-        _describe(building, report, config, labels, columns)
+        _describe(building, report, config, labels_of(sources), columns)
     return report
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    if not (output / DATASET_FILE).is_file():
-        raise ValueError(f"--output must be a new folder or a dataset built before, got {output} with other content.")
-    if not overwrite:
-        raise ValueError(f"--output {output} holds a dataset already. Add --overwrite to replace it.")
 
 
 def _find_files(folder: Path) -> tuple[list[Path], list[dict[str, str]]]:
@@ -160,111 +134,68 @@ def _find_files(folder: Path) -> tuple[list[Path], list[dict[str, str]]]:
     return files, unread
 
 
-def _task_of(path: Path, folder: Path, metadata: dict, config: BuildConfig) -> _Task:
-    told = find_row(metadata, path, folder)
-    row = {
-        "recording": told.get("recording") or path.relative_to(folder).with_suffix("").as_posix(),
-        "license": told.get("license") or told.get("licence") or config.license,
-        "attribution": told.get("attribution") or "",
-        "source": told.get("source") or told.get("source_repo") or path.relative_to(folder).as_posix(),
-    }
-    for column, value in told.items():
-        if column and column not in _TOLD:  # a row with more cells than the header has a column without a name
-            taken = column in RESERVED or column in _OWN_COLUMNS
-            row[f"{column}_column" if taken else column] = value or ""
-    if config.label is not None:
-        label = folder_label(path, folder) if config.label == LABEL_OF_FOLDER else told.get(config.label)
-        row["label"] = label or ""
-    return _Task(path, row, told.get("split") or None)
-
-
-def _check_tasks(tasks: Sequence[_Task], config: BuildConfig, metadata: dict) -> None:
-    seen: set[str] = set()
-    for task in tasks:
-        recording = task.row["recording"]
-        if task.split is not None and not _SPLIT_NAME.fullmatch(task.split):
-            raise ValueError(
-                f"split must be a word such as train or test, got {task.split!r} for {recording!r} in the metadata."
-            )
-        if recording in seen:
-            raise ValueError(f"The recording {recording!r} appears twice, the second time as {task.path}. Rename one.")
-        seen.add(recording)
-    if config.label not in (None, LABEL_OF_FOLDER) and not any(task.row["label"] for task in tasks):
-        columns = sorted({column for row in metadata.values() for column in row if column})
-        raise ValueError(
-            f"label must be {LABEL_OF_FOLDER!r} or a column of the metadata {columns}, got {config.label!r}."
-        )
-    if config.label == LABEL_OF_FOLDER and not any(task.row["label"] for task in tasks):
-        raise ValueError(
-            "label 'folder' needs files in folders of their own inside DIR, got all of them in DIR itself."
-        )
-
-
-def _plan(tasks: Sequence[_Task], config: BuildConfig) -> list[str]:
-    """Give every task its parts; returns the notes."""
+def _plan(sources: Sequence[Source], config: BuildConfig) -> tuple[dict[Path, _Parts], list[str]]:
+    """The parts of every recording, and notes."""
     fractions = {"validation": config.validation_fraction, "test": config.test_fraction}
-    if len(tasks) == 1 and tasks[0].split in (None, "train") and any(fractions.values()):
+    if len(sources) == 1 and sources[0].split in (None, "train") and any(fractions.values()):
         parts, end = [], 1.0
         for split in reversed(HELD_OUT):
             parts += [(split, end - fractions[split], end)] if fractions[split] else []
             end -= fractions[split]
-        tasks[0].parts = (("train", 0.0, end), *reversed(parts))
-        return []
-    splits, notes = assign_splits({task.row["recording"]: task.split for task in tasks}, *fractions.values())
-    for task in tasks:
-        task.parts = ((splits[task.row["recording"]], 0.0, 1.0),)
-    return notes
+        return {sources[0].path: (("train", 0.0, end), *reversed(parts))}, []
+    splits, notes = assign_splits({source.recording: source.split for source in sources}, *fractions.values())
+    return {source.path: ((splits[source.recording], 0.0, 1.0),) for source in sources}, notes
 
 
-def _decode(task: _Task, config: BuildConfig) -> list[tuple[str, dict, list[bytes], int]] | str:
+def _decode(source: Source, parts: _Parts, config: BuildConfig) -> list[tuple[str, dict, list[bytes], int]] | str:
     """(split, row, segments, samples) of every part, or why the file cannot be used."""
     rate = config.sampling_rate
     try:
-        waveform, _ = read_audio(task.path, rate, channels=config.channels)
+        waveform, _ = read_audio(source.path, rate, channels=config.channels)
         if waveform.shape[-1] < rate // 10:
-            raise ValueError(f"{task.path} is shorter than 0.1 s ({waveform.shape[-1]} samples).")
+            raise ValueError(f"{source.path} is shorter than 0.1 s ({waveform.shape[-1]} samples).")
         if waveform.abs().max() < 1e-4:
-            raise ValueError(f"{task.path} is silent (peak below -80 dB).")
+            raise ValueError(f"{source.path} is silent (peak below -80 dB).")
     except (ValueError, OSError) as error:
         return str(error)
     samples = waveform.reshape(config.channels, -1).T.numpy() / max(1.0, float(waveform.abs().max()))
-    parts = task.parts if len(samples) >= _CUT_SECONDS * rate or len(task.parts) == 1 else (("train", 0.0, 1.0),)
+    if len(parts) > 1 and len(samples) < _CUT_SECONDS * rate:
+        parts = (("train", 0.0, 1.0),)
     result = []
     for split, begin, end in parts:
         piece = samples[round(begin * len(samples)) : round(end * len(samples))]
-        name = task.row["recording"] if split == "train" or len(parts) == 1 else f"{task.row['recording']} ({split})"
-        result.append((split, {**task.row, "recording": name}, encode_segments(piece, rate), len(piece)))
+        name = source.recording if split == "train" or len(parts) == 1 else f"{source.recording} ({split})"
+        result.append((split, {**source.row, "recording": name}, encode_segments(piece, rate), len(piece)))
     return result
 
 
 def _write(
-    tasks: list[_Task], folder: Path, building: Path, config: BuildConfig, progress: bool
+    sources: list[Source], folder: Path, building: Path, config: BuildConfig, progress: bool
 ) -> tuple[dict, list[str]]:
     """Write all shards; once more without the unusable files where these leave a held-out split empty."""
     skipped: list[dict] = []
     while True:
-        notes = _plan(tasks, config)
+        plan, notes = _plan(sources, config)
         shutil.rmtree(building / "data", ignore_errors=True)
         (building / "data").mkdir()
-        writers, reasons = _write_shards(tasks, building, config, progress)
+        writers, reasons = _write_shards(sources, plan, building, config, progress)
         # The report may be published: it names files inside the folder, not where the folder is.
         skipped += [
             {"file": path.relative_to(folder).as_posix(), "reason": reason.replace(f"{folder}{os.sep}", "")}
             for path, reason in reasons.items()
         ]
-        planned = {part[0] for task in tasks for part in task.parts}
-        usable = [task for task in tasks if task.path not in reasons]
+        planned = {part[0] for parts in plan.values() for part in parts}
+        usable = [source for source in sources if source.path not in reasons]
         if not usable:
             raise ValueError(f"No file in {folder} is usable; the first: {skipped[:3]}.")
         if planned <= writers.keys() or not reasons:
             break
-        tasks = usable
+        sources = usable
     if len(usable) == 1 and len(writers) > 1:
         notes.append("There is one recording: its end is held out. Metrics tell little about other recordings.")
-    elif len(tasks) == 1 and planned - writers.keys():
+    elif len(sources) == 1 and planned - writers.keys():
         notes.append(f"validation and test are missing: one recording, shorter than {_CUT_SECONDS:g} s.")
-    licenses = [task.row["license"] for task in usable]
-    columns = sorted({column for task in tasks for column in task.row} - {"recording"})
+    licenses = [source.row["license"] for source in usable]
     splits = {
         name: {
             "recordings": writer.recordings,
@@ -274,22 +205,26 @@ def _write(
         for name, writer in sorted(writers.items())
     }
     counted = {name: licenses.count(name) for name in sorted(set(licenses))}
-    return {"splits": splits, "licenses": counted, "skipped": skipped, "notes": notes}, columns
+    report = {"splits": splits, "licenses": counted, "skipped": skipped, "notes": notes}
+    return report, _columns(sources)
+
+
+def _columns(sources: Sequence[Source]) -> list[str]:
+    return sorted({column for source in sources for column in source.row} - {"recording"})
 
 
 def _write_shards(
-    tasks: Sequence[_Task], building: Path, config: BuildConfig, progress: bool
+    sources: Sequence[Source], plan: dict[Path, _Parts], building: Path, config: BuildConfig, progress: bool
 ) -> tuple[dict[str, ShardWriter], dict[Path, str]]:
-    columns = sorted({column for task in tasks for column in task.row} - {"recording"})
-    limit = config.shard_minutes * 60 * config.sampling_rate
+    columns, limit = _columns(sources), config.shard_minutes * 60 * config.sampling_rate
     writers: dict[str, ShardWriter] = {}
     reasons: dict[Path, str] = {}
     with ThreadPoolExecutor(config.workers) as pool:  # decoding and encoding release the lock
-        results = pool.map(lambda task: _decode(task, config), tasks)
-        bar = tqdm(results, total=len(tasks), desc="building", disable=not progress)
-        for task, result in zip(tasks, bar, strict=True):
+        results = pool.map(lambda source: _decode(source, plan[source.path], config), sources)
+        bar = tqdm(results, total=len(sources), desc="building", disable=not progress)
+        for source, result in zip(sources, bar, strict=True):
             if isinstance(result, str):
-                reasons[task.path] = result
+                reasons[source.path] = result
                 continue
             for split, row, segments, samples in result:
                 if split not in writers:
@@ -344,4 +279,4 @@ def _card(report: dict, config: BuildConfig, labels: list[str]) -> str:
     return "\n".join([*lines, ""])
 
 
-__all__ = ["DATASET_FILE", "LABEL_OF_FOLDER", "BuildConfig", "build_dataset"]
+__all__ = ["DATASET_FILE", "BuildConfig", "build_dataset"]

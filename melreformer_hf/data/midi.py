@@ -175,26 +175,28 @@ def _from_time_zero(row: list[int], counts: RowCounts) -> list[int] | None:
     return row
 
 
-def interarrival_rows(
-    sources: Iterable[MidiSource], counts: RowCounts | None = None, rest: bool = False
-) -> Iterator[list[int]]:
-    """Rows of 1024 interarrival tokens: the pieces one after the other, a separator before each.
+def interarrival_piece(source: MidiSource, counts: RowCounts) -> list[int]:
+    """A separator and the interarrival tokens of a piece; nothing of an unsuitable one, which is counted."""
+    reason = why_unsuitable(read_notes(source))
+    if reason is not None:
+        setattr(counts, reason, getattr(counts, reason) + 1)
+        return []
+    tokens, cut = read_changes(source)
+    counts.truncations += cut
+    return [INTERARRIVAL.first["separator"], *tokens]
+
+
+def pack_rows(pieces: Iterable[Sequence[int]], counts: RowCounts, rest: bool = False) -> Iterator[list[int]]:
+    """Rows of 1024 tokens: the pieces one after the other.
 
     Args:
-        sources: MIDI files; unsuitable ones are left out and counted.
+        pieces: tokens of each piece.
         counts: filled while the rows are drawn.
         rest: whether the tokens that fill no row at the end are given too, as a shorter one.
     """
-    counts = RowCounts() if counts is None else counts
     waiting: list[int] = []
-    for source in sources:
-        reason = why_unsuitable(read_notes(source))
-        if reason is not None:
-            setattr(counts, reason, getattr(counts, reason) + 1)
-            continue
-        tokens, cut = read_changes(source)
-        counts.truncations += cut
-        waiting += [INTERARRIVAL.first["separator"], *tokens]
+    for piece in pieces:
+        waiting += piece
         while len(waiting) >= ROW_SIZE:
             row, waiting = waiting[:ROW_SIZE], waiting[ROW_SIZE:]
             counts.rows += 1
@@ -204,11 +206,24 @@ def interarrival_rows(
         yield waiting
 
 
+def interarrival_rows(sources: Iterable[MidiSource], counts: RowCounts | None = None) -> Iterator[list[int]]:
+    """Rows of 1024 interarrival tokens: the pieces one after the other, a separator before each.
+
+    Args:
+        sources: MIDI files; unsuitable ones are left out and counted.
+        counts: filled while the rows are drawn.
+    """
+    counts = RowCounts() if counts is None else counts
+    return pack_rows((interarrival_piece(source, counts) for source in sources), counts)
+
+
 __all__ = [
     "RowCounts",
     "arrival_rows",
     "augment",
+    "interarrival_piece",
     "interarrival_rows",
+    "pack_rows",
     "split_random",
     "split_spans",
     "why_unsuitable",

@@ -249,7 +249,7 @@ def test_help_without_words(monkeypatch, capsys):
     assert stop.value.code == 2 and "generate" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "data render", "data"])
+@pytest.mark.parametrize("command", [*COMMANDS, "data render", "data tokenize", "data"])
 def test_every_help_teaches_with_an_example(command):
     result = CliRunner().invoke(app, [*command.split(), "--help"], terminal_width=200)
     assert result.exit_code == 0

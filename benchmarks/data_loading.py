@@ -24,7 +24,8 @@ import torch
 
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.data.batches import BatchStream
-from melreformer_hf.data.streams import AudioCropStream, RecordingStore, resolve_dataset
+from melreformer_hf.data.built import BuiltRecordings
+from melreformer_hf.data.shards import resolve_dataset
 from melreformer_hf.training.config import TrainingConfig
 from melreformer_hf.training.recipes.vocoder import VocoderRecipe
 
@@ -61,9 +62,9 @@ def forget_files(folder: Path) -> bool:
 
 def crop_epochs(arguments: argparse.Namespace, cache_minutes: float) -> Iterator[Callable[[], int]]:
     """Epochs of random crops; calling one reads it and gives the samples that were read."""
-    store = RecordingStore(arguments.dataset, SPLIT, cache_minutes)
+    store = BuiltRecordings(arguments.dataset, SPLIT, cache_minutes)
     samples = int(arguments.crop_seconds * store.sampling_rate)
-    stream = AudioCropStream(store, samples, samples, arguments.seed)
+    stream = store.crops(samples, samples, seed=arguments.seed)
     count = max(1, round(store.hours * 3600 / arguments.crop_seconds))
     for epoch in range(arguments.epochs):
         indices = range(epoch * count, (epoch + 1) * count)
@@ -72,7 +73,7 @@ def crop_epochs(arguments: argparse.Namespace, cache_minutes: float) -> Iterator
 
 def batch_epochs(arguments: argparse.Namespace) -> Iterator[Callable[[], int]]:
     """Epochs of batches that a training of the vocoder would get."""
-    rate = RecordingStore(arguments.dataset, SPLIT).sampling_rate
+    rate = BuiltRecordings(arguments.dataset, SPLIT).sampling_rate
     mel = MelConfig.preset("hifigan", sampling_rate=rate, num_mel_bins=128, fmax=None)
     config = TrainingConfig(
         dataset=arguments.dataset,
@@ -144,7 +145,7 @@ def main() -> None:
     torch.set_num_threads(1)
     load_libraries()
     folder = resolve_dataset(arguments.dataset)
-    store = RecordingStore(folder, SPLIT)
+    store = BuiltRecordings(folder, SPLIT)
     print(
         f"{platform.processor() or platform.machine()}, one process; split {SPLIT}: {len(store.recordings)} "
         f"recordings, {store.hours:.2f} hours; crops of {arguments.crop_seconds:g} s"

@@ -60,9 +60,12 @@ def read_recordings(arguments: argparse.Namespace, mel_config: MelConfig) -> tor
     """(recording, sample), cut to whole frames."""
     samples = int(arguments.seconds * mel_config.sampling_rate) // mel_config.hop_length * mel_config.hop_length
     if arguments.dataset:
-        from melreformer_hf.data.streams import RecordingStore, fixed_crops
+        from melreformer_hf.data.opening import open_recordings
 
-        crops = fixed_crops(RecordingStore(arguments.dataset, arguments.split), samples, arguments.crops)
+        recordings = open_recordings(
+            arguments.dataset, arguments.split, sampling_rate=mel_config.sampling_rate, channels=1
+        )
+        crops = recordings.fixed_crops(samples, arguments.crops)
         return torch.stack([crop["waveform"] for crop in crops])
     if not arguments.audio:
         return synthetic_chord(samples, mel_config.sampling_rate)

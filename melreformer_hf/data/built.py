@@ -6,7 +6,6 @@ import bisect
 import io
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,11 @@ import torch
 
 from melreformer_hf.data.recordings import CropSettings, Recordings
 from melreformer_hf.data.shard_writing import SEGMENT_SECONDS
-from melreformer_hf.data.shards import LocalShards, Recording, open_shards, recordings_of, resolve_dataset
+from melreformer_hf.data.shards import LocalShards, Recording, open_shards, recordings_of
 from melreformer_hf.data.streams import ItemStream
 
 
-class RecordingStore(Recordings):
+class BuiltRecordings(Recordings):
     """Random access to the recordings of one split of a built dataset.
 
     A split that fits into the cache is decoded once and kept (16 bit). Of a larger one in a folder, short crops decode
@@ -173,7 +172,7 @@ class BuiltCropStream(ItemStream):
     """
 
     def __init__(
-        self, store: RecordingStore, settings: CropSettings, seed: int = 0, rank: int = 0, world_size: int = 1
+        self, store: BuiltRecordings, settings: CropSettings, seed: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
         super().__init__(seed, rank, world_size)
         self.store, self.settings = store, settings
@@ -197,29 +196,4 @@ class BuiltCropStream(ItemStream):
         return {**item, "index": index}
 
 
-class AudioCropStream(BuiltCropStream):
-    def __init__(
-        self,
-        store: RecordingStore,
-        min_samples: int,
-        max_samples: int,
-        seed: int = 0,
-        multiple: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        settings = CropSettings(min_samples=min_samples, max_samples=max_samples, multiple=multiple)
-        super().__init__(store, settings, seed, rank, world_size)
-
-
-def fixed_crops(store: RecordingStore, num_samples: int, count: int, seed: int = 0) -> list[dict]:
-    return store.fixed_crops(num_samples, count, seed)
-
-
-def whole_recordings(store: RecordingStore, max_samples: int | None = None) -> Iterator[dict]:
-    for recording in store.recordings:
-        length = recording.num_samples if max_samples is None else min(max_samples, recording.num_samples)
-        yield store.item_of(recording, 0, length)
-
-
-__all__ = ["BuiltCropStream", "RecordingStore", "missing_split", "resolve_dataset"]
+__all__ = ["BuiltCropStream", "BuiltRecordings", "missing_split"]

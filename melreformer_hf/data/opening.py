@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from melreformer_hf._text import suggest
-from melreformer_hf.data.built import RecordingStore
+from melreformer_hf.data.built import BuiltRecordings
 from melreformer_hf.data.foreign import ForeignRecordings
 from melreformer_hf.data.layouts import Layout
 from melreformer_hf.data.recordings import Recordings
@@ -51,7 +51,7 @@ def open_recordings(
         name = repo_id if str(dataset).startswith(REMOTE) else str(dataset)
         layout = Layout(name, config_name, revision if str(dataset).startswith(REMOTE) and revision else None)
         return ForeignRecordings(layout, split, sampling_rate, channels, audio_column, label_column)
-    store = RecordingStore(dataset, split, cache_minutes, channels)
+    store = BuiltRecordings(dataset, split, cache_minutes, channels)
     if sampling_rate is not None and store.sampling_rate != sampling_rate:
         raise ValueError(
             f"The dataset {dataset} has {store.sampling_rate} samples per second, needed are {sampling_rate}. Build it "

@@ -82,15 +82,4 @@ class ItemStream(abc.ABC):
             yield item
 
 
-_MOVED = ("AudioCropStream", "RecordingStore", "fixed_crops", "resolve_dataset", "whole_recordings")
-
-
-def __getattr__(name: str):
-    if name in _MOVED:
-        from melreformer_hf.data import built
-
-        return getattr(built, name)
-    raise AttributeError(name)
-
-
 __all__ = ["ItemStream"]

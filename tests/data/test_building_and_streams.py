@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 
 from melreformer_hf.data.batches import BatchStream
 from melreformer_hf.data.building import BuildConfig, build_dataset
+from melreformer_hf.data.built import BuiltRecordings
 from melreformer_hf.data.opening import open_recordings
-from melreformer_hf.data.streams import AudioCropStream, RecordingStore, fixed_crops, whole_recordings
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_the_datasets_library_streams_it(dataset):
 
 
 def test_reading_across_segments_equals_the_file(dataset):
-    store = RecordingStore(dataset[0], "train")
+    store = BuiltRecordings(dataset[0], "train")
     recording = next(item for item in store.recordings if item.name == "long")
     whole = store.read(recording)
     expected = torch.from_numpy(soundfile.read(dataset[0].parent / "in/long.flac", dtype="float32")[0])
@@ -85,7 +85,7 @@ def test_reading_across_segments_equals_the_file(dataset):
 
 
 def test_what_a_small_cache_decodes_in_parts_is_what_a_large_one_holds(dataset):
-    small, large = (RecordingStore(dataset[0], "train", minutes) for minutes in (0.1, 60.0))
+    small, large = (BuiltRecordings(dataset[0], "train", minutes) for minutes in (0.1, 60.0))
     generator = np.random.default_rng(0)
     for recording in small.recordings:
         for _ in range(6):
@@ -108,7 +108,7 @@ def same(left, right):
 
 
 def make(dataset, **arguments):
-    return AudioCropStream(RecordingStore(dataset[0], "train"), 2000, 40000, seed=3, multiple=256, **arguments)
+    return BuiltRecordings(dataset[0], "train").crops(2000, 40000, seed=3, multiple=256, **arguments)
 
 
 def test_lengths_and_weights(dataset):
@@ -117,7 +117,7 @@ def test_lengths_and_weights(dataset):
     assert min(lengths) >= 1792 and max(lengths) <= 40000 and all(length % 256 == 0 for length in lengths)
     assert len(set(lengths)) > 50
     share = sum(name == "long" for _, name, _ in items) / 300
-    hours = {item.name: item.num_samples for item in RecordingStore(dataset[0], "train").recordings}
+    hours = {item.name: item.num_samples for item in BuiltRecordings(dataset[0], "train").recordings}
     assert abs(share - hours["long"] / sum(hours.values())) < 0.1  # weighted by hours, not by files
 
 
@@ -140,24 +140,25 @@ def test_processes_and_workers_divide_one_global_sequence(dataset):
 
 
 def test_fixed_crops_and_whole_recordings(dataset):
-    store = RecordingStore(dataset[0], "test")
-    first, second = (fixed_crops(store, 30000, 5, seed=1) for _ in range(2))
+    store = BuiltRecordings(dataset[0], "test")
+    first, second = (store.fixed_crops(30000, 5, seed=1) for _ in range(2))
     assert all(torch.equal(a["waveform"], b["waveform"]) for a, b in zip(first, second, strict=True))
     assert {crop["recording"] for crop in first} == {"piece0", "piece1"}
-    assert [item["num_samples"] for item in whole_recordings(store, 5000)] == [5000, 5000]
+    assert [item["num_samples"] for item in store.whole(5000, 2)] == [5000]  # none is so short: the shortest, cut
+    assert {item["recording"] for item in store.whole(10**6, 2)} == {"piece0", "piece1"}
     with pytest.raises(ValueError, match="num_samples"):
-        fixed_crops(store, 10**8, 1)
+        store.fixed_crops(10**8, 1)
 
 
 def test_bad_requests(dataset, tmp_path):
     with pytest.raises(ValueError, match="split must be one of"):
-        RecordingStore(dataset[0], "validation")
+        BuiltRecordings(dataset[0], "validation")
     with pytest.raises(ValueError, match="melreformer data build"):
-        RecordingStore(tmp_path)
+        BuiltRecordings(tmp_path)
     with pytest.raises(ValueError, match="neither"):
         open_recordings("no_such_folder", "train")
     with pytest.raises(ValueError, match="min_samples"):
-        AudioCropStream(RecordingStore(dataset[0], "test"), 10**8, 10**8)
+        BuiltRecordings(dataset[0], "test").crops(10**8, 10**8)
     with pytest.raises(ValueError, match="found none"):
         build_dataset(tmp_path, tmp_path / "out", BuildConfig())
     with pytest.raises(ValueError, match="workers"):
@@ -207,7 +208,7 @@ def test_bad_files_are_listed_and_odd_ones_are_used(tmp_path):
     expected |= {"folder.wav": "No audio file"}
     assert set(skipped) == set(expected)
     assert all(fragment in skipped[name] for name, fragment in expected.items()), skipped
-    store = RecordingStore(tmp_path / "out")
+    store = BuiltRecordings(tmp_path / "out")
     read = {item.name: store.read(item) for item in store.recordings}
     assert set(read) == {"eight", "loud", "stereo", "rate"}
     for name, waveform in read.items():
@@ -272,7 +273,7 @@ def test_other_audio_types_are_named_and_datasets_not_replaced(tmp_path):
         build_dataset(tmp_path, tmp_path / "out", BuildConfig(), progress=False)
     assert (tmp_path / "out" / "dataset.json").stat().st_mtime_ns == before
     build_dataset(tmp_path, tmp_path / "out", BuildConfig(overwrite=True, channels=2), progress=False)
-    assert RecordingStore(tmp_path / "out").channels == 2
+    assert BuiltRecordings(tmp_path / "out").channels == 2
     (tmp_path / "in.wav").unlink()
     with pytest.raises(ValueError, match="found none in .*1 of types that are not read, such as song.M4A"):
         build_dataset(tmp_path, tmp_path / "new", BuildConfig(), progress=False)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from melreformer_hf.cli.main import app
 from melreformer_hf.data.building import BuildConfig, build_dataset
-from melreformer_hf.data.built import RecordingStore
+from melreformer_hf.data.built import BuiltRecordings
 from melreformer_hf.data.metadata import find_row, read_metadata
 from melreformer_hf.data.rendering import render_file, render_folder, require_fluidsynth
 
@@ -139,7 +139,7 @@ def test_renderings_become_a_dataset_by_commands(synthesizer, midi_dir, tmp_path
     report = build_dataset(tmp_path / "wav", tmp_path / "data", config, progress=False)
     assert report["licenses"] == {"CC-BY-4.0": 1, "CC0-1.0": 1}
     for split, name in (("train", "bach/two"), ("test", "bach/one")):
-        assert [item.name for item in RecordingStore(tmp_path / "data", split).recordings] == [name]
+        assert [item.name for item in BuiltRecordings(tmp_path / "data", split).recordings] == [name]
 
 
 def test_bad_folders_and_metadata_are_refused(synthesizer, tmp_path):

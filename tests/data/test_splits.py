@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from melreformer_hf.cli.main import app
 from melreformer_hf.data.building import BuildConfig, build_dataset
-from melreformer_hf.data.built import RecordingStore
+from melreformer_hf.data.built import BuiltRecordings
 from melreformer_hf.data.splits import assign_splits, name_hash, split_of
 
 
@@ -68,11 +68,11 @@ def test_datasets_of_one_to_five_recordings(tmp_path, count):
     report = build_dataset(tmp_path / "in", tmp_path / "out", BuildConfig(sampling_rate=8000), progress=False)
     expected = {"train", "validation"} if count == 2 else {"train", "validation", "test"}
     assert set(report["splits"]) == expected
-    names = [item.name for split in expected for item in RecordingStore(tmp_path / "out", split).recordings]
+    names = [item.name for split in expected for item in BuiltRecordings(tmp_path / "out", split).recordings]
     assert len(set(names)) == len(names) == max(count, len(expected))
     assert bool(report["notes"]) == (count < 3)
     if count == 1:
-        parts = [RecordingStore(tmp_path / "out", split) for split in ("train", "validation", "test")]
+        parts = [BuiltRecordings(tmp_path / "out", split) for split in ("train", "validation", "test")]
         assert [part.recordings[0].num_samples for part in parts] == [256000, 32000, 32000]
         assert "its end is held out" in report["notes"][0]
         whole = np.concatenate([part.read(part.recordings[0]).numpy() for part in parts])
@@ -84,7 +84,7 @@ def test_one_short_recording_says_what_is_missing(tmp_path):
     result = CliRunner().invoke(app, ["data", "build", str(tmp_path), "--output", str(tmp_path / "out")])
     assert result.exit_code == 0 and "validation and test are missing" in result.output
     with pytest.raises(ValueError, match="one of .'train'.*got 'validation'.*Build it again.*holds out validation"):
-        RecordingStore(tmp_path / "out", "validation")
+        BuiltRecordings(tmp_path / "out", "validation")
 
 
 def test_files_that_cannot_be_used_do_not_leave_a_split_empty(tmp_path):

@@ -9,7 +9,7 @@ from torch import nn
 
 from melreformer_hf.models.class_gpt.configuration_class_gpt import ClassGptConfig
 from melreformer_hf.nn.gpt import GPT_TABLE, original_mask
-from melreformer_hf.originals.arguments import COUNT, SHARE, SIZE, take_arguments
+from melreformer_hf.originals.arguments import COUNT, NONE, SHARE, SIZE, either, take_arguments
 from melreformer_hf.originals.formats import OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
 
@@ -33,11 +33,21 @@ def configuration_from_original(arguments: Mapping) -> ClassGptConfig:
     """Configuration of the original's arguments; its `block_size` counts the class's position.
 
     Raises:
-        ValueError: an argument is unknown.
+        ValueError: an argument is unknown, or makes no language model.
     """
-    fields = take_arguments(arguments, _NAMES, {"n_unmasked": COUNT}, ORIGIN)
-    if arguments.get("n_unmasked", 0) != 0:
-        raise ValueError(f"n_unmasked must be 0 for a causal model, got {arguments['n_unmasked']}.")
+    others = {"n_unmasked": COUNT, "last_linear": either(SIZE, NONE)}
+    fields = take_arguments(arguments, _NAMES, others, ORIGIN)
+    if arguments.get("n_unmasked", 0) > 1:
+        raise ValueError(
+            "n_unmasked must be 0 or 1: the first positions would see the very tokens that they are to predict, so that "
+            f"nothing can be generated, got {arguments['n_unmasked']}."
+        )
+    vocabulary = fields.get("vocab_size", ClassGptConfig.vocab_size)
+    if arguments.get("last_linear") not in (None, vocabulary):
+        raise ValueError(
+            f"last_linear must be None or vocab_size, {vocabulary}: the outputs are the logits of tokens, got "
+            f"{arguments['last_linear']}."
+        )
     if "num_tokens" in fields:
         fields["num_tokens"] -= 1
     return ClassGptConfig(**fields)

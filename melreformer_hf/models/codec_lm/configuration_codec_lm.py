@@ -35,6 +35,7 @@ class CodecLMConfig(StrictConfig):
         num_context_frames: frames before its own that a frame sees in every layer.
         activation: `"gelu"` or `"relu"`.
         norm_first: whether layers normalize their input instead of their output.
+        bias: `False`: the biases of attention, feed-forward layers and their norms are and stay zero.
         input_norm: whether the summed embeddings are normalized.
         position_period: longest wavelength of the position codes is 2 pi times this, in frames.
         dropout: on attention weights, between the linear layers, and on what a layer adds.
@@ -58,6 +59,7 @@ class CodecLMConfig(StrictConfig):
     num_context_frames: int = 262
     activation: str = "gelu"
     norm_first: bool = False
+    bias: bool = True
     input_norm: bool = True
     position_period: float = 10000.0
     dropout: float = 0.0

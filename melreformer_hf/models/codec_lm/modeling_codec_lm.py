@@ -190,6 +190,9 @@ class CodecLMModel(OriginalCheckpointMixin, CodecLMPreTrainedModel):
         self.input_norm = nn.LayerNorm(width, eps=1e-5) if config.input_norm else nn.Identity()
         self.layers = nn.ModuleList(CodecLMLayer(config) for _ in range(config.num_hidden_layers))
         self.heads = nn.ModuleList(nn.Linear(width, size) for _ in range(config.num_quantizers))
+        for name, parameter in self.layers.named_parameters():
+            # They exist all the same: the frame before the first one has them as its key and value.
+            parameter.requires_grad_(config.bias or not name.endswith("bias"))
         self.post_init()
 
     def _inputs(self, audio_codes: torch.Tensor | None, labels: torch.Tensor | None) -> torch.Tensor:

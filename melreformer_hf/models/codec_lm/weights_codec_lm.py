@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+from torch import nn
+
 from melreformer_hf.models.codec_lm.configuration_codec_lm import CodecLMConfig
 from melreformer_hf.originals.arguments import FLAG, POSITIVE, SHARE, SIZE, take_arguments
 from melreformer_hf.originals.formats import OriginalFormat
@@ -37,6 +40,7 @@ _NAMES = {
     "norm_first": ("norm_first", FLAG),
     "layer_norm_eps": ("layer_norm_eps", POSITIVE),
     "dropout": ("dropout", SHARE),
+    "bias": ("bias", FLAG),
 }
 _ORIGINAL_DEFAULTS = {
     "num_quantizers": 32,
@@ -63,11 +67,28 @@ def configuration_from_original(arguments: Mapping) -> CodecLMConfig:
     return CodecLMConfig(**fields)
 
 
+def _is_layer_bias(name: str) -> bool:
+    return name.startswith("layers.") and name.endswith("bias")
+
+
+def _to_ours(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    ours = rename_keys(tensors, TABLE, ORIGIN)
+    if model.config.bias:
+        return ours
+    return ours | {key: torch.zeros_like(value) for key, value in model.state_dict().items() if _is_layer_bias(key)}
+
+
+def _to_original(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    # Without biases the original stores none, where ours are zero.
+    kept = {key: value for key, value in tensors.items() if model.config.bias or not _is_layer_bias(key)}
+    return rename_keys(kept, TABLE, ORIGIN, reverse=True)
+
+
 ORIGINAL_FORMAT = OriginalFormat(
     ORIGIN,
     lambda arguments, state_dict: {"config": configuration_from_original(arguments)},
-    lambda tensors, model: rename_keys(tensors, TABLE, ORIGIN),
-    lambda tensors, model: rename_keys(tensors, TABLE, ORIGIN, reverse=True),
+    _to_ours,
+    _to_original,
 )
 
 __all__ = ["ORIGINAL_FORMAT", "configuration_from_original"]

@@ -76,7 +76,7 @@ def padded_attention(
 class MultichannelLinear(nn.Module):
     """A linear layer over the features of each channel (position-wise), then one over the channels (depth-wise).
 
-    Either part is there where it is asked for or where sizes change; there is no bias.
+    Either part is there where it is asked for or where sizes change.
 
     Args:
         in_channels: channels of the input.
@@ -86,6 +86,7 @@ class MultichannelLinear(nn.Module):
         positionwise: transform the features even if their number stays.
         depthwise: mix the channels even if their number stays.
         shared: one position-wise matrix for all channels, instead of one each.
+        bias: whether both parts have one.
     """
 
     def __init__(
@@ -97,17 +98,22 @@ class MultichannelLinear(nn.Module):
         positionwise: bool = True,
         depthwise: bool = False,
         shared: bool = False,
+        bias: bool = False,
     ) -> None:
         super().__init__()
-        self.weight_pw = self.weight_dw = None
+        self.weight_pw = self.weight_dw = self.bias_pw = self.bias_dw = None
         if positionwise or in_features != out_features:
-            self.weight_pw = nn.Parameter(torch.empty(1 if shared else in_channels, out_features, in_features))
+            rows = 1 if shared else in_channels
+            self.weight_pw = nn.Parameter(torch.empty(rows, out_features, in_features))
+            self.bias_pw = nn.Parameter(torch.empty(rows, out_features, 1)) if bias else None
         if depthwise or in_channels != out_channels:
             self.weight_dw = nn.Parameter(torch.empty(out_channels, in_channels))
-        for weight in (self.weight_pw, self.weight_dw):
-            if weight is not None:
-                bound = weight.shape[-1] ** -0.5
-                nn.init.uniform_(weight, -bound, bound)
+            self.bias_dw = nn.Parameter(torch.empty(out_channels, 1, 1)) if bias else None
+        for weight, offset in ((self.weight_pw, self.bias_pw), (self.weight_dw, self.bias_dw)):
+            for parameter in (weight, offset):
+                if parameter is not None:
+                    bound = weight.shape[-1] ** -0.5
+                    nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(batch, in_channels, in_features, frame) -> (batch, out_channels, out_features, frame)."""
@@ -117,8 +123,10 @@ class MultichannelLinear(nn.Module):
                 hidden = torch.einsum("gf,bcft->bcgt", self.weight_pw[0], hidden)
             else:
                 hidden = torch.einsum("cgf,bcft->bcgt", self.weight_pw, hidden)
+            hidden = hidden if self.bias_pw is None else hidden + self.bias_pw
         if self.weight_dw is not None:
             hidden = conv2d(hidden, self.weight_dw[:, :, None, None])
+            hidden = hidden if self.bias_dw is None else hidden + self.bias_dw
         return hidden
 
 

@@ -132,8 +132,18 @@ def configuration_from_original(architecture: str, arguments: Mapping) -> HifiVo
         base[name] = fields.get(name, base[name])
     ours = {ours for ours, _ in _HIFIGAN_NAMES.values()}
     chosen = {name: base[name] for name in {"architecture", "initializer_range", *ours}}
-    chosen["resblock_type"] = str(chosen["resblock_type"])
-    if not hifigan:
+    if hifigan:
+        # Its blocks read the first three dilations, or two; everything but the text "1" asks for the second kind.
+        paired = chosen["resblock_type"] == "1"
+        chosen["resblock_type"] = "1" if paired else "2"
+        used = 3 if paired else 2
+        if any(len(dilations) < used for dilations in chosen["resblock_dilations"]):
+            raise ValueError(
+                f"resblock_dilation_sizes must hold at least {used} dilations per block with this resblock, got "
+                f"{chosen['resblock_dilations']}."
+            )
+        chosen["resblock_dilations"] = tuple(tuple(dilations)[:used] for dilations in chosen["resblock_dilations"])
+    else:
         chosen["upsample_kernel_sizes"] = tuple(2 * rate for rate in chosen["upsample_rates"])
     hop = math.prod(chosen["upsample_rates"])
     if hifigan and arguments.get("hop_size", hop) != hop:

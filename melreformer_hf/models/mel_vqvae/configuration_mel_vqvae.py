@@ -43,6 +43,7 @@ class MelVqvaeConfig(MelStrictConfig):
         commitment_weight: of the pull of encoder outputs towards their codewords.
         num_norm_groups: groups of every group normalization.
         dropout: inside the residual blocks.
+        resample_with_conv: whether a convolution follows each repetition, and halves in place of a mean.
 
     Raises:
         StrictDataclassError: a field has the wrong type or breaks its rule (the cause is a ValueError).
@@ -69,6 +70,7 @@ class MelVqvaeConfig(MelStrictConfig):
     commitment_weight: float = 0.25
     num_norm_groups: int = 32
     dropout: float = 0.0
+    resample_with_conv: bool = True
 
     def __post_init__(self, **kwargs):
         for name in ("input_range", "channel_multipliers", "attention_resolutions"):
@@ -92,9 +94,18 @@ class MelVqvaeConfig(MelStrictConfig):
 
     @property
     def attention_levels(self) -> tuple:
-        """Numbers of the levels that have attention."""
+        """Numbers of the encoder's levels that have attention."""
         levels = range(len(self.channel_multipliers))
         return tuple(level for level in levels if self.resolution // 2**level in self.attention_resolutions)
+
+    @property
+    def decoder_attention_levels(self) -> tuple:
+        """The same of the decoder, which counts upwards by doubling: others where `resolution` is no multiple."""
+        last = len(self.channel_multipliers) - 1
+        coarsest = self.resolution // 2**last
+        return tuple(
+            level for level in range(last + 1) if coarsest * 2 ** (last - level) in self.attention_resolutions
+        )
 
     def validate_architecture(self):
         """Rules between fields."""

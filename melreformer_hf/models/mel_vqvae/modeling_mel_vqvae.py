@@ -109,11 +109,9 @@ class MelVqvaeModel(OriginalCheckpointMixin, MelVqvaePreTrainedModel):
             config.base_channels,
             config.channel_multipliers,
             config.num_residual_blocks,
-            config.attention_levels,
-            config.num_norm_groups,
-            config.dropout,
         )
-        self.encoder = VqganEncoder(1, *sizes)
+        others = (config.num_norm_groups, config.dropout, config.resample_with_conv)
+        self.encoder = VqganEncoder(1, *sizes, config.attention_levels, *others)
         self.quant_conv = nn.Conv2d(config.latent_channels, config.codebook_dim, 1)
         self.quantizer = VectorQuantizer(
             config.codebook_dim,
@@ -125,7 +123,7 @@ class MelVqvaeModel(OriginalCheckpointMixin, MelVqvaePreTrainedModel):
             commitment_weight=config.commitment_weight,
         )
         self.post_quant_conv = nn.Conv2d(config.codebook_dim, config.latent_channels, 1)
-        self.decoder = VqganDecoder(1, *sizes)
+        self.decoder = VqganDecoder(1, *sizes, config.decoder_attention_levels, *others)
         # Kept here, since configurations build their mel contract anew, which no graph can capture.
         self.num_mel_bins, self.num_token_rows = config.num_mel_bins, config.num_token_rows
         self.post_init()

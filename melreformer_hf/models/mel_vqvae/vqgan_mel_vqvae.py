@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.nn.functional import interpolate, pad, scaled_dot_product_attention, silu
+from torch.nn.functional import avg_pool2d, interpolate, pad, scaled_dot_product_attention, silu
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 _NORM_EPSILON = 1e-6
@@ -56,23 +56,23 @@ class AttentionBlock2d(nn.Module):
 
 
 class Downsample2d(nn.Module):
-    """Halve both axes: one zero row below and column at the right, then a 3x3 convolution with stride 2."""
+    """Halve both axes: one zero row below and column at the right, then a 3x3 convolution with stride 2; or by means."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, with_conv: bool = True) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2) if with_conv else None
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(batch, channel, height, width) -> (batch, channel, height / 2, width / 2)."""
-        return self.conv(pad(hidden, (0, 1, 0, 1)))
+        return avg_pool2d(hidden, 2) if self.conv is None else self.conv(pad(hidden, (0, 1, 0, 1)))
 
 
 class Upsample2d(nn.Module):
-    """Double both axes by repetition, then a 3x3 convolution."""
+    """Double both axes by repetition, then a 3x3 convolution where asked for."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, with_conv: bool = True) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if with_conv else nn.Identity()
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(batch, channel, height, width) -> (batch, channel, 2 * height, 2 * width)."""
@@ -135,6 +135,7 @@ class VqganEncoder(nn.Module):
         attention_levels: levels that have attention.
         groups: groups of every normalization.
         dropout: inside the residual blocks.
+        resample_with_conv: whether levels change resolution by convolutions.
     """
 
     def __init__(
@@ -147,6 +148,7 @@ class VqganEncoder(nn.Module):
         attention_levels: Sequence[int],
         groups: int,
         dropout: float = 0.0,
+        resample_with_conv: bool = True,
     ) -> None:
         super().__init__()
         widths = [base_channels * multiplier for multiplier in multipliers]
@@ -154,7 +156,7 @@ class VqganEncoder(nn.Module):
         self.levels = nn.ModuleList()
         before = base_channels
         for index, width in enumerate(widths):
-            resample = Downsample2d(width) if index < len(widths) - 1 else None
+            resample = Downsample2d(width, resample_with_conv) if index < len(widths) - 1 else None
             self.levels.append(Level(before, width, num_blocks, groups, dropout, index in attention_levels, resample))
             before = width
         self.middle = Middle(before, groups, dropout)
@@ -185,6 +187,7 @@ class VqganDecoder(nn.Module):
         attention_levels: Sequence[int],
         groups: int,
         dropout: float = 0.0,
+        resample_with_conv: bool = True,
     ) -> None:
         super().__init__()
         widths = [base_channels * multiplier for multiplier in multipliers]
@@ -193,7 +196,7 @@ class VqganDecoder(nn.Module):
         levels = []
         for index, width in enumerate(widths):
             before = widths[min(index + 1, len(widths) - 1)]
-            resample = Upsample2d(width) if index > 0 else None
+            resample = Upsample2d(width, resample_with_conv) if index > 0 else None
             levels.append(Level(before, width, num_blocks + 1, groups, dropout, index in attention_levels, resample))
         self.levels = nn.ModuleList(levels)
         self.norm_out = nn.GroupNorm(groups, widths[0], eps=_NORM_EPSILON)

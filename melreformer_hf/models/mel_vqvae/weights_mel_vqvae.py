@@ -55,9 +55,10 @@ _NAMES = {
     "commitment_cost": ("commitment_weight", AMOUNT),
     "group_norm_groups": ("num_norm_groups", SIZE),
     "dropout": ("dropout", SHARE),
+    "resamp_with_conv": ("resample_with_conv", FLAG),
 }
 _WITHOUT_FIELD = {name: SIZE for name in ("disc_ndf", "disc_in_channels", "disc_num_layers", "in_channels", "out_ch")}
-_WITHOUT_FIELD |= {"double_z": FLAG}
+_WITHOUT_FIELD |= {"double_z": FLAG, "give_pre_end": FLAG}
 
 
 def configuration_from_original(arguments: Mapping, mel: Mapping | None) -> MelVqvaeConfig:
@@ -70,6 +71,8 @@ def configuration_from_original(arguments: Mapping, mel: Mapping | None) -> MelV
     for name in ("in_channels", "out_ch"):
         if arguments.get(name, 1) != 1:
             raise ValueError(f"{name} must be 1 (one mel), got {arguments[name]}.")
+    if arguments.get("give_pre_end", False):
+        raise ValueError("give_pre_end must be False: without its last layer the decoder makes no mel, got True.")
     if arguments.get("double_z", False):
         raise ValueError("double_z must be False: a vector-quantized model has no variance, got True.")
     return MelVqvaeConfig(**fields, mel=None if mel is None else dict(mel))

@@ -63,7 +63,7 @@ class MultiresConv1d(OriginalCheckpointMixin, nn.Module):
 
     Args:
         channels: channels of input and output.
-        kernel_size: taps of the two filters, at least 2.
+        kernel_size: taps of the two filters, at least 2; 1 tap reaches no past, and needs a `depth`.
         depth: levels; or give `max_length`.
         max_length: samples that the memory has to span; sets the depth.
         tree: `"fading"`: one weight per level, on its newest coefficient. `"uniform"`: `memory_size` weights, dealt
@@ -95,8 +95,8 @@ class MultiresConv1d(OriginalCheckpointMixin, nn.Module):
         wavelet: str | Sequence | None = None,
     ) -> None:
         super().__init__()
-        if kernel_size < 2:
-            raise ValueError(f"kernel_size must be at least 2, got {kernel_size}.")
+        if kernel_size < (2 if depth is None else 1):
+            raise ValueError(f"kernel_size must be at least 2, or 1 where depth is given, got {kernel_size}.")
         if (depth is None) == (max_length is None):
             raise ValueError(f"Give either depth or max_length, got {depth} and {max_length}.")
         if tree not in ("fading", "uniform"):

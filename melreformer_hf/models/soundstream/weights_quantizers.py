@@ -8,6 +8,7 @@ same step, so that no restart lasts; here none is made. `rq_vae` is kakaobrain/r
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 
@@ -21,6 +22,8 @@ from melreformer_hf.originals.arguments import (
     COUNT,
     FLAG,
     NONE,
+    NUMBER,
+    POSITIVE,
     SHARE,
     SIZE,
     SIZES,
@@ -32,6 +35,7 @@ from melreformer_hf.originals.arguments import (
 from melreformer_hf.originals.formats import OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
 
+_GAUSS_BASE = 100.0  # the original's default
 _ENCODEC_TABLE = [
     ("vq.layers.{N}._codebook.embed", "codebooks.{N}.codewords"),
     ("vq.layers.{N}._codebook.embed_avg", "codebooks.{N}.vector_sum"),
@@ -151,22 +155,28 @@ def _kohonen_vae(arguments: Mapping) -> dict:
         "num_embeddings": ("codebook_size", SIZE),
         "embedding_dim": ("dim", SIZE),
         "grid_dim": ("num_axes", SIZE),
-        "grid_shape": ("grid_shape", either(SIZES, NONE)),
+        "grid_shape": ("grid_shape", either(SIZE, SIZES, NONE)),
         "blur": ("blur", several(ANYTHING)),
         "decay": ("decay", either(SHARE, NONE)),
         "cls": ("cls", TEXT),
         "commitment_cost": ("commitment_weight", AMOUNT),
         "kohonen_cost": ("weight", AMOUNT),
+        "epsilon": ("epsilon", POSITIVE),
     }
-    ours = take_arguments(arguments, names, {}, "Kohonen-VAE's quantizer", ("num_embeddings", "embedding_dim", "blur"))
+    # magic_counter_init is where the counts begin; a checkpoint holds where they are.
+    others = {"magic_counter_init": NUMBER}
+    ours = take_arguments(
+        arguments, names, others, "Kohonen-VAE's quantizer", ("num_embeddings", "embedding_dim", "blur")
+    )
     kinds = {"HardSOM": "running", "HardSOM_noupdate_zero": "none", "GDSOM": "division"}
     kind = ours.pop("cls", "HardSOM")
     if kind not in kinds:
         raise ValueError(f"cls must be one of {sorted(kinds)}, got {kind!r}.")
-    shape = ours.pop("grid_shape", None)
+    axes, shape = ours.pop("num_axes", 2), ours.pop("grid_shape", None)
+    if shape is None:
+        shape = _grid(ours["codebook_size"], axes)
     around = Neighborhood(
-        num_axes=ours.pop("num_axes", 2),
-        grid_shape=None if shape is None else tuple(shape),
+        grid_shape=(shape,) * axes if isinstance(shape, int) else tuple(shape),
         weight=ours.pop("weight", 1.0),
         **_blur(ours.pop("blur")),
     )
@@ -176,14 +186,23 @@ def _kohonen_vae(arguments: Mapping) -> dict:
     return {"update": update, "neighborhood": around, "smoothing": kinds[kind], **ours}
 
 
+def _grid(size: int, axes: int) -> list[int]:
+    """The original's own grid: the last side is the largest divisor up to the root rounded up, so (3, 4) for 12."""
+    if axes == 1:
+        return [size]
+    side = next(side for side in range(math.ceil(size ** (1 / axes)), 0, -1) if size % side == 0)
+    return [*_grid(size // side, axes - 1), side]
+
+
 def _blur(blur: Sequence) -> dict:
     kind, *numbers = blur
     if kind == "Empty" and not numbers:
         return {"radius": 0.0}
     if kind == "Hard" and len(numbers) == 1:
         return {"kernel": "hard", "shrink": float(numbers[0])}
-    if kind == "Gauss" and len(numbers) == 2:
-        return {"kernel": "gaussian", "shrink": float(numbers[0]), "radius": float(numbers[1])}
+    if kind == "Gauss" and len(numbers) in (1, 2):
+        base = numbers[1] if len(numbers) == 2 else _GAUSS_BASE
+        return {"kernel": "gaussian", "shrink": float(numbers[0]), "radius": float(base)}
     raise ValueError(f"blur must be ['Hard', shrink], ['Gauss', shrink, base] or ['Empty'], got {list(blur)}.")
 
 

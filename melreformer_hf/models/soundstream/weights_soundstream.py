@@ -48,7 +48,7 @@ def configuration_from_original(arguments: Mapping) -> SoundStreamConfig:
     fields = take_arguments(arguments, _NAMES, _WITHOUT_FIELD, ORIGIN)
     refused = {
         "input_format": ("n c l", "the original's other layout does not run"),
-        "zero_center": (False, "a mean over the whole signal is not causal"),
+        "zero_center": (False, "the mean that is taken off and put back is not among the codes"),
         "use_energy_transformer": (False, "that bottleneck has no codes; see energy_stage of SoundStreamConfig"),
     }
     for name, (value, reason) in refused.items():

@@ -97,7 +97,7 @@ def test_a_wavelet_is_where_training_begins():
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
-        ({"kernel_size": 1, "depth": 2}, ("kernel_size", "got 1")),
+        ({"kernel_size": 1, "max_length": 9}, ("kernel_size", "got 1")),
         ({"kernel_size": 2}, ("depth or max_length", "None and None")),
         ({"kernel_size": 2, "depth": 2, "tree": "oak"}, ("tree", "'oak'")),
         ({"kernel_size": 2, "depth": 2, "tree": "uniform"}, ("memory_size", "None")),

@@ -1,14 +1,14 @@
 """Long music from small ideas, Hugging Face style.
 
-Public names are imported when they are first used, so that `import melreformer_hf` costs next to nothing; the models
-are known to transformers' Auto classes as soon as those are imported, before or after this package.
+Public names are imported when they are first used. Importing the package makes its models known to transformers' Auto
+classes and its pipelines to `diffusers.DiffusionPipeline`, see `_registration`.
 """
 
 from __future__ import annotations
 
 import importlib
 
-from melreformer_hf._registration import register_when_imported
+from melreformer_hf import _registration
 
 __version__ = "0.1.0"
 
@@ -48,7 +48,13 @@ _EXPORTS: dict[str, str] = {
 __all__ = ["__version__", *sorted(_EXPORTS)]
 
 
+# Bases by which diffusers tells how a component of this package is saved and loaded.
+_BASES = {"PreTrainedModel": "transformers", "ModelMixin": "diffusers"}
+
+
 def __getattr__(name: str):
+    if name in _BASES:
+        return getattr(importlib.import_module(_BASES[name]), name)
     if name not in _EXPORTS:
         raise AttributeError(f"module 'melreformer_hf' has no attribute {name!r}")
     return getattr(importlib.import_module(f"melreformer_hf.{_EXPORTS[name]}"), name)
@@ -58,4 +64,5 @@ def __dir__() -> list[str]:
     return sorted(set(globals()) | set(_EXPORTS))
 
 
-register_when_imported(__getattr__)
+if not _registration.is_own_command():
+    _registration.register()

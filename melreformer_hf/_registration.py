@@ -1,197 +1,113 @@
-"""Makes the package's models known to transformers' Auto classes, without importing anything heavy for it.
+"""The package's families in one table, and how transformers and diffusers get to know them.
 
-`AutoConfig.register` and its kin need the classes themselves, and those need torch. When transformers' auto modules are
-imported (before or after this package), tables that load a class at its first look-up are put where `register` would
-put the class. Tests guard the names this relies on, the mappings' `_extra_content` and the tokenizers' table.
+`import melreformer_hf` calls `register()`, which uses the libraries' `register` methods: afterwards `AutoModel` and its
+kin load saved models, and `DiffusionPipeline` saved pipelines, whatever was imported before or will be after. Those
+methods need the classes themselves, and with them torch, transformers and diffusers; whoever loads a pipeline imports
+them anyway. Only the package's own commands leave it out at their start, so that `melreformer --help` is quick.
 """
 
 from __future__ import annotations
 
-import importlib.abc
+import dataclasses
+import importlib
 import sys
-from collections.abc import Callable, Iterable
+from pathlib import PurePath
 
-# model type -> config class, model class, feature extractor class
-FAMILIES: dict[str, tuple[str, str, str | None]] = {
-    "melreformer_class_gpt": ("ClassGptConfig", "ClassGptModel", None),
-    "melreformer_codec_lm": ("CodecLMConfig", "CodecLMModel", None),
-    "melreformer_frame_transformer": ("FrameTransformerConfig", "FrameTransformerModel", None),
-    "melreformer_gpt_vae": ("GptVaeConfig", "GptVaeModel", None),
-    "melreformer_hifi_vocoder": ("HifiVocoderConfig", "HifiVocoderModel", "MelFeatureExtractor"),
-    "melreformer_idea_stylegan2": ("IdeaStyleGan2Config", "IdeaStyleGan2Model", None),
-    "melreformer_mel_reformer": ("MelReformerConfig", "MelReformerModel", "MelFeatureExtractor"),
-    "melreformer_mel_vqvae": ("MelVqvaeConfig", "MelVqvaeModel", "MelFeatureExtractor"),
-    "melreformer_melgan_vocoder": ("MelGanVocoderConfig", "MelGanVocoderModel", "MelFeatureExtractor"),
-    "melreformer_rq_transformer": ("RQTransformerConfig", "RQTransformerModel", None),
-    "melreformer_soundstream": ("SoundStreamConfig", "SoundStreamModel", None),
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+    """One family of models.
+
+    Args:
+        config: configuration class.
+        model: model class.
+        feature_extractor: class that makes audio the model's input, of this package or of transformers.
+        tokenizer: class that makes notes the model's input.
+        auto_models: transformers' Auto classes that load the model, besides `AutoModel`.
+        weights_license: of the weights that the original's authors published, where they stated one.
+    """
+
+    config: str
+    model: str
+    feature_extractor: str | None = None
+    tokenizer: str | None = None
+    auto_models: tuple[str, ...] = ()
+    weights_license: str = "unknown"
+
+
+_MEL = "MelFeatureExtractor"
+_WAVEFORM = "EncodecFeatureExtractor"
+_CAUSAL = ("AutoModelForCausalLM",)
+
+# name, as `melreformer convert --family` has it; the model type is melreformer_NAME
+FAMILIES: dict[str, Family] = {
+    "class_gpt": Family(config="ClassGptConfig", model="ClassGptModel", auto_models=_CAUSAL),
+    "codec_lm": Family(config="CodecLMConfig", model="CodecLMModel"),
+    "frame_transformer": Family(
+        config="FrameTransformerConfig", model="FrameTransformerModel", feature_extractor=_WAVEFORM
+    ),
+    "gpt_vae": Family(config="GptVaeConfig", model="GptVaeModel", auto_models=_CAUSAL),
+    "hifi_vocoder": Family(config="HifiVocoderConfig", model="HifiVocoderModel", feature_extractor=_MEL),
+    "idea_stylegan2": Family(config="IdeaStyleGan2Config", model="IdeaStyleGan2Model", feature_extractor=_MEL),
+    "mel_reformer": Family(config="MelReformerConfig", model="MelReformerModel", feature_extractor=_MEL),
+    "mel_vqvae": Family(config="MelVqvaeConfig", model="MelVqvaeModel", feature_extractor=_MEL),
+    "melgan_vocoder": Family(config="MelGanVocoderConfig", model="MelGanVocoderModel", feature_extractor=_MEL),
+    "rq_transformer": Family(
+        config="RQTransformerConfig",
+        model="RQTransformerModel",
+        tokenizer="MidiTokenizer",
+        weights_license="cc-by-nc-sa-4.0",
+    ),
+    "soundstream": Family(
+        config="SoundStreamConfig",
+        model="SoundStreamModel",
+        feature_extractor=_WAVEFORM,
+        auto_models=("AutoModelForAudioTokenization",),
+    ),
 }
 
-TOKENIZERS: tuple[str, ...] = ("MidiTokenizer",)
-
-# families that AutoModelForAudioTokenization loads, too
-AUDIO_TOKENIZERS = ("melreformer_soundstream",)
+PIPELINES = ("MelReformerPipeline",)
 
 
-class _LazyConfigs(dict):
-    """Model type -> config class, loaded when asked for."""
-
-    def __init__(self, load: Callable[[str], type], known: dict) -> None:
-        super().__init__(known)
-        self._load = load
-
-    def __contains__(self, key: object) -> bool:
-        return super().__contains__(key) or key in FAMILIES
-
-    def __missing__(self, key: str) -> type:
-        if key not in FAMILIES:
-            raise KeyError(key)
-        self[key] = self._load(FAMILIES[key][0])
-        return self[key]
-
-    def _fill(self) -> dict:
-        return {**{key: self[key] for key in FAMILIES}, **dict(super().items())}
-
-    def keys(self):
-        return self._fill().keys()
-
-    def values(self):
-        return self._fill().values()
-
-    def items(self):
-        return self._fill().items()
+def is_own_command() -> bool:
+    """Whether this process is `melreformer ...` or `python -m melreformer_hf...`."""
+    program, words = PurePath(sys.argv[0] if sys.argv else "").name, sys.orig_argv
+    if program in ("melreformer", "melreformer.exe", "melreformer-script.py"):
+        return True
+    return any(
+        switch == "-m" and module.partition(".")[0] == "melreformer_hf"
+        for switch, module in zip(words, words[1:], strict=False)
+    )
 
 
-class _LazyClasses(dict):
-    """Config class -> model or extractor class, loaded when a config class of this package is asked for."""
-
-    def __init__(
-        self, load: Callable[[str], type], known: dict, position: int, model_types: Iterable[str] = FAMILIES
-    ) -> None:
-        super().__init__(known)
-        self._load, self._position = load, position
-        self._families = [FAMILIES[model_type] for model_type in model_types]
-
-    def _name(self, key: object) -> str | None:
-        for family in self._families:
-            if getattr(key, "__name__", None) == family[0] and key.__module__.startswith("melreformer_hf."):
-                return family[self._position]
-        return None
-
-    def __contains__(self, key: object) -> bool:
-        return super().__contains__(key) or self._name(key) is not None
-
-    def __missing__(self, key: type) -> type:
-        name = self._name(key)
-        if name is None:
-            raise KeyError(key)
-        self[key] = self._load(name)
-        return self[key]
-
-    def _fill(self) -> dict:
-        for family in self._families:
-            if family[self._position] is not None:
-                self[self._load(family[0])]
-        return dict(super().items())
-
-    def keys(self):
-        return self._fill().keys()
-
-    def values(self):
-        return self._fill().values()
-
-    def items(self):
-        return self._fill().items()
+def register() -> None:
+    """Make all families known to transformers' Auto classes and all pipelines to diffusers; may be called again."""
+    package = importlib.import_module("melreformer_hf")
+    transformers = importlib.import_module("transformers")
+    for name, family in FAMILIES.items():
+        config, model = getattr(package, family.config), getattr(package, family.model)
+        transformers.AutoConfig.register(f"melreformer_{name}", config, exist_ok=True)
+        for auto in ("AutoModel", *family.auto_models):
+            getattr(transformers, auto).register(config, model, exist_ok=True)
+        if family.feature_extractor is not None:
+            own = family.feature_extractor in package.__all__
+            extractor = getattr(package if own else transformers, family.feature_extractor)
+            transformers.AutoFeatureExtractor.register(config, extractor, exist_ok=True)
+        if family.tokenizer is not None:
+            tokenizer = getattr(package, family.tokenizer)
+            transformers.AutoTokenizer.register(config, tokenizer_class=tokenizer, exist_ok=True)
+    _register_pipelines(package)
 
 
-class _LazyTokenizers(dict):
-    """Class name, as saved tokenizers have it -> tokenizer class, loaded when asked for."""
-
-    def __init__(self, load: Callable[[str], type], known: dict) -> None:
-        super().__init__(known)
-        self._load = load
-
-    def __contains__(self, key: object) -> bool:
-        return super().__contains__(key) or key in TOKENIZERS
-
-    def __missing__(self, key: str) -> type:
-        if key not in TOKENIZERS:
-            raise KeyError(key)
-        self[key] = self._load(key)
-        return self[key]
+def _register_pipelines(package) -> None:
+    # diffusers has no `register`: DiffusionPipeline looks for the class that a saved pipeline names among its own
+    # attributes, and takes components only from packages in this table. Tests guard both.
+    diffusers = importlib.import_module("diffusers")
+    loading = importlib.import_module("diffusers.pipelines.pipeline_loading_utils")
+    methods = ["save_pretrained", "from_pretrained"]
+    loading.LOADABLE_CLASSES.setdefault("melreformer_hf", {"PreTrainedModel": methods, "ModelMixin": methods})
+    for name in PIPELINES:
+        setattr(diffusers, name, getattr(package, name))
 
 
-def _install_tokenizers(module, load: Callable[[str], type]) -> None:
-    module.REGISTERED_TOKENIZER_CLASSES = _LazyTokenizers(load, module.REGISTERED_TOKENIZER_CLASSES)
-
-
-def _install_configs(module, load: Callable[[str], type]) -> None:
-    mapping = module.CONFIG_MAPPING
-    mapping._extra_content = _LazyConfigs(load, mapping._extra_content)
-
-
-def _install_models(module, load: Callable[[str], type]) -> None:
-    mapping = module.MODEL_MAPPING
-    mapping._extra_content = _LazyClasses(load, mapping._extra_content, 1)
-    mapping = module.MODEL_FOR_AUDIO_TOKENIZATION_MAPPING
-    mapping._extra_content = _LazyClasses(load, mapping._extra_content, 1, AUDIO_TOKENIZERS)
-
-
-def _install_feature_extractors(module, load: Callable[[str], type]) -> None:
-    mapping = module.FEATURE_EXTRACTOR_MAPPING
-    mapping._extra_content = _LazyClasses(load, mapping._extra_content, 2)
-
-
-_STEPS = {
-    "transformers.models.auto.configuration_auto": _install_configs,
-    "transformers.models.auto.modeling_auto": _install_models,
-    "transformers.models.auto.feature_extraction_auto": _install_feature_extractors,
-    "transformers.models.auto.tokenization_auto": _install_tokenizers,
-}
-
-
-class _InstallingLoader(importlib.abc.Loader):
-    """Runs a module's own loader, then installs the table."""
-
-    def __init__(self, loader: importlib.abc.Loader, install: Callable) -> None:
-        self._loader, self._install = loader, install
-
-    def create_module(self, spec):
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module) -> None:
-        self._loader.exec_module(module)
-        self._install(module)
-
-
-class _InstallingFinder(importlib.abc.MetaPathFinder):
-    """Finds only the auto modules, through the finders that come after it."""
-
-    def __init__(self, load: Callable[[str], type], waiting: dict) -> None:
-        self._load, self._waiting = load, waiting
-
-    def find_spec(self, fullname, path=None, target=None):
-        step = self._waiting.pop(fullname, None)
-        if step is None:
-            return None
-        for finder in sys.meta_path:
-            if finder is self or not hasattr(finder, "find_spec"):
-                continue
-            spec = finder.find_spec(fullname, path, target)
-            if spec is not None and spec.loader is not None:
-                spec.loader = _InstallingLoader(spec.loader, lambda module: step(module, self._load))
-                return spec
-        return None
-
-
-def register_when_imported(load: Callable[[str], type]) -> None:
-    """Install the tables into what transformers has already imported, and into the rest when it is imported."""
-    waiting = dict(_STEPS)
-    for name, step in _STEPS.items():
-        if name in sys.modules:
-            waiting.pop(name)
-            step(sys.modules[name], load)
-    if waiting:
-        sys.meta_path.insert(0, _InstallingFinder(load, waiting))
-
-
-__all__ = ["FAMILIES", "TOKENIZERS", "register_when_imported"]
+__all__ = ["FAMILIES", "PIPELINES", "Family", "is_own_command", "register"]

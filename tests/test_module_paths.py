@@ -6,7 +6,8 @@ import importlib
 
 import pytest
 
-from melreformer_hf.cli.checkpoints import FAMILIES
+import melreformer_hf
+from melreformer_hf._registration import FAMILIES
 
 PUBLISHED = {
     "melreformer_hf.models.class_gpt.modeling_class_gpt": "ClassGptModel",
@@ -39,6 +40,5 @@ def test_published_modules_stay_where_they_are(path):
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_every_family_that_converts_has_both_directions(family):
-    module, name = FAMILIES[family].rsplit(".", 1)
-    model = getattr(importlib.import_module(f"melreformer_hf.{module}"), name)
+    model = getattr(melreformer_hf, FAMILIES[family].model)
     assert callable(model.from_original) and callable(model.to_original_state_dict)

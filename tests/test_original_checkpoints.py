@@ -88,23 +88,17 @@ def som(config: dict) -> dict:
 
 CODEC, GPT = "13_lumenpallidium_vqvae", "06_melspec_gpt_vqvae"
 MODELS = {
-    "melreformer_mel_reformer": model("MelReformerModel", "01_melreformer", "", lambda c: c["args"]),
-    "melreformer_hifi_vocoder": model("HifiVocoderModel", "03_hifigan", "v1.", lambda c: c["args"]["v1"]),
-    "melreformer_melgan_vocoder": model(
-        "MelGanVocoderModel", "04_melgan", "generator.", lambda c: c["generator_args"]
-    ),
-    "melreformer_frame_transformer": model(
-        "FrameTransformerModel", "05_frame_transformer_v4", "net.", lambda c: c["args"]
-    ),
-    "melreformer_mel_vqvae": model("MelVqvaeModel", GPT, "vq.", lambda c: c["vq_args"], beside="discriminator."),
-    "melreformer_class_gpt": model("ClassGptModel", GPT, "gpt.", lambda c: c["gpt_args"]),
-    "melreformer_gpt_vae": model("GptVaeModel", GPT, "vae.", lambda c: c["vae_args"]),
-    "melreformer_rq_transformer": model(
-        "RQTransformerModel", "08_rq_transformer", "a.", lambda c: c["a"], extra=rq_codebooks
-    ),
-    "melreformer_codec_lm": model("CodecLMModel", "09_encodec", "lm.", lambda c: c["lm"]),
-    "melreformer_soundstream": model("SoundStreamModel", CODEC, "vae.", lambda c: c["vae_args"]),
-    "melreformer_idea_stylegan2": model("IdeaStyleGan2Model", "16_stylegan2", "g.", stylegan),
+    "mel_reformer": model("MelReformerModel", "01_melreformer", "", lambda c: c["args"]),
+    "hifi_vocoder": model("HifiVocoderModel", "03_hifigan", "v1.", lambda c: c["args"]["v1"]),
+    "melgan_vocoder": model("MelGanVocoderModel", "04_melgan", "generator.", lambda c: c["generator_args"]),
+    "frame_transformer": model("FrameTransformerModel", "05_frame_transformer_v4", "net.", lambda c: c["args"]),
+    "mel_vqvae": model("MelVqvaeModel", GPT, "vq.", lambda c: c["vq_args"], beside="discriminator."),
+    "class_gpt": model("ClassGptModel", GPT, "gpt.", lambda c: c["gpt_args"]),
+    "gpt_vae": model("GptVaeModel", GPT, "vae.", lambda c: c["vae_args"]),
+    "rq_transformer": model("RQTransformerModel", "08_rq_transformer", "a.", lambda c: c["a"], extra=rq_codebooks),
+    "codec_lm": model("CodecLMModel", "09_encodec", "lm.", lambda c: c["lm"]),
+    "soundstream": model("SoundStreamModel", CODEC, "vae.", lambda c: c["vae_args"]),
+    "idea_stylegan2": model("IdeaStyleGan2Model", "16_stylegan2", "g.", stylegan),
 }
 ORIGINALS = {
     **MODELS,

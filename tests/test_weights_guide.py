@@ -11,7 +11,7 @@ import torch
 import yaml
 
 import melreformer_hf
-from melreformer_hf.cli.checkpoints import FAMILIES
+from melreformer_hf._registration import FAMILIES
 from melreformer_hf.models.class_gpt.weights_class_gpt import configuration_from_original as class_gpt
 from melreformer_hf.models.rq_transformer.weights_rq_transformer import configuration_from_original as rq_transformer
 

@@ -9,21 +9,9 @@ from typing import Annotated
 
 import typer
 
+from melreformer_hf._files import write_text
+from melreformer_hf._registration import FAMILIES
 from melreformer_hf.cli.generate import quiet_libraries
-
-FAMILIES = {
-    "mel_reformer": "models.mel_reformer.modeling_mel_reformer.MelReformerModel",
-    "mel_vqvae": "models.mel_vqvae.modeling_mel_vqvae.MelVqvaeModel",
-    "class_gpt": "models.class_gpt.modeling_class_gpt.ClassGptModel",
-    "codec_lm": "models.codec_lm.modeling_codec_lm.CodecLMModel",
-    "gpt_vae": "models.gpt_vae.modeling_gpt_vae.GptVaeModel",
-    "frame_transformer": "models.frame_transformer.modeling_frame_transformer.FrameTransformerModel",
-    "rq_transformer": "models.rq_transformer.modeling_rq_transformer.RQTransformerModel",
-    "soundstream": "models.soundstream.modeling_soundstream.SoundStreamModel",
-    "hifi_vocoder": "models.hifi_vocoder.modeling_hifi_vocoder.HifiVocoderModel",
-    "melgan_vocoder": "models.melgan_vocoder.modeling_melgan_vocoder.MelGanVocoderModel",
-    "idea_stylegan2": "models.idea_stylegan2.modeling_idea_stylegan2.IdeaStyleGan2Model",
-}
 
 
 def convert(
@@ -42,6 +30,12 @@ def convert(
     codebooks: Annotated[
         Path | None, typer.Option(help="rq_transformer: the RQ-VAE's checkpoint, where its codebooks are needed.")
     ] = None,
+    license: Annotated[
+        str | None,
+        typer.Option(
+            help="Licence of the weights for the card, as the Hub names it. Default: the original's, if known."
+        ),
+    ] = None,
 ) -> None:
     """Convert a checkpoint of an original program into one that `from_pretrained` loads.
 
@@ -55,8 +49,8 @@ def convert(
         raise FileNotFoundError(f"No JSON or YAML file of arguments at {arguments}.")
     values = _read_values(arguments, "--arguments")
     quiet_libraries()
-    module, name = FAMILIES[family].rsplit(".", 1)
-    model_class = getattr(importlib.import_module(f"melreformer_hf.{module}"), name)
+    name = FAMILIES[family].model
+    model_class = getattr(importlib.import_module("melreformer_hf"), name)
     accepted = model_class.original_format.options
     extra = {}
     for option, value, read in (("mel", mel, _read_mel), ("codebooks", codebooks, _read_codebooks)):
@@ -66,7 +60,12 @@ def convert(
             raise ValueError(f"--{option} is not for the family {family}; leave it out (got {value}).")
         extra[option] = read(value)
     model = model_class.from_original(checkpoint, values, **extra)
-    model.save_pretrained(output)
+    details = {
+        "license": license or FAMILIES[family].weights_license,
+        "data": f"That of the original checkpoint `{checkpoint.name}`, from which the weights were converted.",
+        "recipe": "`melreformer convert`; the weights are those of the original program.",
+    }
+    model.save_pretrained(output, card=details)
     count = sum(parameter.numel() for parameter in model.parameters())
     typer.echo(f"wrote {name} with {count:,} parameters to {output}")
 
@@ -127,7 +126,10 @@ def assemble(
     ] = None,
     card: Annotated[
         Path | None,
-        typer.Option(help="JSON file for the model card: title, license, data, recipe, metrics (Markdown texts)."),
+        typer.Option(
+            help="JSON file for the model card: title, license, data, recipe, metrics (Markdown texts). Default: what "
+            "the cards of the parts say."
+        ),
     ] = None,
 ) -> None:
     """Join trained parts into a pipeline that `MelReformerPipeline.from_pretrained` loads.
@@ -138,6 +140,7 @@ def assemble(
     """
     import torch
 
+    from melreformer_hf.hub.cards import joined_details
     from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
     from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel, make_scheduler
     from melreformer_hf.models.mel_reformer.modeling_mel_reformer import MelReformerModel
@@ -148,18 +151,22 @@ def assemble(
     prediction_type = _prediction_type(prediction_type, Path(unet))
     if card is not None and not card.is_file():
         raise FileNotFoundError(f"No JSON file for the card at {card}.")
-    details = _read_values(card, "--card") if card is not None else None
+    parts = {"idea model": unet, "expansion": expansion, "vocoder": vocoder}
+    details = joined_details(parts) | (_read_values(card, "--card") if card is not None else {})
     quiet_libraries()
     changes = {} if refine_steps is None else {"refine_steps": refine_steps}
-    idea = IdeaUNetModel.from_pretrained(unet)
-    idea.register_to_config(_name_or_path=output.name)  # diffusers would save the folder it came from
     pipe = MelReformerPipeline(
-        unet=idea,
+        unet=IdeaUNetModel.from_pretrained(unet),
         scheduler=make_scheduler(scheduler, prediction_type),
         expansion=MelReformerModel.from_pretrained(expansion),
         vocoder=HifiVocoderModel.from_pretrained(vocoder, **changes),
     )
     pipe.to(getattr(torch, dtype)).save_pretrained(output, card=details)
+    for path in output.glob("*/config.json"):
+        # Half the size on disk, but computed in full precision wherever nothing else is asked for.
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if "dtype" in values:
+            write_text(path, json.dumps({**values, "dtype": "float32"}, indent=2) + "\n")
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) / 1e6
     typer.echo(f"wrote a pipeline of {size:.1f} MB to {output}")
 

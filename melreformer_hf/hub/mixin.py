@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import inspect
+import json
 import os
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from melreformer_hf._files import write_json, write_text
 from melreformer_hf.hub.cards import CARD_NAME, LIBRARY, check_details, write_card
 from melreformer_hf.hub.push import fetch_card, push_folder
 
@@ -20,6 +22,14 @@ _PUSH_ARGUMENTS = ("commit_message", "commit_description", "private", "token", "
 
 def _paragraph(text: str | None) -> str:
     return " ".join((text or "").strip().split("\n\n")[0].split())
+
+
+def _forget_origin(folder: Path) -> None:
+    # diffusers writes the folder that something was loaded from; where it lies is nobody's business.
+    for path in (folder / "model_index.json", folder / "config.json", *folder.glob("*/config.json")):
+        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if values.pop("_name_or_path", None) is not None:
+            write_text(path, json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 class HubMixin:
@@ -49,11 +59,13 @@ class HubMixin:
         max_shard_size: int | str | None = None,
         **kwargs,
     ) -> None:
-        """Save configuration, weights (safetensors only) and a model card.
+        """Save configuration, weights (safetensors only) and a model card; a model that hears audio also saves what
+        transformers' `AutoFeatureExtractor` needs.
 
         Args:
             save_directory: folder; made when missing.
-            card: texts of the card, see `hub.cards.write_card`. Without them a card that is there already is kept.
+            card: texts of the card, see `hub.cards.write_card`. Without them a card that is there already is kept, and
+                what was loaded keeps the card that it was loaded with.
             push_to_hub: whether to upload afterwards.
             repo_id: where to; default: the folder's name among the user's own repositories.
             variant: part of the weight files' names.
@@ -73,7 +85,10 @@ class HubMixin:
         finally:
             _saving.reset(token)
         if outermost and kwargs.get("is_main_process", True):
+            _forget_origin(Path(save_directory))
             self.write_card(save_directory, card, repo_id)
+            if preprocessor := getattr(self.config, "preprocessor_config", None):
+                write_json(Path(save_directory) / "preprocessor_config.json", preprocessor)
         if push_to_hub:
             self.push_to_hub(repo_id or Path(save_directory).name, card=card, **sizes, **pushing)
 
@@ -92,12 +107,19 @@ class HubMixin:
             pipeline_tag=self.card_pipeline_tag,
             tags=self.card_tags,
             repo_id=repo_id,
+            loaded_from=self._loaded_from(),
             summary=_paragraph(inspect.getdoc(cls)),
             source=inspect.cleandoc(module.__doc__ or ""),
             import_from=LIBRARY if public else cls.__module__,
             auto_class=public and hasattr(cls, "config_class"),
             facts=self._card_facts(),
         )
+
+    def _loaded_from(self) -> str | None:
+        # transformers' models know where they come from by name_or_path, diffusers' objects by their configuration.
+        if isinstance(name := getattr(self, "name_or_path", None), str):
+            return name or None
+        return getattr(self.config, "_name_or_path", None)
 
     def _card_facts(self) -> dict[str, str]:
         facts = {}

@@ -6,7 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from melreformer_hf.hub.cards import CARD_NAME
+from melreformer_hf._files import write_text
+from melreformer_hf.hub.cards import CARD_NAME, with_repo_id
 
 # A training's folder holds its checkpoints: optimizer states, which nobody loads and which are pickles.
 IGNORED = ["checkpoints/step-*", ".*.partial*", "**/.*.partial*"]
@@ -27,7 +28,8 @@ def push_folder(
     """Upload a folder in one commit, creating the repository if need be.
 
     Files whose content has arrived before are not sent again: an interrupted upload goes on with the next file.
-    The checkpoints that a training needs to continue, and unfinished files, are left out.
+    The checkpoints that a training needs to continue, and unfinished files, are left out. A model card that says how to
+    load the folder is changed to say how to load the repository.
 
     Args:
         folder: what to upload.
@@ -56,6 +58,8 @@ def push_folder(
         raise ValueError(f"repo_type must be model, dataset or space, got {repo_type!r}.")
     if repo_id.count("/") > 1 or not all(repo_id.split("/")):
         raise ValueError(f"repo_id must have the form user/name, got {repo_id!r}.")
+    if repo_type == "model" and repo_id.count("/") == 1:
+        _name_in_card(Path(folder), repo_id)
     api = HfApi(token=token)
     space = {"space_sdk": "gradio"} if repo_type == "space" else {}
     try:
@@ -80,6 +84,14 @@ def push_folder(
             ) from error
         raise
     return str(info.pr_url or info.commit_url)
+
+
+def _name_in_card(folder: Path, repo_id: str) -> None:
+    # What was saved to a folder says how to load that folder; on the Hub it has another name.
+    path = folder / CARD_NAME
+    card = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if f'.from_pretrained("{folder.resolve().name}")' in card:
+        write_text(path, with_repo_id(card, repo_id))
 
 
 def fetch_card(repo_id: str, target: Path, token: str | bool | None = None) -> bool:

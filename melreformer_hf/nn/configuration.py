@@ -63,6 +63,25 @@ def mel_config_of(values: dict | None, **defaults: object) -> MelConfig:
     return MelConfig.from_dict(values)
 
 
+def waveform_preprocessor(sampling_rate: int, channels: int) -> dict:
+    """What `preprocessor_config.json` of a model that hears waveforms says, for transformers' `AutoFeatureExtractor`.
+
+    Args:
+        sampling_rate: samples per second.
+        channels: of the waveform; the extractor returns `input_values` (batch, channel, sample) and a `padding_mask`.
+    """
+    return {
+        "chunk_length_s": None,
+        "feature_extractor_type": "EncodecFeatureExtractor",
+        "feature_size": channels,
+        "overlap": None,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "return_attention_mask": True,
+        "sampling_rate": sampling_rate,
+    }
+
+
 class MelStrictConfig(StrictConfig):
     """`StrictConfig` of a model that takes or makes log-mel spectrograms; subclasses have a field `mel: dict | None`."""
 
@@ -70,6 +89,20 @@ class MelStrictConfig(StrictConfig):
     def mel_config(self) -> MelConfig:
         """The mel contract."""
         return mel_config_of(self.mel)
+
+    @property
+    def preprocessor_config(self) -> dict:
+        """What `preprocessor_config.json` says: audio becomes this model's log-mels by the package's extractor."""
+        mel = self.mel_config
+        return {
+            "feature_extractor_type": "MelFeatureExtractor",
+            "feature_size": mel.num_mel_bins,
+            "mel": mel.to_dict(),
+            "padding_side": "right",
+            "padding_value": mel.floor_value,
+            "return_attention_mask": True,
+            "sampling_rate": mel.sampling_rate,
+        }
 
     @property
     def sampling_rate(self) -> int:
@@ -87,4 +120,4 @@ class MelStrictConfig(StrictConfig):
         return self.mel_config.num_mel_bins
 
 
-__all__ = ["MelStrictConfig", "StrictConfig", "mel_config_of"]
+__all__ = ["MelStrictConfig", "StrictConfig", "mel_config_of", "waveform_preprocessor"]

@@ -6,7 +6,9 @@ import json
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from pipeline_utils_for_tests import seeded, tiny_parts, tiny_pipeline
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from melreformer_hf.cli.checkpoints import _prediction_type
@@ -31,6 +33,23 @@ def test_assembled_parts_generate_what_the_parts_do(tmp_path):
     arguments = {"num_inference_steps": 2, "audio_length_in_s": 0.5}
     expected = tiny_pipeline()(generator=seeded(), **arguments).audios
     torch.testing.assert_close(loaded(generator=seeded(), **arguments).audios, expected, rtol=0, atol=1e-4)
+
+
+def test_an_assembled_pipeline_tells_what_its_parts_tell_and_computes_in_full_precision(tmp_path):
+    words = ["assemble", "--output", str(tmp_path / "pipe"), "--dtype", "float16"]
+    for name, part in tiny_parts().items():
+        if name == "scheduler":
+            continue
+        part.save_pretrained(tmp_path / name, card={"license": "cc-by-4.0", "data": f"Sounds of the {name}."})
+        words += [f"--{name}", str(tmp_path / name)]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    card = (tmp_path / "pipe" / "README.md").read_text()
+    assert "license: cc-by-4.0" in card and "**vocoder**: Sounds of the vocoder." in card
+    stored = load_file(tmp_path / "pipe" / "vocoder" / "model.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+    loaded = DiffusionPipeline.from_pretrained(tmp_path / "pipe")
+    assert loaded.vocoder.dtype == loaded.expansion.dtype == loaded.unet.dtype == torch.float32
 
 
 def test_prediction_type_is_what_the_training_wrote_down(tmp_path):

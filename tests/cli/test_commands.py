@@ -15,6 +15,7 @@ from pipeline_utils_for_tests import tiny_pipeline
 from typer.testing import CliRunner
 
 from melreformer_hf.cli.generate import speed
+from melreformer_hf._registration import FAMILIES
 from melreformer_hf.cli.main import app
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
 
@@ -97,8 +98,17 @@ def test_convert_writes_what_from_pretrained_loads(tmp_path):
     (tmp_path / "arguments.json").write_text(json.dumps(arguments))
     paths = ("--checkpoint", str(tmp_path / "old.safetensors"), "--arguments", str(tmp_path / "arguments.json"))
     run("convert", "--family", "mel_reformer", *paths, "--output", str(tmp_path / "new"))
+    run("convert", "--family", "mel_reformer", *paths, "--output", str(tmp_path / "mine"), "--license", "cc0-1.0")
+    cards = [(tmp_path / name / "README.md").read_text() for name in ("new", "mine")]
+    assert "license: unknown" in cards[0] and "license: cc0-1.0" in cards[1] and "`old.safetensors`" in cards[0]
     loaded = MelReformerModel.from_pretrained(tmp_path / "new").to_original_state_dict()
     assert all((loaded[key] == value).all() for key, value in state.items())
+
+
+def test_converted_weights_have_their_original_s_licence_or_none():
+    """Never this package's own: convert writes what the table says, and that is known of one program's weights only."""
+    licences = {name: family.weights_license for name, family in FAMILIES.items()}
+    assert licences.pop("rq_transformer") == "cc-by-nc-sa-4.0" and set(licences.values()) == {"unknown"}
 
 
 def test_doctor_reports(monkeypatch):

@@ -19,8 +19,8 @@ from pipeline_utils_for_tests import tiny_pipeline
 from typer.testing import CliRunner
 
 from melreformer_hf import _errors as errors
+from melreformer_hf._registration import FAMILIES
 from melreformer_hf.cli import demo, generate
-from melreformer_hf.cli.checkpoints import FAMILIES
 from melreformer_hf.cli.main import app, main
 from melreformer_hf.pipelines.pipeline_mel_reformer import MAX_SECONDS
 

@@ -3,7 +3,7 @@
 from huggingface_hub.dataclasses import strict
 
 from melreformer_hf.audio.stft import Transform
-from melreformer_hf.nn.configuration import StrictConfig
+from melreformer_hf.nn.configuration import StrictConfig, waveform_preprocessor
 
 _PRESETS: dict[str, dict] = {
     "v4": {},
@@ -153,6 +153,11 @@ class FrameTransformerConfig(StrictConfig):
     def features(self) -> tuple:
         """Features (frequencies) of each level."""
         return tuple(self.n_fft // 2 >> level for level in range(self.num_levels))
+
+    @property
+    def preprocessor_config(self) -> dict:
+        """What `preprocessor_config.json` says: how a recording becomes this model's waveform."""
+        return waveform_preprocessor(self.sampling_rate, self.num_audio_channels)
 
     @property
     def channels(self) -> tuple:

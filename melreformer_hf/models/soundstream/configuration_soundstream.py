@@ -4,7 +4,7 @@ import math
 
 from huggingface_hub.dataclasses import strict
 
-from melreformer_hf.nn.configuration import StrictConfig
+from melreformer_hf.nn.configuration import StrictConfig, waveform_preprocessor
 
 ACTIVATIONS = ("leaky_relu", "elu")
 PADDINGS = ("causal", "original")
@@ -142,6 +142,11 @@ class SoundStreamConfig(StrictConfig):
     def frame_rate(self) -> float:
         """Frames of codes per second."""
         return self.sampling_rate / self.hop_length
+
+    @property
+    def preprocessor_config(self) -> dict:
+        """What `preprocessor_config.json` says: how a recording becomes this model's waveform."""
+        return waveform_preprocessor(self.sampling_rate, self.audio_channels)
 
     @property
     def channels(self) -> tuple:

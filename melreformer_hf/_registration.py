@@ -70,9 +70,11 @@ PIPELINES = ("MelReformerPipeline",)
 
 
 def is_own_command() -> bool:
-    """Whether this process is `melreformer ...` or `python -m melreformer_hf...`."""
-    program, words = PurePath(sys.argv[0] if sys.argv else "").name, sys.orig_argv
-    if program in ("melreformer", "melreformer.exe", "melreformer-script.py"):
+    """Whether this process is `melreformer ...` or `python -m melreformer_hf...`, or a worker that one of them spawned."""
+    program, words = PurePath(sys.argv[0] if sys.argv else ""), sys.orig_argv
+    if program.name in ("melreformer", "melreformer.exe", "melreformer-script.py"):
+        return True
+    if PurePath(__file__).parent in program.parents:
         return True
     return any(
         switch == "-m" and module.partition(".")[0] == "melreformer_hf"

@@ -39,6 +39,7 @@ def test_the_command_starts_without_heavy_libraries():
         ("/usr/bin/melreformer", ["python", "/usr/bin/melreformer", "--help"], True),
         ("-m", ["python", "-m", "melreformer_hf.training", "vocoder"], True),
         ("-m", ["python", "-u", "-m", "melreformer_hf"], True),
+        (str(Path(melreformer_hf.__file__).parent / "cli" / "__main__.py"), ["python", "-c", "spawn_main()"], True),
         ("-c", ["python", "-c", "import melreformer_hf"], False),
         ("-m", ["python", "-m", "pytest"], False),
         ("melreformer.py", ["python", "melreformer.py"], False),

@@ -14,7 +14,9 @@ import typer
 from melreformer_hf._files import write_json
 from melreformer_hf.cli.errors import check_output_file
 
-PARTS = ("vocoder", "expansion", "idea", "generation")
+# metrics, and how many of what they were measured on
+Measured = tuple[dict[str, float], dict[str, int]]
+PARTS = ("vocoder", "expansion", "idea", "music", "generation")
 
 
 def evaluate(
@@ -22,7 +24,9 @@ def evaluate(
     dataset: Annotated[
         str, typer.Option(help="Folder made by `melreformer data build`, or the id of one on the Hub.")
     ],
-    split: Annotated[str, typer.Option(help="Split of the dataset that was held out.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="Split to measure on; `test` is read by nothing else, so read it once, at the end.")
+    ] = "test",
     parts: Annotated[str, typer.Option(help=f"Any of {','.join(PARTS)}, with commas.")] = ",".join(PARTS),
     crops: Annotated[int | None, typer.Option(min=1, help="Held-out crops per part. Default: the recipes'.")] = None,
     crop_seconds: Annotated[
@@ -32,15 +36,23 @@ def evaluate(
     pieces: Annotated[int | None, typer.Option(min=1, help="Whole pieces to expand. Default: the recipe's.")] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="Length in seconds of the generation that is timed.")] = 20.0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps of ideas.")] = 20,
+    generated: Annotated[int, typer.Option(min=2, help="Pieces that are generated to compare with music.")] = 16,
+    embedding: Annotated[
+        str | None,
+        typer.Option(
+            help="Audio model (folder or Hub id) whose features the Frechet distance compares. Default: log-mel "
+            "statistics, which need no download."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Drives everything random.")] = 0,
     output: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("evaluation.json"),
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's choice.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:NUMBER.")] = "auto",
 ) -> None:
-    """Measure vocoder, expansion, idea model and generation as the trainings' own validations do; print a table.
+    """Measure vocoder, expansion and idea model as the trainings' own validations do, and what is generated; print a table.
 
-    The vocoder stands beside Griffin-Lim, the expansion beside the re-interpolated idea, ideas beside held-out ones.
-    Needs the extra `train`.
+    The vocoder stands beside Griffin-Lim, the expansion beside the re-interpolated idea, ideas and generated music beside
+    held-out ones. Split and numbers of items are told with the table. Needs the extra `train`.
 
     Example: melreformer evaluate --checkpoint piano-tiny --dataset data/mine --output numbers.json
     """
@@ -49,30 +61,39 @@ def evaluate(
     from melreformer_hf.cli.generate import load_pipeline
     from melreformer_hf.data.opening import open_recordings
 
-    store = open_recordings(dataset, split)
     pipe = load_pipeline(checkpoint, device, threads)
-    if store.sampling_rate != pipe.sampling_rate:
-        raise ValueError(
-            f"The dataset has {store.sampling_rate} samples per second, the pipeline {pipe.sampling_rate}; build it "
-            f"with --sampling-rate {pipe.sampling_rate}."
-        )
+    open_recordings(
+        dataset, split, sampling_rate=pipe.sampling_rate, channels=1
+    )  # refused before anything is measured
     pipe.set_progress_bar_config(disable=True)
     frames = None if crop_seconds is None else pipe.frames_of(crop_seconds, "--crop-seconds")
     wanted = {"dataset": dataset, "split": split, "crops": crops, "frames": frames, "pieces": pieces, "steps": steps}
-    measures: dict[str, Callable[[], dict[str, float]]] = {
+    wanted |= {"generated": generated, "embedding": embedding}
+    measures: dict[str, Callable[[], Measured]] = {
         "vocoder": lambda: _measure_vocoder(pipe, wanted, seed),
         "expansion": lambda: _measure_expansion(pipe, wanted, seed),
         "idea": lambda: _measure_idea(pipe, wanted, seed),
+        "music": lambda: _measure_music(pipe, wanted, seed),
         "generation": lambda: _measure_generation(pipe, seconds, steps, seed),
     }
-    results = {}
+    results, counts = {}, {}
     for part in chosen:
         typer.echo(f"measuring {part} ...", err=True)
-        results[part] = {name: float(value) for name, value in measures[part]().items()}
+        values, counts[part] = measures[part]()
+        results[part] = {name: float(value) for name, value in values.items()}
     settings = {**wanted, "checkpoint": str(checkpoint), "seconds": seconds, "seed": seed, "device": str(pipe.device)}
-    _write(output, {"settings": settings, "metrics": results})
+    _write(output, {"settings": settings, "n": counts, "metrics": results})
+    typer.echo(f"split {split!r} of {dataset}: {in_words(counts)}\n")
     typer.echo(markdown_table(results))
     typer.echo(f"wrote {output}")
+
+
+def in_words(counts: dict[str, dict[str, int]]) -> str:
+    """How many of what every part was measured on."""
+    return "; ".join(
+        f"{part}: {', '.join(f'{count} {name}' for name, count in numbers.items())}"
+        for part, numbers in counts.items()
+    )
 
 
 def _chosen_parts(parts: str) -> list[str]:
@@ -83,7 +104,7 @@ def _chosen_parts(parts: str) -> list[str]:
     return [name for name in PARTS if name in names]
 
 
-def _validate(recipe_class: type, model, wanted: dict, model_fields: dict, options: dict, seed: int) -> dict:
+def _validate(recipe_class: type, model, wanted: dict, model_fields: dict, options: dict, seed: int) -> Measured:
     from melreformer_hf.training.config import TrainingConfig
     from melreformer_hf.training.validation import run_validation
 
@@ -97,10 +118,11 @@ def _validate(recipe_class: type, model, wanted: dict, model_fields: dict, optio
     )
     recipe = recipe_class(config)
     recipe.validation_split = recipe.reference_split = wanted["split"]
-    return run_validation(recipe, model, seed).metrics
+    found = run_validation(recipe, model, seed)
+    return found.metrics, found.counts
 
 
-def _measure_vocoder(pipe, wanted: dict, seed: int) -> dict[str, float]:
+def _measure_vocoder(pipe, wanted: dict, seed: int) -> Measured:
     from melreformer_hf.training.recipes.vocoder import VocoderRecipe
 
     options = {"validation_crops": wanted["crops"], "validation_frames": wanted["frames"]}
@@ -108,7 +130,7 @@ def _measure_vocoder(pipe, wanted: dict, seed: int) -> dict[str, float]:
     return _validate(VocoderRecipe, pipe.vocoder, wanted, fields, options, seed)
 
 
-def _measure_expansion(pipe, wanted: dict, seed: int) -> dict[str, float]:
+def _measure_expansion(pipe, wanted: dict, seed: int) -> Measured:
     from melreformer_hf.training.recipes.expansion import ExpansionRecipe
 
     options = {
@@ -120,7 +142,7 @@ def _measure_expansion(pipe, wanted: dict, seed: int) -> dict[str, float]:
     return _validate(ExpansionRecipe, pipe.expansion, wanted, fields, options, seed)
 
 
-def _measure_idea(pipe, wanted: dict, seed: int) -> dict[str, float]:
+def _measure_idea(pipe, wanted: dict, seed: int) -> Measured:
     from melreformer_hf.training.recipes.idea_diffusion import IdeaDiffusionRecipe
 
     unet = pipe.unet.config
@@ -137,7 +159,59 @@ def _measure_idea(pipe, wanted: dict, seed: int) -> dict[str, float]:
     return _validate(IdeaDiffusionRecipe, pipe.unet, wanted, fields, options, seed)
 
 
-def _measure_generation(pipe, seconds: float, steps: int, seed: int) -> dict[str, float]:
+def _measure_music(pipe, wanted: dict, seed: int) -> Measured:
+    """Generated music beside held-out music of the same length, durations beside those the idea model learned."""
+    import torch
+
+    from melreformer_hf.data.opening import open_recordings
+    from melreformer_hf.metrics import (
+        AudioModelEmbedding,
+        duration_ks,
+        frechet_audio_distance,
+        nearest_neighbor_distance,
+    )
+    from melreformer_hf.metrics.embeddings import LogMelStatistics
+
+    mel, unet, count, rate = pipe.mel_config, pipe.unet.config, wanted["generated"], pipe.sampling_rate
+    samples = (wanted["frames"] or round(10 * mel.frame_rate)) * mel.hop_length
+    held_out, learned = (
+        open_recordings(wanted["dataset"], split, sampling_rate=rate, channels=1)
+        for split in (wanted["split"], "train")
+    )
+    real, known = (
+        [crop["waveform"] for crop in recordings.fixed_crops(samples, max(count, 4))]
+        for recordings in (held_out, learned)
+    )
+    seeds = [torch.Generator().manual_seed(seed + index) for index in range(count)]
+    made = [
+        pipe(audio_length_in_s=samples / rate, num_inference_steps=wanted["steps"], generator=one).audios[0].cpu()
+        for one in seeds
+    ]
+    _, frames = pipe.sample_idea(num_inference_steps=1, num_waveforms_per_prompt=len(real), generator=seeds[0])
+    shortest, longest = (
+        max(1, round(2**edge)) * mel.hop_length for edge in (unet.log2_frames_min, unet.log2_frames_max)
+    )
+    lengths = held_out.crops(shortest, longest, seed=seed, multiple=mel.hop_length)
+    durations = torch.tensor(
+        [lengths.item(index)["waveform"].shape[-1] / mel.hop_length for index in range(len(real))]
+    )
+    embed = LogMelStatistics() if wanted["embedding"] is None else AudioModelEmbedding(wanted["embedding"])
+    result = frechet_audio_distance(made, real, rate, embed)
+    typer.echo(str(result), err=True)
+    vectors = {name: embed(audio, rate) for name, audio in (("made", made), ("real", real), ("known", known))}
+    near, far = (nearest_neighbor_distance(vectors[name], vectors["known"]).mean().item() for name in ("made", "real"))
+    metrics = {
+        "frechet_audio_distance": result.distance,
+        "frechet_real_against_real": result.floor,
+        "duration_ks": duration_ks(frames.cpu().float(), durations),
+        "nearest_training_distance": near,
+        "held_out_nearest_training_distance": far,
+    }
+    counts = {"generated pieces": len(made), "held-out crops": len(real), "training crops": len(known)}
+    return metrics, counts
+
+
+def _measure_generation(pipe, seconds: float, steps: int, seed: int) -> Measured:
     """Stream one piece after a short one that warms up."""
     import torch
 
@@ -157,7 +231,7 @@ def _measure_generation(pipe, seconds: float, steps: int, seed: int) -> dict[str
         "times_real_time": audio.shape[-1] / pipe.sampling_rate / total,
         "peak": audio.abs().max().item(),
         "loudness_rms": audio.square().mean().sqrt().item(),
-    }
+    }, {"pieces": 1}
 
 
 def markdown_table(results: dict[str, dict[str, float]]) -> str:
@@ -177,4 +251,4 @@ def _write(path: Path, values: dict) -> None:
     write_json(path, {**values, "metrics": clean})
 
 
-__all__ = ["evaluate", "markdown_table"]
+__all__ = ["evaluate", "in_words", "markdown_table"]

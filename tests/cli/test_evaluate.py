@@ -37,19 +37,40 @@ def evaluate(files, *words: str):
 
 
 def test_all_parts_are_measured_and_repeat(files, tmp_path):
-    words = ("--crops", "2", "--pieces", "1", "--crop-seconds", "1.5", "--seconds", "1", "--steps", "2")
+    words = (
+        "--crops",
+        "2",
+        "--pieces",
+        "1",
+        "--crop-seconds",
+        "1.5",
+        "--seconds",
+        "1",
+        "--steps",
+        "2",
+        "--generated",
+        "2",
+    )
     results = []
     for name in ("a.json", "b.json"):
         result = evaluate(files, *words, "--output", str(tmp_path / name))
         assert result.exit_code == 0, result.output
         results.append(json.loads((tmp_path / name).read_text()))
     first, second = (values["metrics"] for values in results)
-    assert set(first) == {"vocoder", "expansion", "idea", "generation"}
-    for part in ("vocoder", "expansion", "idea"):
+    assert set(first) == {"vocoder", "expansion", "idea", "music", "generation"}
+    for part in ("vocoder", "expansion", "idea", "music"):
         for name, value in first[part].items():
             if "real_time" not in name and "second" not in name:
                 assert value == pytest.approx(second[part][name], rel=1e-4), name
     assert {"mel_l1", "griffin_lim_mel_l1"} <= set(first["vocoder"])
+    assert {"crops_sharpness", "pieces_drift", "crops_seam"} <= set(first["expansion"])
+    assert {"frechet_audio_distance", "frechet_real_against_real", "duration_ks"} <= set(first["music"])
+    counts = results[0]["n"]
+    assert counts["vocoder"] == {"crops": 2} and counts["expansion"] == {"crops": 2, "pieces": 1}
+    assert counts["idea"] == {"held-out ideas": 2, "sampled ideas": 2}
+    assert counts["music"] == {"generated pieces": 2, "held-out crops": 4, "training crops": 4}
+    assert "split 'test' of" in result.output and "expansion: 2 crops, 1 pieces" in result.output
+    assert "embedding log-mel statistics" in result.output
     assert first["generation"]["seconds_of_audio"] == pytest.approx(1.0, abs=0.02)
     assert 0 < first["generation"]["seconds_to_first_audio"] <= first["generation"]["seconds_in_all"]
     rows = [line for line in result.output.splitlines() if line.startswith("| ")]

@@ -94,6 +94,7 @@ class Validation:
         audio: name -> (samples,) float32.
         sampling_rate: samples per second of `audio`.
         summary: the result in words, beside its baseline: "0.83x of re-interpolation".
+        counts: of how many of what: {"crops": 12}.
     """
 
     metrics: dict[str, float]
@@ -101,6 +102,7 @@ class Validation:
     audio: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
     sampling_rate: int | None = None
     summary: str = ""
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 class Recipe(abc.ABC):

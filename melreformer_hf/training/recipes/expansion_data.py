@@ -13,7 +13,7 @@ from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram
 from melreformer_hf.audio.resize import resize_mel
 from melreformer_hf.data.recordings import Recordings
 from melreformer_hf.data.streams import ItemStream
-from melreformer_hf.metrics import drift, log_mel_l1, sharpness
+from melreformer_hf.metrics import drift, log_mel_l1, seam, sharpness
 from melreformer_hf.plotting import stack_mels
 from melreformer_hf.training.config import TrainingConfig, option
 from melreformer_hf.training.recipes.audio import AudioOptions, AudioRecipe
@@ -130,10 +130,18 @@ class ExpansionValidator:
         options: how many, how long.
         mel: the contract.
         columns: columns of an idea.
+        fold_size: frames that the model makes at once, where it does; seams between them are measured.
     """
 
-    def __init__(self, recordings: Recordings, options: ExpansionDataOptions, mel: MelConfig, columns: int) -> None:
-        self.mel = mel
+    def __init__(
+        self,
+        recordings: Recordings,
+        options: ExpansionDataOptions,
+        mel: MelConfig,
+        columns: int,
+        fold_size: int | None = None,
+    ) -> None:
+        self.mel, self.fold_size = mel, fold_size
         crops = recordings.fixed_crops(options.validation_crop_frames * mel.hop_length, options.validation_crops)
         pieces = recordings.whole(options.validation_max_frames * mel.hop_length, options.validation_pieces)
         self.targets = {
@@ -160,7 +168,9 @@ class ExpansionValidator:
                 metrics[f"{group}_{name}"] = value
         metrics["ratio"] = (metrics["crops_ratio"] + metrics["pieces_ratio"]) / 2
         metrics["times_real_time"] = frames / self.mel.frame_rate / max(seconds, 1e-9)
-        return Validation(metrics, pictures, summary=f"{metrics['ratio']:.2f}x of re-interpolation")
+        summary = f"{metrics['ratio']:.2f}x of re-interpolation"
+        counts = {group: len(targets) for group, targets in self.targets.items()}
+        return Validation(metrics, pictures, summary=summary, counts=counts)
 
     def _measures(
         self, results: list[torch.Tensor], smooth: list[torch.Tensor], targets: list[torch.Tensor]
@@ -170,7 +180,9 @@ class ExpansionValidator:
             / len(targets)
             for mels in (results, smooth)
         )
+        seams = {"seam": seam(results, self.fold_size, targets)} if (self.fold_size or 0) > 1 else {}
         return {
+            **seams,
             "mel_l1": error,
             "baseline": baseline,
             "ratio": error / baseline,
@@ -196,7 +208,8 @@ class ExpansionDataRecipe(AudioRecipe):
     def prepare_validation(self) -> None:
         if self._validator is None:
             held_out = self.recordings(self.validation_split)
-            self._validator = ExpansionValidator(held_out, self.options, self.mel, self.model_config.idea_columns)
+            sizes = self.model_config.idea_columns, getattr(self.model_config, "fold_size", None)
+            self._validator = ExpansionValidator(held_out, self.options, self.mel, *sizes)
 
     def validate(self, model: nn.Module) -> Validation:
         self.prepare_validation()

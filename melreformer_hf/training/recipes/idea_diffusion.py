@@ -195,7 +195,8 @@ class IdeaDiffusionRecipe(AudioRecipe):
             "held_out": stack_mels(list(held_out["idea"][:4].cpu()), width=512),
         }
         told = f"loss {loss:.3f}; statistics of samples {distances['statistics_distance']:.3f} from the music's"
-        return Validation(metrics, pictures, summary=told)
+        counts = {"held-out ideas": len(held_out["idea"]), "sampled ideas": len(samples)}
+        return Validation(metrics, pictures, summary=told, counts=counts)
 
     def _sample(self, model: nn.Module, held_out: dict[str, torch.Tensor]) -> torch.Tensor:
         """Ideas sampled freely for the durations of held-out ones, (batch, mel, column) log-mel."""

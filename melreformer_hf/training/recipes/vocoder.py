@@ -194,6 +194,7 @@ class VocoderRecipe(AudioRecipe):
             {"true": held_out["waveform"][0], "synthesized": fake[0]},
             self.mel.sampling_rate,
             f"log-mel error {mel / mel_baseline:.2f}x and STFT distance {stft / stft_baseline:.2f}x of Griffin-Lim's",
+            {"crops": len(fake)},
         )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from melreformer_hf._files import write_text
-from melreformer_hf._registration import FAMILIES
+from melreformer_hf._registration import FAMILIES, register
 from melreformer_hf.cli.generate import quiet_libraries
 
 
@@ -154,6 +154,7 @@ def assemble(
     parts = {"idea model": unet, "expansion": expansion, "vocoder": vocoder}
     details = joined_details(parts) | (_read_values(card, "--card") if card is not None else {})
     quiet_libraries()
+    register()  # so that the saved pipeline names the package, not the modules of its parts
     changes = {} if refine_steps is None else {"refine_steps": refine_steps}
     pipe = MelReformerPipeline(
         unet=IdeaUNetModel.from_pretrained(unet),

@@ -48,6 +48,8 @@ def test_an_assembled_pipeline_tells_what_its_parts_tell_and_computes_in_full_pr
     assert "license: cc-by-4.0" in card and "**vocoder**: Sounds of the vocoder." in card
     stored = load_file(tmp_path / "pipe" / "vocoder" / "model.safetensors")
     assert {value.dtype for value in stored.values()} == {torch.float16}
+    index = json.loads((tmp_path / "pipe" / "model_index.json").read_text())
+    assert index["vocoder"] == ["melreformer_hf", "HifiVocoderModel"]
     loaded = DiffusionPipeline.from_pretrained(tmp_path / "pipe")
     assert loaded.vocoder.dtype == loaded.expansion.dtype == loaded.unet.dtype == torch.float32
 

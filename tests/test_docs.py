@@ -10,6 +10,8 @@ import pytest
 from typer.main import get_command
 
 from melreformer_hf.cli.main import app
+from melreformer_hf.configs import find_config
+from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
 from melreformer_hf.training.config import TrainingConfig
 from melreformer_hf.training.recipes import RECIPES, find_recipe
@@ -87,6 +89,27 @@ def test_trainings_are_found_on_the_pages():
         "accelerate launch examples/train_vocoder.py --config tiny\nmelreformer train vocoder --config \\\n  tiny  # c"
     )
     assert trainings(typed) == [["vocoder", "--config", "tiny"]] * 2
+
+
+def test_the_settings_of_the_scaling_guide_are_what_it_says():
+    """Each row names a field, and its two columns hold the values of the tiny and the base expansion where it lists some."""
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w.]+)`(?: or `\w+`)? \| ([^|]*) \| ([^|]*) \|", text, re.MULTILINE)
+    values = {}
+    for size in ("tiny", "base"):
+        config = TrainingConfig.from_yaml(find_config(size, "expansion"), {"dataset": "d"})
+        model = MelReformerConfig.preset(config.options["preset"], **config.model)
+        values[size] = {**config.to_dict(), **{f"options.{name}": value for name, value in config.options.items()}}
+        values[size] |= {f"model.{name}": value for name, value in model.to_dict().items()}
+    assert "model.fold_size" in dict((row[0], row) for row in rows)
+    for name, *told in rows:
+        if name.startswith(("vocoder", "expansion", "idea", "conv")):
+            continue  # the table of sizes
+        for size, value in zip(("tiny", "base"), told, strict=True):
+            assert name in values[size], name
+            number = re.match(r"[\d,.]+", value)
+            if number:
+                assert float(number.group().replace(",", "")) == values[size][name], (name, size)
 
 
 def test_the_figure_has_the_shapes_of_the_bundled_pipeline():

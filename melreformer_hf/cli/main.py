@@ -19,7 +19,7 @@ app = typer.Typer(
 app.command("generate")(generate.generate)
 app.command("expand")(generate.expand)
 app.command("demo")(demo.demo)
-app.command("train", context_settings=train.CONTEXT)(train.train)
+app.command("train", context_settings=train.CONTEXT)(train.train_recipe)
 app.command("evaluate")(evaluate.evaluate)
 app.command("convert")(checkpoints.convert)
 app.command("assemble")(checkpoints.assemble)

@@ -10,7 +10,7 @@ import typer
 CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
-def train(
+def train_recipe(
     context: typer.Context,
     recipe: Annotated[str | None, typer.Argument(help="What to train; `--list` names them all.")] = None,
     list_all: Annotated[bool, typer.Option("--list", help="Show recipes and their configs.")] = False,
@@ -32,4 +32,4 @@ def train(
         train_words(recipe, context.args)
 
 
-__all__ = ["CONTEXT", "train"]
+__all__ = ["CONTEXT", "train_recipe"]

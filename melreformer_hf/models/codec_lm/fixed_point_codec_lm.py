@@ -14,7 +14,7 @@ from melreformer_hf.models.codec_lm.integers_codec_lm import (
     FixedPointLinear,
     FixedPointNorm,
     FixedPointPositions,
-    attend,
+    attend_integers,
     attention_bits,
     cumulative_ranges,
     gelu,
@@ -139,7 +139,7 @@ class _Layer:
         if hidden.shape[1] > 1:  # a single frame sees everything that is kept
             places = torch.arange(length, device=hidden.device)
             visible = band_mask(places[-hidden.shape[1] :], places, self.context, 0)
-        attended = attend(query, stored[:2], stored[2:], visible, self.context + 1)
+        attended = attend_integers(query, stored[:2], stored[2:], visible, self.context + 1)
         kept = max(0, length - self.context)
         return self.out_proj(merge_heads(attended)), tuple(part[:, :, kept:] for part in stored)
 

@@ -126,7 +126,7 @@ def gelu(values: torch.Tensor) -> torch.Tensor:
     return values * 0.5 * (values.sign() * error_function + 1.0)
 
 
-def attend(
+def attend_integers(
     query: torch.Tensor,
     key: tuple[torch.Tensor, torch.Tensor],
     value: tuple[torch.Tensor, torch.Tensor],
@@ -225,7 +225,7 @@ __all__ = [
     "FixedPointLinear",
     "FixedPointNorm",
     "FixedPointPositions",
-    "attend",
+    "attend_integers",
     "attention_bits",
     "cumulative_ranges",
     "exp",

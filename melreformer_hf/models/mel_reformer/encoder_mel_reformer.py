@@ -20,7 +20,7 @@ from melreformer_hf.nn.attention import FeedForward, WindowedSelfAttention
 STRETCH_SIZE = 64
 
 
-class ResidualBlock2d(nn.Module):
+class IdeaBlock2d(nn.Module):
     """Two 3 x 3 convolutions, scaled and shifted by the stretch between them, added to their input.
 
     Args:
@@ -87,7 +87,7 @@ class IdeaEncoder(nn.Module):
 
     @staticmethod
     def _blocks(width: int, count: int) -> nn.ModuleList:
-        return nn.ModuleList(ResidualBlock2d(width) for _ in range(count))
+        return nn.ModuleList(IdeaBlock2d(width) for _ in range(count))
 
     def _run(self, block: nn.Module, *arguments: torch.Tensor) -> torch.Tensor:
         if self.gradient_checkpointing and self.training:
@@ -191,4 +191,4 @@ def stretch_of(num_frames: torch.Tensor, num_columns: int, limits: tuple[float, 
     return ((num_frames.float() / num_columns).clamp(*limits).log2() - 3.0) / 3.0
 
 
-__all__ = ["ColumnCurves", "EncoderLayer", "IdeaEncoder", "ResidualBlock2d", "stretch_of"]
+__all__ = ["ColumnCurves", "EncoderLayer", "IdeaEncoder", "IdeaBlock2d", "stretch_of"]

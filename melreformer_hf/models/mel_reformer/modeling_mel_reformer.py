@@ -21,7 +21,7 @@ from transformers.utils import ModelOutput
 
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
-from melreformer_hf.models.mel_reformer.encoder_mel_reformer import ColumnCurves, IdeaEncoder, ResidualBlock2d
+from melreformer_hf.models.mel_reformer.encoder_mel_reformer import ColumnCurves, IdeaEncoder, IdeaBlock2d
 from melreformer_hf.models.mel_reformer.local_mel_reformer import EncodedIdea, ExpansionState, LocalExpansion
 from melreformer_hf.models.mel_reformer.original_mel_reformer import OriginalExpansion, OriginalState
 from melreformer_hf.models.mel_reformer.weights_mel_reformer import ORIGINAL_FORMAT
@@ -72,7 +72,7 @@ class MelReformerPreTrainedModel(AttentionMixin, HubMixin, PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, ResidualBlock2d):
+        elif isinstance(module, IdeaBlock2d):
             init.kaiming_uniform_(module.first.weight, a=math.sqrt(5))
         elif isinstance(module, ColumnCurves):
             # A narrow network: the common small deviation would leave it nearly linear for long.

@@ -21,7 +21,7 @@ from transformers.utils import ModelOutput
 
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
-from melreformer_hf.models.mel_reformer.encoder_mel_reformer import ColumnCurves, IdeaEncoder, IdeaBlock2d
+from melreformer_hf.models.mel_reformer.encoder_mel_reformer import ColumnCurves, IdeaBlock2d, IdeaEncoder
 from melreformer_hf.models.mel_reformer.local_mel_reformer import EncodedIdea, ExpansionState, LocalExpansion
 from melreformer_hf.models.mel_reformer.original_mel_reformer import OriginalExpansion, OriginalState
 from melreformer_hf.models.mel_reformer.weights_mel_reformer import ORIGINAL_FORMAT

@@ -82,7 +82,9 @@ def test_attention():
 
     def attended(keys: torch.Tensor) -> torch.Tensor:
         key_parts = to_integers(key[:, :, keys], attention_bits(8))
-        return attend_integers(query, key_parts, to_integers(value[:, :, keys], attention_bits(most)), visible[:, keys], most)
+        return attend_integers(
+            query, key_parts, to_integers(value[:, :, keys], attention_bits(most)), visible[:, keys], most
+        )
 
     result = attended(torch.arange(30))
     assert torch.equal(attended(order(30)), result)

@@ -16,6 +16,26 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+Label = Annotated[
+    str | None,
+    typer.Option(
+        help="folder: label pieces by the folder they lie in; or a column of the metadata. "
+        "Default: the column label, where there is one."
+    ),
+]
+License = Annotated[str, typer.Option(help="Licence of pieces whose metadata name none.")]
+Metadata = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV or .jsonl: file_name, split, license, attribution; other columns are kept. "
+        "Default: metadata.csv or metadata.jsonl in the folder."
+    ),
+]
+ValidationFraction = Annotated[float, typer.Option(help="Share of the pieces that choose the best weights, 0 to 1.")]
+TestFraction = Annotated[float, typer.Option(help="Share of the pieces that are measured at the end, 0 to 1.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a dataset that is there.")]
+PushToHub = Annotated[str | None, typer.Option(help="Upload to this Hub dataset, user/name, afterwards.")]
+
 
 @app.command()
 def render(
@@ -62,27 +82,11 @@ def build(
     output: Annotated[Path, typer.Option(help="Folder of the dataset; appears when complete.")],
     sampling_rate: Annotated[int, typer.Option(help="Samples per second of the dataset.")] = 22050,
     channels: Annotated[int, typer.Option(help="1 mixes down to mono, 2 keeps stereo.")] = 1,
-    label: Annotated[
-        str | None,
-        typer.Option(
-            help="folder: label recordings by the folder they lie in; or a column of the metadata. "
-            "Default: the column label, where there is one."
-        ),
-    ] = None,
-    license: Annotated[str, typer.Option(help="Licence of recordings whose metadata name none.")] = "unknown",
-    metadata: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV or .jsonl: file_name, split, license, attribution; other columns are kept. "
-            "Default: metadata.csv or metadata.jsonl in DIR."
-        ),
-    ] = None,
-    validation_fraction: Annotated[
-        float, typer.Option(help="Share of the recordings that choose the best weights, 0 to 1.")
-    ] = 0.1,
-    test_fraction: Annotated[
-        float, typer.Option(help="Share of the recordings that are measured at the end, 0 to 1.")
-    ] = 0.1,
+    label: Label = None,
+    license: License = "unknown",
+    metadata: Metadata = None,
+    validation_fraction: ValidationFraction = 0.1,
+    test_fraction: TestFraction = 0.1,
     silence_weight: Annotated[
         float,
         typer.Option(
@@ -91,8 +95,8 @@ def build(
         ),
     ] = 0.1,
     workers: Annotated[int, typer.Option(min=1, help="Recordings decoded at a time.")] = 2,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset that is there.")] = False,
-    push_to_hub: Annotated[str | None, typer.Option(help="Upload to this Hub dataset, user/name, afterwards.")] = None,
+    overwrite: Overwrite = False,
+    push_to_hub: PushToHub = None,
 ) -> None:
     """Build a dataset of sharded Parquet from a folder of music, with the splits train, validation and test.
 
@@ -123,16 +127,7 @@ def build(
         typer.echo(f"{name}: {info['recordings']} recordings, {info['hours']:.2f} hours, {info['shards']} shards")
     for note in report["notes"]:
         typer.echo(note)
-    if report["skipped"]:
-        first = report["skipped"][0]
-        typer.echo(
-            f"skipped {len(report['skipped'])} files, see {output / 'report.json'}; the first: {first['reason']}"
-        )
-    typer.echo(f"wrote {output}")
-    if push_to_hub is not None:
-        from melreformer_hf.hub.push import push_folder
-
-        typer.echo(f"uploaded to {push_folder(output, push_to_hub, 'dataset')}")
+    _finish(report, output, push_to_hub)
 
 
 @app.command()
@@ -155,30 +150,14 @@ def tokenize(
     reader: Annotated[
         str, typer.Option(help="exact, or fast: fifteen times as fast (not of interarrival).")
     ] = "exact",
-    label: Annotated[
-        str | None,
-        typer.Option(
-            help="folder: label pieces by the folder they lie in; or a column of the metadata. "
-            "Default: the column label, where there is one."
-        ),
-    ] = None,
-    license: Annotated[str, typer.Option(help="Licence of pieces whose metadata name none.")] = "unknown",
-    metadata: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV or .jsonl: file_name, split, license, attribution; other columns are kept. "
-            "Default: metadata.csv or metadata.jsonl in MIDI_DIR."
-        ),
-    ] = None,
-    validation_fraction: Annotated[
-        float, typer.Option(help="Share of the pieces that choose the best weights, 0 to 1.")
-    ] = 0.1,
-    test_fraction: Annotated[
-        float, typer.Option(help="Share of the pieces that are measured at the end, 0 to 1.")
-    ] = 0.1,
+    label: Label = None,
+    license: License = "unknown",
+    metadata: Metadata = None,
+    validation_fraction: ValidationFraction = 0.1,
+    test_fraction: TestFraction = 0.1,
     seed: Annotated[int, typer.Option(min=0, help="Of the augmentation.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset that is there.")] = False,
-    push_to_hub: Annotated[str | None, typer.Option(help="Upload to this Hub dataset, user/name, afterwards.")] = None,
+    overwrite: Overwrite = False,
+    push_to_hub: PushToHub = None,
 ) -> None:
     """Tokenize a folder of MIDI files for token models, with the splits train, validation and test by piece.
 
@@ -215,6 +194,10 @@ def tokenize(
     unsuitable = {name: counts[name] for name in ("short", "long", "crowded") if counts[name]}
     if unsuitable:
         typer.echo(f"left out: {', '.join(f'{count} too {name}' for name, count in unsuitable.items())}")
+    _finish(report, output, push_to_hub)
+
+
+def _finish(report: dict, output: Path, push_to_hub: str | None) -> None:
     if report["skipped"]:
         first = report["skipped"][0]
         typer.echo(

@@ -9,7 +9,9 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy
@@ -55,6 +57,29 @@ class Fixture:
         torch.testing.assert_close(
             actual.detach().to(expected.dtype), expected, rtol=0, atol=atol, msg=lambda m: f"{key}: {m}"
         )
+
+
+def tap(model: torch.nn.Module, places: dict[str, torch.nn.Module], run: Callable[[], object]) -> dict:
+    """What modules give while `run` runs the model: {key of `places`: output}."""
+    seen: dict[str, torch.Tensor] = {}
+    hooks = [
+        module.register_forward_hook(lambda _, __, output, key=key: seen.update({key: output}))
+        for key, module in places.items()
+    ]
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def number_in_words(remarks: list[str], pattern: str, default: float | None = None) -> float:
+    """A number that a fixture gives in its remarks, by a pattern with one group."""
+    found = re.search(pattern, " ".join(remarks))
+    assert found or default is not None, f"the fixture's remarks lack {pattern!r}"
+    return float(found[1]) if found else default
 
 
 def golden_folder() -> Path:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
-from golden_utils import fixture, recipe_tensor
+from golden_utils import fixture, recipe_tensor, tap
 
 from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
@@ -32,27 +34,41 @@ def small_discriminators() -> dict[str, torch.nn.Module]:
     }
 
 
+def place(generator: torch.nn.Module, key: str) -> torch.nn.Module | None:
+    """The module whose output the fixture stores under a key; `None` for what is no module's."""
+    if key in ("g.initial", "g.final_activation"):
+        return generator.input_conv if key == "g.initial" else generator.output_activation
+    match = re.fullmatch(r"g\.block(\d+)(?:\.(tconv|amp(\d+)\.(activation|out)))?", key)
+    if match is None:
+        return None
+    stage = generator.stages[int(match[1])]
+    if match[2] is None:
+        return stage
+    if match[2] == "tconv":
+        return stage.upsample
+    block = stage.blocks[int(match[3])]
+    return block.activation if match[4] == "activation" else block
+
+
 def test_generator_stages_and_output():
     golden, model = fixture("02_hifihybrid"), small_generator()
-    generator = model.generator
-    block = generator.stages[0].blocks[1]
-    hooks = {"g.initial": generator.input_conv, "g.block0.tconv": generator.stages[0].upsample}
-    hooks |= {"g.block0.amp1.activation": block.activation, "g.block0.amp1.out": block}
-    hooks |= {f"g.block{index}": stage for index, stage in enumerate(generator.stages)}
-    hooks["g.final_activation"] = generator.output_activation
-    compared = []
-
-    def compare(key, values):
+    stored = {key for key in golden.io if key.startswith("g.") and not key.startswith("g.in.")}
+    places = {key: place(model.generator, key) for key in stored}
+    seen = tap(
+        model,
+        {key: module for key, module in places.items() if module is not None},
+        lambda: golden.assert_close("g.out", model(golden.io["g.in.mel"]).waveform),
+    )
+    for key, values in seen.items():
         golden.assert_close(key, values)
-        compared.append(key)
-
-    for key, module in hooks.items():
-        module.register_forward_hook(lambda module, args, output, key=key: compare(key, output))
-    with torch.no_grad():
-        golden.assert_close("g.out", model(golden.io["g.in.mel"]).waveform)
-        hidden = golden.io["g.block0.tconv"]
-        golden.assert_close("g.block0.amp1.lowpass0", block.activation._filter(hidden, block.activation.filter_before))
-    assert set(compared) == set(hooks)
+    filtered = {key for key in stored if re.fullmatch(r"g\.block\d+\.amp\d+\.lowpass0", key)}
+    for key in filtered:
+        stem = key.removesuffix(".lowpass0")
+        activation = place(model.generator, f"{stem}.activation")
+        hidden = golden.io[f"{stem.rpartition('.')[0]}.tconv"]
+        with torch.no_grad():
+            golden.assert_close(key, activation._filter(hidden, activation.filter_before))
+    assert stored == seen.keys() | filtered | {"g.out"}
 
 
 def test_initial_filter():

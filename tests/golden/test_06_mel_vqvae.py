@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
-from golden_utils import fixture, recipe_tensor
+from golden_utils import fixture, recipe_tensor, tap
 
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.models.mel_vqvae.modeling_mel_vqvae import MelVqvaeModel
@@ -32,25 +34,31 @@ def to_mel(pictures):
     return (pictures.squeeze(1) + 1) / 2
 
 
+def place(model, key: str) -> torch.nn.Module | None:
+    """The module whose output the fixture stores under a key; `None` for what is no module's."""
+    ends = {"vq.enc.conv_in": model.encoder.conv_in, "vq.enc.out": model.encoder, "vq.z": model.quant_conv}
+    if key in ends:
+        return ends[key]
+    match = re.fullmatch(r"vq\.enc\.(down|downsample)(\d+)", key)
+    if match is None:
+        return None
+    level = model.encoder.levels[int(match[2])]
+    return level.blocks[0] if match[1] == "down" else level.resample
+
+
 def test_encoder_quantizer_and_decoder(golden, model):
-    encoder = model.encoder
-    taps = {
-        "vq.enc.conv_in": encoder.conv_in,
-        "vq.enc.down0": encoder.levels[0].blocks[0],
-        "vq.enc.downsample0": encoder.levels[0].resample,
-        "vq.enc.out": encoder,
-        "vq.z": model.quant_conv,
-    }
-    seen, hooks = {}, []
-    for key, module in taps.items():
-        hooks.append(module.register_forward_hook(lambda module, args, output, key=key: seen.update({key: output})))
-    with torch.no_grad():
-        output = model(to_mel(golden.io["vq.x"]))
-        codes = model.encode(to_mel(golden.io["vq.x"]))
-    for hook in hooks:
-        hook.remove()
-    for key in taps:
-        golden.assert_close(key, seen[key])
+    mel = to_mel(golden.io["vq.x"])
+    places = {key: place(model, key) for key in golden.io}
+    outputs = []
+    seen = tap(
+        model,
+        {key: module for key, module in places.items() if module is not None},
+        lambda: outputs.extend([model.encode(mel), model(mel)]),
+    )
+    codes, output = outputs
+    assert {key for key in golden.io if key.startswith("vq.enc.")} <= seen.keys()
+    for key, values in seen.items():
+        golden.assert_close(key, values)
     golden.assert_close("vq.codes", output.codes)
     golden.assert_close("vq.codes", codes)
     golden.assert_close("vq.loss", output.quantization_loss)
@@ -98,24 +106,9 @@ def test_discriminator(golden):
 def test_recipe_weights(golden):
     """The original's own group count, with weights by the fixtures' recipe."""
     recipe, pictures = golden.config["recipe_vq"], golden.io["recipe_vq.in"]
-    names = {key: value.shape for key, value in golden.weights("vq.").items()}
-    small = build(golden, golden.config["vq_args"], golden.weights("vq."), pictures.shape[2])
-    wide = MelVqvaeModel(
-        small.config.__class__(
-            mel=MelConfig.preset("specvqgan", num_mel_bins=pictures.shape[2]).to_dict(),
-            base_channels=recipe["args"]["ch"],
-            channel_multipliers=recipe["args"]["ch_mult"],
-            num_residual_blocks=recipe["args"]["num_res_blocks"],
-            resolution=recipe["args"]["resolution"],
-            attention_resolutions=recipe["args"]["attn_resolutions"],
-            latent_channels=recipe["args"]["z_channels"],
-            codebook_size=recipe["args"]["num_embeddings"],
-            codebook_dim=recipe["args"]["embedding_dim"],
-            num_norm_groups=recipe["args"]["group_norm_groups"],
-        )
-    )
+    mel = MelConfig.preset("specvqgan", num_mel_bins=pictures.shape[2]).to_dict()
+    wide = MelVqvaeModel.from_original_arguments(recipe["args"], mel=mel)
     shapes = {key: tuple(value.shape) for key, value in wide.to_original_state_dict().items()}
-    assert set(shapes) == {key for key in names if not key.startswith("discriminator.")}
     weights = {key: recipe_tensor(key, shape, recipe["seed"], recipe["bound_mul"]) for key, shape in shapes.items()}
     model = build(golden, recipe["args"], weights, pictures.shape[2])
     with torch.no_grad():

@@ -57,16 +57,17 @@ def fill(model: EnergyTransformer, weights: dict, names: dict) -> EnergyTransfor
 
 def port(golden, variant: str) -> EnergyTransformer:
     arguments = golden.config["torch_args"][int(variant[1:])]
+    positions = arguments.get("context", 0) if arguments.get("use_positional_embedding", True) else 0
     model = EnergyTransformer(
         arguments["dim"],
         arguments["hidden_dim"],
         arguments["n_heads"],
-        num_steps=arguments["n_iters_default"],
-        step_size=arguments.get("alpha") or 0.1,
-        memory=arguments["hopfield_type"],
+        num_steps=arguments.get("n_iters_default", 12),
+        step_size=0.1 if arguments.get("alpha") is None else arguments["alpha"],
+        memory=arguments.get("hopfield_type", "relu"),
         norm="layer",
-        positions="table" if arguments["context"] else "none",
-        num_positions=arguments["context"],
+        positions="table" if positions else "none",
+        num_positions=positions,
         learned_temperature=True,
         monotone=False,
     )

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
-from golden_utils import fixture
+from golden_utils import fixture, number_in_words
 
 from melreformer_hf.models.soundstream.weights_quantizers import quantizer_from_original, quantizer_to_original
 from melreformer_hf.nn.quantization import VectorQuantizer
@@ -29,17 +27,11 @@ def cases(without_neighbors: bool = False) -> list[str]:
     return [name for name, case in known.items() if not without_neighbors or case["blur"][0] == "Empty"]
 
 
-def remark(golden, pattern: str) -> float:
-    """A number that the fixture gives in words."""
-    found = re.search(pattern, " ".join(golden.config["remarks"]))
-    assert found, f"the fixture's remarks lack {pattern!r}"
-    return float(found[1])
-
-
 def load(golden, case):
     arguments = dict(golden.config["cases"][case])
     if arguments["cls"] == "GDSOM":
-        arguments["kohonen_cost"] = remark(golden, r"kohonen_cost ([\d.]+) here")
+        cost = number_in_words(golden.config["remarks"], r"kohonen_cost ([\d.]+) here", 1.0)
+        arguments.setdefault("kohonen_cost", cost)
     return quantizer_from_original("kohonen_vae", golden.weights(f"{case}."), arguments)
 
 
@@ -67,6 +59,8 @@ def test_training_steps(golden, case):
     quantizer = load(golden, case).train()
     gradient, codebook = quantizer.options.update == "gradient", quantizer.codebook(0)
     assert len(steps(golden, case))
+    factor = number_in_words(golden.config["remarks"], r"backward of x: ([\d.]+)\*loss")
+    rate = number_in_words(golden.config["remarks"], r"w <- w - ([\d.]+)\*grad") if gradient else 0.0
     for step in steps(golden, case):
         hidden = golden.io[f"{case}.x{step}"].transpose(1, 2).clone().requires_grad_()
         output = quantizer(hidden)
@@ -74,16 +68,16 @@ def test_training_steps(golden, case):
         golden.assert_close(f"{case}.q{step}", output.quantized.transpose(1, 2))
         golden.assert_close(f"{case}.loss{step}", output.loss)
         golden.assert_close(f"{case}.perplexity{step}", output.perplexity[0])
-        # The scalar of the fixture's gradients: 2 loss + sum(q grad_q).
+        # The scalar of the fixture's gradients: so many losses + sum(q grad_q).
         pulled = (output.quantized.transpose(1, 2) * golden.io[f"{case}.grad_q{step}"]).sum()
-        (2 * output.loss + pulled).backward()
+        (factor * output.loss + pulled).backward()
         quantizer.accumulate(output)
         assert quantizer.update_codebooks()
         golden.assert_close(f"{case}.grad_x{step}", hidden.grad.transpose(1, 2))
         if gradient:
             golden.assert_close(f"{case}.grad_w{step}", codebook.codewords.grad)
             with torch.no_grad():
-                codebook.codewords -= remark(golden, r"w <- w - ([\d.]+)\*grad") * codebook.codewords.grad
+                codebook.codewords -= rate * codebook.codewords.grad
             codebook.codewords.grad = None
         else:
             golden.assert_close(f"{case}.ema_w_after{step}", codebook.vector_sum)
@@ -100,7 +94,7 @@ def test_without_neighbors_it_is_plain_vector_quantization(golden, case):
         arguments["num_embeddings"],
         decay=arguments["decay"],
         smoothing="running",
-        commitment_weight=0.25,
+        commitment_weight=arguments.get("commitment_cost", 0.25),
         kmeans_iterations=0,
         restart_threshold=0.0,
     ).train()

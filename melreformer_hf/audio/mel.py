@@ -20,7 +20,7 @@ import math
 import torch
 
 from melreformer_hf._text import suggest
-from melreformer_hf.audio.stft import Transform, cached_table, extend, map_frames, power
+from melreformer_hf.audio.stft import Transform, cached_table, extend, full_precision, map_frames, power
 
 _PRESETS: dict[str, dict] = {
     "melreformer": {"num_mel_bins": 128, "power": 2.0, "magnitude_epsilon": 1e-9},
@@ -255,7 +255,7 @@ def mel_spectrogram(waveform: torch.Tensor, config: MelConfig) -> torch.Tensor:
             f"{config.hop_length}, got {waveform.shape[-1]}. Pad it with zeros first."
         )
     leading, transform = waveform.shape[:-1], Transform.of(config)
-    with torch.autocast(waveform.device.type, enabled=False):  # it would take the matrix product in half precision
+    with full_precision(waveform):
         waveform = waveform.to(torch.promote_types(waveform.dtype, torch.float32))
         rows = extend(waveform.reshape(-1, waveform.shape[-1]), transform, config.center)
         bank = mel_filter_bank(config, rows.dtype, rows.device).T

@@ -6,7 +6,7 @@ import pytest
 import torch
 from testing_utils import assert_error
 
-from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram, undo_log
+from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram, mel_filter_bank, undo_log
 
 PRESETS = ["melreformer", "hifigan", "melgan", "specvqgan"]
 
@@ -81,3 +81,78 @@ def test_too_short_audio_is_refused(waveform):
 def test_integer_audio_is_refused():
     with pytest.raises(ValueError, match="int16"):
         log_mel_spectrogram(torch.zeros(4096, dtype=torch.int16), MelConfig.preset("hifigan"))
+
+
+@pytest.mark.parametrize("field", ["sampling_rate", "n_fft", "win_length", "hop_length", "num_mel_bins"])
+def test_counts_are_integers(field):
+    """Also after the same contract with the integer, which is equal to the float, was built and kept."""
+    value = getattr(MelConfig.preset("hifigan"), field)
+    assert MelConfig.preset("hifigan", **{field: value}) is MelConfig.preset("hifigan", **{field: value})
+    for build in (MelConfig.preset, lambda _, **values: MelConfig(**values)):
+        with pytest.raises(ValueError) as error:
+            build("hifigan", **{field: float(value)})
+        assert_error(error, field, "a whole number", repr(float(value)))
+
+
+def plain_log_mel(waveform: torch.Tensor, config: MelConfig) -> torch.Tensor:
+    """The formula of `MelConfig` with torch's own transform, in the precision of the waveform."""
+    padded = torch.nn.functional.pad(waveform[:, None], config.padding, mode="reflect")[:, 0]
+    window = torch.hann_window(config.win_length, dtype=waveform.dtype)
+    spectrum = torch.stft(
+        padded, config.n_fft, config.hop_length, config.win_length, window, center=False, return_complex=True
+    )
+    values = (spectrum.abs().square() + config.magnitude_epsilon) ** (config.power / 2)
+    mel = (mel_filter_bank(config, waveform.dtype) @ values).clamp(min=config.log_floor)
+    value = (mel.log() if config.log_base == "e" else mel.log10()) * config.log_multiplier + config.log_offset
+    return value if config.clip_min is None else value.clamp(config.clip_min, config.clip_max)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("changes", [{}, {"hop_length": 200, "win_length": 800}], ids=["aligned", "odd"])
+def test_values_and_gradients_equal_the_plain_formula(name, changes):
+    """Long enough for several blocks of frames, and two rows at once."""
+    config = MelConfig.preset(name, **changes)
+    waveform = torch.randn(2, 90_000, generator=torch.Generator().manual_seed(0)) * 0.1
+    results = []
+    for function, dtype in ((log_mel_spectrogram, torch.float32), (plain_log_mel, torch.float64)):
+        leaf = waveform.clone().to(dtype).requires_grad_(True)
+        mel = function(leaf, config)
+        mel.square().mean().backward()
+        results.append((mel.detach().double(), leaf.grad.double()))
+    (mel, gradient), (expected, expected_gradient) = results
+    assert mel.shape == (2, config.num_mel_bins, config.num_frames(90_000))
+    torch.testing.assert_close(mel, expected, rtol=0, atol=2e-4)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-3, atol=1e-4 * expected_gradient.abs().max())
+
+
+def test_autocast_does_not_lower_the_precision():
+    waveform = torch.randn(8192, generator=torch.Generator().manual_seed(0)) * 0.1
+    config = MelConfig.preset("hifigan")
+    expected = log_mel_spectrogram(waveform, config)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = log_mel_spectrogram(waveform, config)
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+    assert log_mel_spectrogram(waveform.bfloat16(), config).dtype == torch.float32
+    assert log_mel_spectrogram(waveform.double(), config).dtype == torch.float64
+
+
+def test_tables_built_in_inference_mode_serve_training():
+    config = MelConfig.preset("hifigan", num_mel_bins=33)  # of no other test: nothing is cached yet
+    waveform = torch.randn(4096, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        log_mel_spectrogram(waveform, config)
+    waveform.requires_grad_(True)
+    log_mel_spectrogram(waveform, config).sum().backward()
+    assert waveform.grad.any()
+    assert mel_filter_bank(config) is mel_filter_bank(config), "built once"
+
+
+def test_tables_of_a_tracer_are_not_kept():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    config = MelConfig.preset("hifigan", num_mel_bins=34)
+    with FakeTensorMode():
+        mel_filter_bank(config)
+    assert type(mel_filter_bank(config)) is torch.Tensor
+    assert mel_filter_bank(config).sum() > 0

@@ -15,7 +15,7 @@ from torch import nn
 
 from melreformer_hf.audio.griffin_lim import magnitude_from_log_mel, mel_pseudo_inverse
 from melreformer_hf.audio.mel import MelConfig, mel_filter_bank
-from melreformer_hf.audio.stft import Transform, extended_istft, extended_stft, power, trim
+from melreformer_hf.audio.stft import Transform, extended_istft, extended_stft, full_precision, power, trim
 from melreformer_hf.nn.convnext import ConvNeXtBlock
 
 _SMALLEST_MAGNITUDE = 1e-5
@@ -171,7 +171,7 @@ class IstftGenerator(nn.Module):
     def forward(self, input_features: torch.Tensor, first_frame: int = 0) -> torch.Tensor:
         """(batch, mel, frame) -> (batch, frame * hop); `first_frame` is where in the whole signal the input begins."""
         head = self._hidden(input_features.to(self.head.weight.dtype))
-        with torch.autocast(input_features.device.type, enabled=False):  # transforms lose the phase in half precision
+        with full_precision(input_features):
             return self._synthesize(input_features.float(), head.float(), first_frame).to(input_features.dtype)
 
 

@@ -52,12 +52,7 @@ def push_folder(
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    if not Path(folder).is_dir() or not any(Path(folder).iterdir()):
-        raise ValueError(f"folder must exist and hold files, got {folder}.")
-    if repo_type not in ("model", "dataset", "space"):
-        raise ValueError(f"repo_type must be model, dataset or space, got {repo_type!r}.")
-    if repo_id.count("/") > 1 or not all(repo_id.split("/")):
-        raise ValueError(f"repo_id must have the form user/name, got {repo_id!r}.")
+    _check_upload(Path(folder), repo_id, repo_type)
     if repo_type == "model" and repo_id.count("/") == 1:
         _name_in_card(Path(folder), repo_id)
     api = HfApi(token=token)
@@ -84,6 +79,15 @@ def push_folder(
             ) from error
         raise
     return str(info.pr_url or info.commit_url)
+
+
+def _check_upload(folder: Path, repo_id: str, repo_type: str) -> None:
+    if not folder.is_dir() or not any(folder.iterdir()):
+        raise ValueError(f"folder must exist and hold files, got {folder}.")
+    if repo_type not in ("model", "dataset", "space"):
+        raise ValueError(f"repo_type must be model, dataset or space, got {repo_type!r}.")
+    if repo_id.count("/") > 1 or not all(repo_id.split("/")):
+        raise ValueError(f"repo_id must have the form user/name, got {repo_id!r}.")
 
 
 def _name_in_card(folder: Path, repo_id: str) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from melreformer_hf._files import write_json
+from melreformer_hf._registration import register
 from melreformer_hf.cli.errors import check_output_file
 
 # metrics, and how many of what they were measured on
@@ -195,6 +196,8 @@ def _measure_music(pipe, wanted: dict, seed: int) -> Measured:
     durations = torch.tensor(
         [lengths.item(index)["waveform"].shape[-1] / mel.hop_length for index in range(len(real))]
     )
+    if wanted["embedding"] is not None:
+        register()  # this package's own codecs embed, too
     embed = LogMelStatistics() if wanted["embedding"] is None else AudioModelEmbedding(wanted["embedding"])
     result = frechet_audio_distance(made, real, rate, embed)
     typer.echo(str(result), err=True)

@@ -227,7 +227,7 @@ def save_model(
     try:
         with _writing(folder):
             partial.mkdir(parents=True)
-            model.save_pretrained(partial, card=card)
+            model.save_pretrained(partial, card=card, repo_id=folder.name)  # the card names its last place
             for name, values in (extra or {}).items():
                 (partial / name).write_text(json.dumps(values, indent=1))
             folder.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,9 @@ from melreformer_hf._files import write_json
 from melreformer_hf._registration import FAMILIES
 from melreformer_hf.hub.cards import DETAILS, details_of, joined_details, write_card
 from melreformer_hf.hub.mixin import HubMixin
+from melreformer_hf.hub.push import push_folder
 from melreformer_hf.pipelines.pipeline_utils import BUNDLED
+from melreformer_hf.training.checkpointing import save_model
 
 MODELS = sorted(name for name in melreformer_hf.__all__ if name.endswith(("Model", "Pipeline")))
 
@@ -184,3 +186,30 @@ def test_saving_writes_the_feature_extractor(vocoder, tmp_path):
     assert written[0] == written[1]
     tiny_parts()["unet"].save_pretrained(tmp_path / "unet")
     assert not (tmp_path / "unet" / "preprocessor_config.json").exists()
+
+
+def test_what_a_training_publishes_names_its_place_and_its_feature_extractor(vocoder, tmp_path):
+    save_model(vocoder, tmp_path / "best", {"training.json": {}}, {"data": "Bells."})
+    card = (tmp_path / "best" / "README.md").read_text()
+    assert 'HifiVocoderModel.from_pretrained("best")' in card and "Bells." in card and "license: unknown" in card
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(tmp_path / "best")
+    assert extractor.mel_config == vocoder.config.mel_config
+
+
+def test_a_pushed_folder_s_card_names_the_repository(vocoder, tmp_path, monkeypatch):
+    class Api:
+        def __init__(self, token=None):
+            pass
+
+        def create_repo(self, repo_id, **kwargs):
+            return type("Created", (), {"repo_id": repo_id})
+
+        def upload_folder(self, **kwargs):
+            return type("Info", (), {"pr_url": None, "commit_url": "somewhere"})
+
+    vocoder.save_pretrained(tmp_path / "mine")
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    assert push_folder(tmp_path / "mine", "user/bells") == "somewhere"
+    assert 'HifiVocoderModel.from_pretrained("user/bells")' in (tmp_path / "mine" / "README.md").read_text()
+    push_folder(tmp_path / "mine", "user/other")  # a name that a person may have chosen stays
+    assert 'HifiVocoderModel.from_pretrained("user/bells")' in (tmp_path / "mine" / "README.md").read_text()

@@ -68,3 +68,11 @@ def test_a_metric_loads_by_its_hub_id(tmp_path):
         )
         # (1 + 3) / 2 - 2 * 4 / (2 * 2 * 1)
         assert float(python(hub, tmp_path / "loading", "-c", code).splitlines()[-1]) == 0.0
+
+
+def test_the_guide_s_examples_run(capsys):
+    guide = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL):
+        exec(compile(block, "metrics.md", "exec"), {})
+    told = capsys.readouterr().out
+    assert "real against real" in told and str(NAMES) in told and "{'crps': 0.0}" in told

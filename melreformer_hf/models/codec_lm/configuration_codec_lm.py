@@ -78,8 +78,10 @@ class CodecLMConfig(StrictConfig):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        # The range coder gives every code a range of at least two out of 2^24.
         if not 2 <= self.codebook_size <= _MAX_CODEBOOK_SIZE:
             raise ValueError(f"codebook_size must be from 2 to {_MAX_CODEBOOK_SIZE}, got {self.codebook_size}.")
+        # Half of the width are cosines and half sines; with a single pair the slowest wave is not defined.
         if self.hidden_size % self.num_attention_heads or self.hidden_size % 2 or self.hidden_size < 4:
             raise ValueError(
                 "hidden_size must be even, at least 4 and a multiple of num_attention_heads, got "
@@ -89,6 +91,7 @@ class CodecLMConfig(StrictConfig):
             raise ValueError(f"activation must be one of {ACTIVATIONS}, got {self.activation!r}.")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
+        # At a period of 1 all waves would be equally fast.
         if self.position_period <= 1.0 or self.layer_norm_eps <= 0.0:
             raise ValueError(
                 "position_period must be above 1 and layer_norm_eps above 0, got "

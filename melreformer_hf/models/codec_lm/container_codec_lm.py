@@ -86,6 +86,7 @@ def pack_bits(values: torch.Tensor, bits: int) -> bytes:
         raise ValueError(
             f"values must be from 0 to 2 ** bits - 1 with bits from 1 to 32, got {bits} bits for {values}."
         )
+    # (value, bit), lowest bit first, then eight bits to a byte, the first of them its lowest
     parts = (numbers[:, None] >> numpy.arange(bits)) & 1
     return numpy.packbits(parts.astype(numpy.uint8).reshape(-1), bitorder="little").tobytes()
 

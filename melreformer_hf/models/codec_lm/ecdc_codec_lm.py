@@ -68,9 +68,13 @@ class OriginalSteps:
 
     def _attend(self, layer: CodecLMLayer, hidden: torch.Tensor, past: torch.Tensor) -> torch.Tensor:
         # (1, past + 1, hidden): the original keeps layer inputs, not keys, so that keys are computed anew each step.
+        # The original keeps layer inputs and projects all of them again for every frame; other operations round
+        # differently.
         context, attention = torch.cat([past, hidden], dim=1), layer.attention
+        # Of the one query, which comes last: 0 is itself, 1 the frame before.
         distance = past.shape[1] - torch.arange(context.shape[1]).view(1, -1)
         visible = (distance >= 0) & (distance <= attention.context)
+        # (batch, frame, hidden) -> (frame, batch, hidden), the layout of torch's functional attention
         key = context.transpose(1, 0)
         attended, _ = multi_head_attention_forward(
             hidden.transpose(1, 0),
@@ -106,9 +110,12 @@ class OriginalSteps:
                 hidden = layer.attention_norm(hidden)
                 hidden = layer.mlp_norm(hidden + layer.down_proj(layer.activation(layer.up_proj(hidden))))
             # Cut to the context one step late: the mask hides what the step before kept too much.
+            # At most the context, the zeros before the first frame included until they fall out.
             self.states[index] = torch.cat([self.states[index], inner], dim=1)[:, -layer.attention.context :]
         self.num_frames += 1
         logits = torch.stack([model.heads[level](hidden) for level in range(len(previous))], dim=1)
+        # The original's layout, (batch, code, quantizer, frame), and its softmax over axis 1: another layout may round
+        # otherwise.
         return logits.permute(0, 3, 1, 2).softmax(dim=1)[0, :, :, 0].T
 
 
@@ -175,6 +182,7 @@ def write_ecdc(
             raise ValueError(f"audio_codes must be ({header.num_quantizers}, frame), got {tuple(codes.shape)}.")
         if segment.scale is not None:
             parts.append(_SCALE.pack(segment.scale))
+        # (quantizer, frame) -> frame after frame
         parts.append(pack_bits(codes.T, _bits(codebook_size)) if model is None else _encode(model, codes))
     return b"".join(parts)
 

@@ -124,6 +124,7 @@ class _Layer:
         return [self.qkv, self.out_proj, self.up_proj, self.down_proj, self.attention_norm, self.mlp_norm]
 
     def _stored(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        # Stored as integers, once: rounding a key again in every call would depend on what it is stored beside.
         key = to_integers(key, attention_bits(key.shape[-1]))
         return (*key, *to_integers(value, attention_bits(self.context + 1)))
 
@@ -134,16 +135,19 @@ class _Layer:
 
     def _attend(self, hidden: torch.Tensor, past: tuple) -> tuple[torch.Tensor, tuple]:
         query, key, value = (split_heads(x, self.num_heads) for x in self.qkv(hidden).chunk(3, dim=-1))
+        # Keys with their steps, then values with theirs: four tensors, (batch, head, frame, head_dim or 1).
         stored = tuple(torch.cat([old, new], dim=2) for old, new in zip(past, self._stored(key, value), strict=True))
         length, visible = stored[0].shape[2], None
         if hidden.shape[1] > 1:  # a single frame sees everything that is kept
             places = torch.arange(length, device=hidden.device)
             visible = band_mask(places[-hidden.shape[1] :], places, self.context, 0)
+        # The bound on visible keys is that of any call, so that bits do not depend on how many frames come at once.
         attended = attend_integers(query, stored[:2], stored[2:], visible, self.context + 1)
         kept = max(0, length - self.context)
         return self.out_proj(merge_heads(attended)), tuple(part[:, :, kept:] for part in stored)
 
     def _mlp(self, hidden: torch.Tensor) -> torch.Tensor:
+        # torch's gelu is not the same to the last bit on every machine; this one is made of exact steps.
         inner = self.up_proj(hidden)
         return self.down_proj(gelu(inner) if self.activation == "gelu" else inner.clamp(min=0.0))
 
@@ -174,12 +178,14 @@ class FixedPointCodecLM:
         for name, weight in weights.items():
             if not weight.isfinite().all():
                 raise ValueError(f"weights must be finite to code with, got others in {name!r}.")
+        # Integers up to 2^53 are held in float64.
         if any(weight.device.type == "mps" for weight in weights.values()):  # has no float64
             weights = {name: weight.cpu() for name, weight in weights.items()}
         self.config = config
         levels = range(config.num_quantizers)
         self.embeddings = [weights[f"code_embeddings.{level}.weight"].double() for level in levels]
         self.heads = FixedPointLinear(
+            # All heads as one layer, of which a call with fewer codebooks uses the first rows.
             *(torch.cat([weights[f"heads.{level}.{kind}"] for level in levels]) for kind in ("weight", "bias"))
         )
         self.input_norm = None
@@ -202,6 +208,7 @@ class FixedPointCodecLM:
             parts = [self.heads, *(part for layer in self.layers for part in layer.parts())]
             parts += [] if self.input_norm is None else [self.input_norm]
             value = zlib.crc32(sizes.encode())
+            # Little-endian bytes, so that the number is the same on every machine.
             for tensor in [*self.embeddings, *(tensor for part in parts for tensor in part.tensors())]:
                 value = zlib.crc32(tensor.cpu().contiguous().numpy().astype("<f8").tobytes(), value)
             self._fingerprint = value
@@ -221,7 +228,9 @@ class FixedPointCodecLM:
             (batch, quantizer, frame, code) float64, and the state for the next call.
         """
         batch, depth, frames = previous_codes.shape
+        # Embedding 0 stands for the frame before the first one.
         codes = previous_codes.to(self.device) + 1
+        # A sum of a fixed order: the codebooks' embeddings are no integers, and another order would round differently.
         hidden = self.embeddings[0][codes[:, 0]]
         for level in range(1, depth):
             hidden = hidden + self.embeddings[level][codes[:, level]]
@@ -273,8 +282,12 @@ class FixedPointCodecLM:
                 raise ValueError(
                     f"Every chunk must be ({last.shape[0]}, {last.shape[1]}, frame), got {tuple(chunk.shape)}."
                 )
+            # Distributions take (quantizer * frame * code) int64: a long piece is computed in parts.
             for part in chunk.split(_CHUNK_FRAMES, dim=2) if chunk.shape[2] else ():
+                # Each frame is predicted from the one before it, the first of a part from the last of the part before.
                 cdfs, state = self.cdfs(torch.cat([last, part[:, :, :-1]], dim=2), state)
+                # (batch, quantizer, frame, code) -> (batch, frame * quantizer, code): the order of the stream, frame by
+                # frame.
                 rows = cdfs.cpu().transpose(1, 2).flatten(1, 2)
                 for encoder, symbols, row in zip(encoders, part.transpose(1, 2).flatten(1, 2), rows, strict=True):
                     encoder.encode(symbols, row)
@@ -311,6 +324,7 @@ class FixedPointCodecLM:
             rows = cdfs[:, :, 0].cpu()
             found = [torch.from_numpy(decoders[i].decode(row)) for i, row in zip(active, rows, strict=True)]
             yield dict(zip(active, found, strict=True))
+            # Streams that have ended leave the batch; the others' distributions do not change by that.
             going = [place for place, index in enumerate(active) if lengths[index] > frame + 1]
             if len(going) < len(active):
                 for index in set(active) - {active[place] for place in going}:
@@ -331,6 +345,7 @@ class FixedPointCodecLM:
             raise ValueError("streams must be a list of bytes, got bytes: pass [stream].")
         opened = [self._open(stream) for stream in streams]
         codes: list[list[torch.Tensor]] = [[] for _ in opened]
+        # A batch must have equally many codebooks; streams are decoded in groups that do.
         for depth in sorted({header.num_quantizers for header, _ in opened}):
             group = [index for index, (header, _) in enumerate(opened) if header.num_quantizers == depth]
             lengths = [opened[index][0].num_frames for index in group]

@@ -47,6 +47,7 @@ def to_integers(values: torch.Tensor, bits: int, dim: int = -1) -> tuple[torch.T
     """
     largest = values.abs().amax(dim=dim, keepdim=True)
     largest = torch.where(largest > _SMALLEST, largest, torch.ones_like(largest))
+    # largest / mantissa is the power of two above it, without a logarithm, which libraries round differently.
     mantissa, _ = torch.frexp(largest)
     step = (largest / mantissa) * 2.0**-bits
     return (values / step).round(), step
@@ -64,6 +65,7 @@ class FixedPointLinear:
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        # A sum of `in` products of 20-bit weights and these integers must stay below 2^52.
         self.bits = EXACT_BITS - _WEIGHT_BITS - bits_of(weight.shape[1])
         if self.bits < 16:
             raise ValueError(f"weight must have at most 65536 inputs for exact sums, got {weight.shape[1]}.")
@@ -91,7 +93,9 @@ class FixedPointNorm:
         """(..., size) -> (..., size)."""
         size = values.shape[-1]
         integers, step = to_integers(values, EXACT_BITS - bits_of(size))
+        # Times `size` instead of minus the mean: the mean of integers is no integer.
         centered = (integers * size - integers.sum(dim=-1, keepdim=True)) * step / size
+        # Half the bits, so that the squares add up exactly.
         short, step = to_integers(centered, (EXACT_BITS - bits_of(size)) // 2)
         variance = (short * short).sum(dim=-1, keepdim=True) * (step * step) / size
         return centered / (variance + self.eps).sqrt() * self.weight + self.bias
@@ -112,15 +116,19 @@ def _polynomial(terms: list[float] | tuple[float, ...], argument):
 def exp(values: torch.Tensor) -> torch.Tensor:
     """Exponential of float64 values from -inf to 700; below -700 that of -700, about 1e-304."""
     values = values.clamp(min=-700.0)
+    # e^v = 2^p e^r with r = v - p ln 2 in +-0.35, where 14 terms of the series are exact to the last bits.
     power = (values * 1.4426950408889634).round()
+    # ln 2 in two parts: power * high has no rounding, so that the difference keeps its digits.
     rest = values - power * _LN2_HIGH
     rest = rest - power * _LN2_LOW
+    # 2^p by its bits: the exponent field of a float64, 1023 + p, shifted behind 52 bits of mantissa.
     return _polynomial(_EXP_TERMS, rest) * ((power.long() + 1023) << 52).view(torch.float64)
 
 
 def gelu(values: torch.Tensor) -> torch.Tensor:
     """GELU with the error function of Abramowitz and Stegun 7.1.26 (error below 1.5e-7)."""
     size = values.abs() * 0.7071067811865476
+    # erf(x) = 1 - (a1 t + ... + a5 t^5) e^(-x^2), t = 1 / (1 + p x)
     t = 1.0 / (size * 0.3275911 + 1.0)
     error_function = 1.0 - _polynomial(_ERF_TERMS, t) * t * exp(-(size * size))
     return values * 0.5 * (values.sign() * error_function + 1.0)
@@ -153,6 +161,7 @@ def attend_integers(
     weights = exp(scores - scores.amax(dim=-1, keepdim=True))
     if visible is not None:
         weights = weights.masked_fill(~visible, 0.0)
+    # Probabilities as integers before they are summed: the total is the same in any order of keys.
     bits = attention_bits(most_visible)
     total = (weights * 2.0**bits).round().sum(dim=-1, keepdim=True) * 2.0**-bits
     shares, step = to_integers(weights * value[1].mT, bits)
@@ -183,6 +192,7 @@ def cumulative_ranges(logits: torch.Tensor, total_range_bits: int, min_range: in
         )
     weights = exp(logits - logits.amax(dim=-1, keepdim=True))
     weights = (weights * 2.0**_PROBABILITY_BITS).round().long()
+    # Floors of shares of what is left when every symbol has its least range: the sum never exceeds the total.
     ranges = weights * room // weights.sum(dim=-1, keepdim=True) + min_range
     return ranges.cumsum(dim=-1)
 
@@ -200,6 +210,7 @@ class FixedPointPositions:
     def __init__(self, width: int, period: float) -> None:
         half = width // 2
         with localcontext() as context:
+            # A turn is known to 2^-64 of itself; positions multiply that error, not the angle's.
             context.prec = 50
             rates = [Decimal(period) ** (Decimal(-i) / Decimal(half - 1)) / _TWO_PI for i in range(half)]
             turns = [int((rate * 2**64).to_integral_value()) % 2**64 for rate in rates]
@@ -208,9 +219,11 @@ class FixedPointPositions:
     def __call__(self, first: int, count: int) -> torch.Tensor:
         """Codes of `count` positions from `first` on: (count, width)."""
         places = numpy.arange(first, first + count, dtype=numpy.uint64)
+        # uint64 wraps around at 2^64, a whole turn; the 53 highest bits fit into a float64 exactly.
         phases = (places[:, None] * self.turns) >> numpy.uint64(11)
         quarters = phases.astype(numpy.float64) * 2.0**-51
         nearest = numpy.rint(quarters)
+        # Within an eighth of a turn of the nearest quadrant, where short series are exact enough.
         angle = (quarters - nearest) * 1.5707963267948966
         square = angle * angle
         cosine = _polynomial(_COSINE_TERMS, square)

@@ -90,6 +90,8 @@ class CodecLMAttention(nn.Module):
 
     def start(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Key and value of the frame before the first one: (batch, head, 1, head_dim) each."""
+        # A layer input of zeros leaves the biases alone: the original's streaming state begins with it, and so it is
+        # seen.
         _, key, value = self.qkv.bias.expand(batch, 1, -1).chunk(3, dim=-1)
         return split_heads(key, self.num_heads), split_heads(value, self.num_heads)
 
@@ -100,10 +102,12 @@ class CodecLMAttention(nn.Module):
         query, key, value = (split_heads(x, self.num_heads) for x in self.qkv(hidden).chunk(3, dim=-1))
         key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
         keys = torch.arange(key.shape[2], device=hidden.device)
+        # The newest keys are the queries' own frames; each sees `context` frames before it, and itself.
         mask = band_mask(keys[-hidden.shape[1] :], keys, self.context, 0)
         attended = scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
         )
+        # What no later frame can see is dropped: memory does not grow with the stream.
         kept = max(0, key.shape[2] - self.context)
         return self.out_proj(merge_heads(attended)), (key[:, :, kept:], value[:, :, kept:])
 
@@ -200,6 +204,8 @@ class CodecLMModel(OriginalCheckpointMixin, CodecLMPreTrainedModel):
         if audio_codes is None:
             if labels is None:
                 raise ValueError("audio_codes (batch, quantizer, frame) or labels of that shape are required.")
+            # Teacher forcing: every frame is predicted from the true ones before it. Ignored labels (-100) become "no
+            # code".
             audio_codes = nn.functional.pad(labels[..., :-1], (1, 0), value=NO_CODE).clamp(min=NO_CODE)
         depth = self.config.num_quantizers
         if audio_codes.ndim != 3 or not 1 <= audio_codes.shape[1] <= depth or audio_codes.shape[2] < 1:
@@ -238,9 +244,11 @@ class CodecLMModel(OriginalCheckpointMixin, CodecLMPreTrainedModel):
         """
         codes = self._inputs(audio_codes, labels)
         batch, depth, frames = codes.shape
+        # One vector per frame, whatever the number of codebooks; embedding 0 is NO_CODE, hence the + 1.
         hidden = sum(self.code_embeddings[level](codes[:, level] + 1) for level in range(depth))
         past_frames = 0 if past_key_values is None else past_key_values.num_frames
         places = torch.arange(past_frames, past_frames + frames, device=codes.device)
+        # (frame,) + (1 or batch, 1) -> (1 or batch, frame)
         places = places + torch.as_tensor(position_offset, device=codes.device).reshape(-1, 1)
         positions = frame_positions(places, hidden.shape[-1], self.config.position_period)
         hidden = self.input_norm(hidden) + positions.to(hidden.dtype)
@@ -253,6 +261,8 @@ class CodecLMModel(OriginalCheckpointMixin, CodecLMPreTrainedModel):
             hidden, (key, value) = layer(hidden, past)
             keys.append(key)
             values.append(value)
+        # (batch, frame, code) per codebook -> (batch, quantizer, frame, code); the codebooks of a frame do not see each
+        # other.
         logits = torch.stack([self.heads[level](hidden) for level in range(depth)], dim=1)
         loss = None if labels is None else cross_entropy(logits.flatten(0, 2), labels.flatten())
         cache = CodecLMCache(keys, values, past_frames + frames) if use_cache else None

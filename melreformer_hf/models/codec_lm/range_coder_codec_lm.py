@@ -53,7 +53,9 @@ def quantized_cdf(
     probabilities = probabilities.detach()
     if roundoff:
         probabilities = (probabilities / roundoff).floor() * roundoff
+    # In this order of operations, as the original rounds; regrouped it would give other bytes.
     ranges = (((1 - share) * total) * probabilities).floor().long() + min_range
+    # Probabilities in float32 may sum to a little more than 1.
     surplus = (ranges.sum(dim=-1, keepdim=True) - total).clamp(min=0)
     widest = ranges.argmax(dim=-1, keepdim=True)
     ranges.scatter_add_(-1, widest, -surplus)
@@ -97,18 +99,22 @@ class _Interval:
         return max(0, self.total_range_bits + 1 - (self.high - self.low + 1).bit_length())
 
     def append(self, bits: int) -> None:
+        # Zeros behind low, ones behind high: the interval keeps its ends, with more digits.
         self.low <<= bits
         self.high = ((self.high + 1) << bits) - 1
         self.width += bits
 
     def narrow(self, range_low: int, range_high: int) -> None:
         """Keep the part of the symbol that owns [range_low, range_high) of the total."""
+        # Of `size` numbers the symbol gets its share of the total, both ends rounded inwards so that symbols do not
+        # overlap.
         size, bits = self.high - self.low + 1, self.total_range_bits
         self.high = self.low + (((range_high - 1) * size) >> bits)
         self.low += -((-range_low * size) >> bits)
 
     def settle(self) -> int:
         """Drop the leading bits that low and high share; returns how many."""
+        # Where low and high agree from the top, no later symbol can change the bit: it is settled.
         self.width, dropped = (self.low ^ self.high).bit_length(), self.width
         kept = (1 << self.width) - 1
         self.low &= kept
@@ -160,10 +166,12 @@ class RangeEncoder:
             )
         index = numpy.arange(len(rows))
         highs = rows[index, chosen]
+        # Symbol 0 begins at 0, every other where the one before it ends.
         lows = numpy.where(chosen > 0, rows[index, chosen - 1], 0)
         for range_low, range_high in zip(lows.tolist(), highs.tolist(), strict=True):
             interval.append(interval.missing_bits())
             interval.narrow(range_low, range_high)
+            # The settled bits are low's leading ones, taken before they are cut off.
             before, width = interval.low, interval.width
             settled = interval.settle()
             if settled:
@@ -172,10 +180,12 @@ class RangeEncoder:
     def finish(self) -> bytes:
         """All bytes: whole ones, the first bit of a byte being its lowest, the last byte filled up with zeros."""
         interval = self._interval
+        # Any number of the interval will do; low is one.
         if interval.width:
             self._bits.append(format(interval.low, f"0{interval.width}b"))
         interval.low = interval.high = interval.width = 0
         bits = numpy.frombuffer("".join(self._bits).encode(), dtype=numpy.uint8) - ord("0")
+        # Kept, so that finish may be called again.
         self._bits = ["".join(self._bits)]
         return numpy.packbits(bits, bitorder="little").tobytes()
 
@@ -234,10 +244,12 @@ class RangeDecoder:
         size, bits, offset = interval.high - interval.low + 1, interval.total_range_bits, self._current - interval.low
         # The first symbol whose upper end ((c - 1) * size) >> bits reaches the offset.
         least = -((-offset << bits) // size) + 1
+        # For few symbols bisection in Python beats the start-up of a numpy call.
         symbol = int(row.searchsorted(least)) if len(row) > 16 else bisect_left(row.tolist(), least)
         if symbol == len(row):
             raise ValueError("The stream is corrupt: it points behind the last symbol of a distribution.")
         interval.narrow(int(row[symbol - 1]) if symbol else 0, int(row[symbol]))
+        # Rounding inwards leaves numbers between two symbols, which no encoder writes.
         if self._current < interval.low:
             raise ValueError("The stream is corrupt: it points between two symbols of a distribution.")
         interval.settle()

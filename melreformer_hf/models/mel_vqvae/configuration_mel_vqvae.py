@@ -74,7 +74,7 @@ class MelVqvaeConfig(MelStrictConfig):
 
     def __post_init__(self, **kwargs):
         for name in ("input_range", "channel_multipliers", "attention_resolutions"):
-            setattr(self, name, tuple(getattr(self, name)))
+            setattr(self, name, tuple(getattr(self, name)))  # config.json has lists
         super().__post_init__(**kwargs)
 
     @property
@@ -95,6 +95,7 @@ class MelVqvaeConfig(MelStrictConfig):
     @property
     def attention_levels(self) -> tuple:
         """Numbers of the encoder's levels that have attention."""
+        # Level n has resolution / 2^n frames, whatever the length of the mel that is given.
         levels = range(len(self.channel_multipliers))
         return tuple(level for level in levels if self.resolution // 2**level in self.attention_resolutions)
 
@@ -114,6 +115,7 @@ class MelVqvaeConfig(MelStrictConfig):
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
         if not self.channel_multipliers or min(self.channel_multipliers) < 1:
             raise ValueError(f"channel_multipliers must be positive integers, got {self.channel_multipliers}.")
+        # Group normalization splits the channels of every level evenly.
         for multiplier in self.channel_multipliers:
             if self.base_channels * multiplier % self.num_norm_groups:
                 raise ValueError(

@@ -70,6 +70,7 @@ class MelVqvaePreTrainedModel(CodebookModelMixin, HubMixin, PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
+            # torch's own default, written out since from_pretrained builds modules without initial values.
             bound = 1.0 / module.weight[0].numel() ** 0.5
             init.uniform_(module.weight, -bound, bound)
             init.uniform_(module.bias, -bound, bound)
@@ -139,6 +140,7 @@ class MelVqvaeModel(OriginalCheckpointMixin, MelVqvaePreTrainedModel):
 
     def _scale(self, mel: torch.Tensor) -> torch.Tensor:
         low, high = self.config.input_range
+        # (batch, mel, frame) -> (batch, 1, mel, frame): a picture of one channel, lowest band first
         return (2.0 * (mel - low) / (high - low) - 1.0).unsqueeze(1)
 
     def _unscale(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -187,6 +189,7 @@ class MelVqvaeModel(OriginalCheckpointMixin, MelVqvaePreTrainedModel):
 
     def codes_to_tokens(self, codes: torch.Tensor) -> torch.Tensor:
         """Grid to sequence, one column after the other: (batch, row, column) -> (batch, row * column)."""
+        # Column by column: a language model over tokens then goes through time, low bands before high ones.
         return codes.transpose(1, 2).flatten(1)
 
     def tokens_to_codes(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -212,6 +215,7 @@ class MelVqvaeModel(OriginalCheckpointMixin, MelVqvaePreTrainedModel):
         pictures = self._scale(input_features)
         quantized: QuantizerOutput = self.quantizer(self._latents(pictures))
         reconstruction = self._pictures(quantized.quantized)
+        # In the network's scale: loss weights then mean the same for every mel contract.
         error = l1_loss(reconstruction, pictures)
         output = MelVqvaeOutput(
             loss=error + quantized.loss,

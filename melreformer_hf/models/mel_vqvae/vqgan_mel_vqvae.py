@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.functional import avg_pool2d, interpolate, pad, scaled_dot_product_attention, silu
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+# The original's, smaller than torch's default of 1e-5; checkpoints need the same.
 _NORM_EPSILON = 1e-6
 
 
@@ -26,6 +27,7 @@ class ResidualBlock2d(nn.Module):
         self.norm2 = nn.GroupNorm(groups, out_channels, eps=_NORM_EPSILON)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        # A 1x1 convolution only where the sum would not fit: elsewhere the input passes unchanged.
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -48,6 +50,7 @@ class AttentionBlock2d(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(batch, channel, height, width) -> the same shape."""
         normed = self.norm(hidden)
+        # (batch, channel, row, column) -> (batch, 1 head, position, channel); every position attends to all.
         query, key, value = (
             layer(normed).flatten(2).transpose(1, 2).unsqueeze(1) for layer in (self.query, self.key, self.value)
         )
@@ -64,6 +67,7 @@ class Downsample2d(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(batch, channel, height, width) -> (batch, channel, height / 2, width / 2)."""
+        # On one side only, as the original pads; zeros on all sides would move the grid by one row and one column.
         return avg_pool2d(hidden, 2) if self.conv is None else self.conv(pad(hidden, (0, 1, 0, 1)))
 
 
@@ -93,6 +97,7 @@ class Level(GradientCheckpointingLayer):
         resample: nn.Module | None,
     ) -> None:
         super().__init__()
+        # The first block of a level changes the width, the others keep it.
         widths = [in_channels, *[out_channels] * num_blocks]
         self.blocks = nn.ModuleList(
             ResidualBlock2d(width, out_channels, groups, dropout) for width in widths[:num_blocks]
@@ -154,6 +159,7 @@ class VqganEncoder(nn.Module):
         widths = [base_channels * multiplier for multiplier in multipliers]
         self.conv_in = nn.Conv2d(in_channels, base_channels, 3, padding=1)
         self.levels = nn.ModuleList()
+        # Levels are numbered from the full resolution, so that encoder and decoder agree about attention_levels.
         before = base_channels
         for index, width in enumerate(widths):
             resample = Downsample2d(width, resample_with_conv) if index < len(widths) - 1 else None
@@ -195,6 +201,7 @@ class VqganDecoder(nn.Module):
         self.middle = Middle(widths[-1], groups, dropout)
         levels = []
         for index, width in enumerate(widths):
+            # The coarser level is run before this one; the coarsest follows the middle, which has its width.
             before = widths[min(index + 1, len(widths) - 1)]
             resample = Upsample2d(width, resample_with_conv) if index > 0 else None
             levels.append(Level(before, width, num_blocks + 1, groups, dropout, index in attention_levels, resample))

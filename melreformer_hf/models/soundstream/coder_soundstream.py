@@ -35,6 +35,7 @@ class ResidualUnit(nn.Module):
 
     def forward(self, hidden: torch.Tensor, run: Runner = run_whole) -> torch.Tensor:
         """(batch, channels, sample) -> the same shape."""
+        # A gain per channel stands in for the original's depthwise convolution of one tap.
         inner = hidden if self.gain is None else run(self.gain, hidden)
         return hidden + run(self.conv2, self.activation(run(self.conv1, inner)))
 
@@ -49,6 +50,7 @@ class UnitStack(nn.Module):
 
     def __init__(self, config: SoundStreamConfig, channels: int) -> None:
         super().__init__()
+        # 1, 3, 9 by default: the three units of a block see 1 + 6 (1 + 3 + 9) = 79 samples of their rate.
         dilations = [config.dilation_base**number for number in range(config.num_residual_units)]
         self.units = nn.ModuleList(ResidualUnit(config, channels, dilation) for dilation in dilations)
         self.activation = _activation(config)
@@ -73,6 +75,7 @@ class EncoderBlock(GradientCheckpointingLayer):
     def __init__(self, config: SoundStreamConfig, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
         self.stack = UnitStack(config, in_channels)
+        # Twice as many taps as the stride: every sample is seen by two frames, so that no frame edge is heard.
         self.downsample = CausalConv1d(in_channels, out_channels, 2 * stride, stride=stride)
         self.activation = _activation(config)
 
@@ -106,6 +109,7 @@ class DecoderBlock(GradientCheckpointingLayer):
 
     def forward(self, hidden: torch.Tensor, run: Runner = run_whole) -> torch.Tensor:
         """(batch, in_channels, frame) -> (batch, out_channels, frame * stride)."""
+        # The wavelet upsampler runs its own layers, so that in a stream each of them keeps its memory.
         hidden = self.upsample(hidden, run) if self.wavelets else run(self.upsample, hidden)
         return self.stack(self.activation(hidden), run)
 
@@ -122,6 +126,7 @@ class MultiresPath(nn.Module):
         channels, hop = config.base_channels, config.hop_length
         self.expand = CausalConv1d(config.audio_channels, channels, 1)
         self.multires = MultiresConv1d(channels, config.multires_kernel_size, depth=config.multires_depth)
+        # One learned mean of `hop` samples per channel and frame, without overlap: it needs no memory in a stream.
         self.pool = CausalConv1d(channels, channels, hop, stride=hop, groups=channels)
         self.project = CausalConv1d(channels, config.hidden_size, 1)
         self.activation = nn.GELU()
@@ -152,6 +157,7 @@ class SoundStreamEncoder(nn.Module):
 
     def forward(self, waveform: torch.Tensor, run: Runner = run_whole) -> torch.Tensor:
         """(batch, audio_channels, sample) -> (batch, hidden_size, ceil(sample / hop_length))."""
+        # `run` calls a layer on the whole signal, or on one chunk with the memory that the layer left behind.
         hidden = run(self.input_conv, waveform)
         for block in self.blocks:
             hidden = block(hidden, run)
@@ -169,6 +175,7 @@ class SoundStreamDecoder(nn.Module):
     def __init__(self, config: SoundStreamConfig) -> None:
         super().__init__()
         widths = config.channels[::-1]
+        # Transposed, though it does not upsample: so the original has it, and its weights load unchanged.
         self.input_conv = CausalConvTranspose1d(config.hidden_size, widths[0], config.kernel_size)
         self.blocks = nn.ModuleList(
             DecoderBlock(config, widths[level], widths[level + 1], stride, level in config.wavelet_blocks)

@@ -130,7 +130,7 @@ class SoundStreamConfig(StrictConfig):
     def __post_init__(self, **kwargs):
         for name in ("strides", "wavelet_blocks", "codebook_size"):
             value = getattr(self, name)
-            setattr(self, name, tuple(value) if isinstance(value, list) else value)
+            setattr(self, name, tuple(value) if isinstance(value, list) else value)  # config.json has lists
         super().__post_init__(**kwargs)
 
     @property
@@ -161,6 +161,7 @@ class SoundStreamConfig(StrictConfig):
 
     def bandwidth(self, num_quantizers: int | None = None) -> float:
         """Kilobits per second of so many levels (all by default), one code of each per frame."""
+        # A code of `size` codewords costs log2(size) bits, one of each level per frame.
         return sum(math.log2(size) for size in self.codebook_sizes[:num_quantizers]) * self.frame_rate / 1000
 
     def quantizers_within(self, bandwidth: float) -> int:
@@ -172,6 +173,7 @@ class SoundStreamConfig(StrictConfig):
         Raises:
             ValueError: not even one level fits.
         """
+        # A little slack, so that a bandwidth computed by `bandwidth` itself fits despite rounding.
         fitting = [n for n in range(1, self.num_quantizers + 1) if self.bandwidth(n) <= bandwidth * (1 + 1e-6)]
         if not fitting:
             raise ValueError(f"bandwidth must be at least {self.bandwidth(1):g} kbps, one level, got {bandwidth}.")
@@ -189,12 +191,15 @@ class SoundStreamConfig(StrictConfig):
         for name in not_negative:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        # Their product is the frame; a stride of 1 is legal and keeps the rate.
         if not self.strides or any(not isinstance(stride, int) or stride < 1 for stride in self.strides):
             raise ValueError(f"strides must be positive integers, at least one, got {self.strides}.")
         if any(block not in range(len(self.strides)) for block in self.wavelet_blocks):
             raise ValueError(f"wavelet_blocks must be in 0..{len(self.strides) - 1}, got {self.wavelet_blocks}.")
+        # One tap has no two parts: low and high would be the same signal.
         if self.multires_depth and self.multires_kernel_size < 2:
             raise ValueError(f"multires_kernel_size must be at least 2, got {self.multires_kernel_size}.")
+        # Rotary positions turn pairs of features, so that a head's width must be even.
         if self.energy_stage != "none" and self.hidden_size % (2 * self.num_energy_heads):
             raise ValueError(
                 f"hidden_size must be a multiple of 2 * num_energy_heads (rotary pairs), got {self.hidden_size} and "
@@ -203,6 +208,8 @@ class SoundStreamConfig(StrictConfig):
 
     def validate_quantizer(self):
         """Rules of the codebooks."""
+        # Code 0 of a codebook of one codeword would say nothing and cost no bits, but still take its place in every
+        # frame.
         sizes = self.codebook_sizes
         if len(sizes) != self.num_quantizers or any(not isinstance(size, int) or size < 2 for size in sizes):
             raise ValueError(

@@ -70,6 +70,7 @@ class EnergyNorm(nn.Module):
     def lagrangian(self, hidden: torch.Tensor) -> torch.Tensor:
         """`hidden_size * gain * sqrt(variance + eps) + bias . x` of every step: (..., hidden) -> (...)."""
         _, deviation = self._deviation(hidden)
+        # The normalization is this function's gradient, which makes the descent of the energy certain.
         return hidden.shape[-1] * self.gain * deviation.squeeze(-1) + (self.bias * hidden).sum(dim=-1)
 
     def energy(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -103,6 +104,7 @@ class EnergyAttention(nn.Module):
     def _turned(self, values: torch.Tensor, back: bool = False) -> torch.Tensor:
         if not self.rotary:
             return values
+        # Turned back for the gradient: the transpose of a rotation is the rotation by the opposite angle.
         cosine, sine = rotary_angles(torch.arange(values.shape[-2], device=values.device), self.head_dim)
         return rotate(values, cosine, -sine if back else sine)
 
@@ -111,6 +113,7 @@ class EnergyAttention(nn.Module):
         query = self._turned(torch.einsum("bnd,hyd->bhny", normed, self.query))
         key = self._turned(torch.einsum("bnd,hyd->bhny", normed, self.key))
         beta = self._beta()
+        # (batch, head, query, head_dim) @ (batch, head, head_dim, key): scores of one block of queries at a time.
         for begin in range(0, normed.shape[1], _QUERIES_PER_BLOCK):
             part = slice(begin, begin + _QUERIES_PER_BLOCK)
             scores = beta * (query[:, :, part] @ key.transpose(-1, -2))
@@ -125,6 +128,7 @@ class EnergyAttention(nn.Module):
         """(batch, step, hidden), (batch, step) true where not padding -> (batch,)."""
         energy = normed.new_zeros(len(normed))
         for part, _, _, scores in self._blocks(normed, mask):
+            # Each query's soft maximum over its keys; a padded query has no energy.
             depths = scores.logsumexp(dim=-1, keepdim=True) / self._beta()
             if mask is not None:
                 depths = depths * mask[:, None, part, None]
@@ -141,6 +145,8 @@ class EnergyAttention(nn.Module):
             weights = scores.softmax(dim=-1)
             if mask is not None:
                 weights = weights * mask[:, None, part, None]
+            # A step acts twice in the energy, through its query and through its key; the derivative adds both.
+            # Only the first term is what ordinary attention has.
             as_query.append(weights @ key)
             as_key = as_key + weights.transpose(-1, -2) @ query
         as_query = self._turned(torch.cat(as_query, dim=2), back=True)
@@ -178,6 +184,7 @@ class AssociativeMemory(nn.Module):
         """(batch, step, hidden), (batch, step) true where not padding -> (batch,)."""
         scores, beta = self._scores(normed)
         if self.kind == "relu":
+            # The memory's activation is the derivative of what is summed.
             depths = 0.5 * scores.relu().square().sum(dim=-1)
         else:
             depths = scores.logsumexp(dim=-1) / beta
@@ -186,6 +193,8 @@ class AssociativeMemory(nn.Module):
     def gradient(self, normed: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Derivative of the energy: (batch, step, hidden), (batch, step) -> (batch, step, hidden)."""
         scores, beta = self._scores(normed)
+        # d/dg of 1/2 relu(s)^2 is relu(s) ds/dg with ds/dg = beta memory; of logsumexp(s) / beta it is softmax(s)
+        # memory.
         weights = beta * scores.relu() if self.kind == "relu" else scores.softmax(dim=-1)
         pulled = -(weights @ self.memories.transpose(0, 1))
         return pulled if mask is None else pulled * mask[..., None]
@@ -255,6 +264,7 @@ class EnergyTransformer(nn.Module):
             return hidden
         table, length = self.position_table, hidden.shape[1]
         if length > len(table):
+            # (position, hidden) -> (1, hidden, position), which interpolate stretches along its last axis
             table = nn.functional.interpolate(table.T[None], size=length, mode="linear", align_corners=True)[0].T
         return hidden + table[:length]
 
@@ -263,6 +273,7 @@ class EnergyTransformer(nn.Module):
         self, hidden: torch.Tensor, gradient: torch.Tensor, energy: torch.Tensor, mask: torch.Tensor | None
     ) -> torch.Tensor:
         """(batch, 1, 1): the largest of step_size, step_size / 2, ... that does not raise a sample's energy, or 0."""
+        # One size per sample of the batch: a sample's result does not depend on its neighbors in the batch.
         sizes = torch.full((len(hidden), 1, 1), self.step_size, dtype=hidden.dtype, device=hidden.device)
         for _ in range(_MAX_HALVINGS):
             falls = self.energy(self.norm(hidden - sizes * gradient), mask) <= energy
@@ -270,6 +281,7 @@ class EnergyTransformer(nn.Module):
             if not torch.compiler.is_compiling() and falls.all():
                 return sizes
             sizes = torch.where(falls[:, None, None], sizes, sizes / 2)
+        # After the last halving a sample that still rises stays where it is.
         falls = self.energy(self.norm(hidden - sizes * gradient), mask) <= energy
         return torch.where(falls[:, None, None], sizes, torch.zeros_like(sizes))
 
@@ -298,6 +310,8 @@ class EnergyTransformer(nn.Module):
         normed, energies = self.norm(hidden), []
         watch = output_energies or self.monotone
         for _ in range(num_steps):
+            # x <- x - alpha dE/dg: the gradient is taken at the normalized state and applied to the raw
+            # one.
             gradient, size = self.gradient(normed, mask), self.step_size
             if watch:
                 with torch.no_grad():

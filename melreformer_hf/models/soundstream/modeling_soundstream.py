@@ -135,8 +135,10 @@ class SoundStreamPreTrainedModel(CodebookModelMixin, HubMixin, PreTrainedAudioTo
         init_energy_weights(module)
         if isinstance(module, (CausalConv1d, CausalConvTranspose1d, nn.Linear)):
             fan_in = module.weight[0].numel()
+            # An output sample of a transposed convolution sums taps / stride inputs, not all taps.
             if isinstance(module, CausalConvTranspose1d):
                 fan_in = module.in_channels * module.kernel_size[0] / module.stride[0]
+            # Uniform of variance 1 / fan_in, which keeps the signal's power.
             bound = (3.0 / fan_in) ** 0.5
             init.uniform_(module.weight, -bound, bound)
             init.zeros_(module.bias)
@@ -172,6 +174,7 @@ class SoundStreamModel(OriginalCheckpointMixin, SoundStreamPreTrainedModel):
     def __init__(self, config: SoundStreamConfig) -> None:
         super().__init__(config)
         self.encoder = SoundStreamEncoder(config)
+        # Radius 0 is a plain codebook, which then needs no map at all.
         maps = Neighborhood(kernel=config.som_kernel, radius=config.som_radius, shrink=config.som_shrink)
         self.quantizer = ResidualVectorQuantizer(
             config.hidden_size,
@@ -243,6 +246,7 @@ class SoundStreamModel(OriginalCheckpointMixin, SoundStreamPreTrainedModel):
                 f"padding_mask must be (batch, sample) = {(batch, samples)}, got {tuple(padding_mask.shape)}."
             )
         hop = self.config.hop_length
+        # A frame counts where any of its samples does: (batch, sample) -> (batch, frame, hop) -> (batch, frame).
         frames = nn.functional.pad(mask.bool(), (0, -samples % hop)).unflatten(1, (-1, hop)).any(dim=-1)
         return mask.bool().unsqueeze(1), frames
 
@@ -250,6 +254,7 @@ class SoundStreamModel(OriginalCheckpointMixin, SoundStreamPreTrainedModel):
         """Run the energy transformer where it stands at this stage: (batch, hidden_size, frame) -> the same shape."""
         if self.energy is None or self.config.energy_stage != stage:
             return hidden
+        # (batch, hidden_size, frame) -> (batch, frame, hidden_size) and back
         return self.energy(hidden.transpose(1, 2), mask=mask).hidden.transpose(1, 2)
 
     def _latents(
@@ -257,7 +262,9 @@ class SoundStreamModel(OriginalCheckpointMixin, SoundStreamPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         samples_mask, frames_mask = self._masks(input_values, padding_mask)
         if samples_mask is not None:
+            # Silence, as if the shorter sound stood alone: its codes must not depend on what was padded.
             input_values = input_values * samples_mask
+        # Once, here: padded before each strided convolution, as the original does, no stream could equal the whole.
         if self.config.padding == "causal":
             input_values = nn.functional.pad(input_values, (0, -input_values.shape[-1] % self.config.hop_length))
         latents = self._settle(self.encoder(input_values), "before_quantizer", frames_mask)
@@ -339,6 +346,7 @@ class SoundStreamModel(OriginalCheckpointMixin, SoundStreamPreTrainedModel):
             latents, state = self._stream_latents(input_values, state, end_of_stream)
         codes = self.quantizer.encode(latents, levels)
         if frames_mask is not None:
+            # -1 decodes to zeros, which is what a shorter sound has there.
             codes = codes.masked_fill(~frames_mask[:, None], -1)
         output = SoundStreamEncoderOutput(audio_codes=codes, latents=latents, state=state)
         return output.to_tuple() if return_dict is False else output
@@ -367,6 +375,7 @@ class SoundStreamModel(OriginalCheckpointMixin, SoundStreamPreTrainedModel):
             )
         quantized = self.quantizer.decode(audio_codes)
         if state is None:
+            # Frames of padding are known by their codes: the first level has one everywhere else.
             stages = self._decode_stages(quantized, audio_codes[:, 0] >= 0)
         else:
             self._check_stream("after_quantizer")
@@ -401,6 +410,8 @@ class SoundStreamModel(OriginalCheckpointMixin, SoundStreamPreTrainedModel):
             if output.audio_codes.shape[-1]:
                 yield output.audio_codes
         if last is not None:
+            # A chunk of no samples flushes what the strides still hold back; it has the batch and the type of the last
+            # one.
             output = self.encode(last[..., :0], None, num_quantizers, bandwidth, state, end_of_stream=True)
             if output.audio_codes.shape[-1]:
                 yield output.audio_codes
@@ -451,11 +462,14 @@ class SoundStreamModel(OriginalCheckpointMixin, SoundStreamPreTrainedModel):
         quantized: QuantizerOutput = self.quantizer(latents, levels, frames_mask, generator)
         hidden = quantized.quantized
         if frames_mask is not None:
+            # As decode does with -1; else forward and decode would differ on padded rows.
             hidden = hidden * frames_mask[:, None]
         stages = self._decode_stages(hidden, frames_mask)
         audio_values = stages[-1][..., : input_values.shape[-1]]
+        # In float32: a mean over 10^5 samples in half precision would stop growing.
         error = (audio_values.float() - input_values.float()).abs()
         if samples_mask is not None:
+            # The mean over samples that are music, whatever the lengths in the batch.
             weights = samples_mask / (samples_mask.sum() * error.shape[1]).clamp(min=1)
             reconstruction_loss = (error * weights).sum()
         else:

@@ -104,6 +104,7 @@ class MultiresConv1d(OriginalCheckpointMixin, nn.Module):
         if (tree == "uniform") != (memory_size is not None) or (memory_size is not None and memory_size < 2):
             raise ValueError(f"memory_size must be at least 2 for a uniform tree, None else; got {memory_size}.")
         if depth is None:
+            # The reach of the tree, 1 + (taps - 1)(2^depth - 1) samples, must span max_length.
             depth = math.ceil(math.log2((max_length - 1) / (kernel_size - 1) + 1))
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}.")
@@ -140,6 +141,7 @@ class MultiresConv1d(OriginalCheckpointMixin, nn.Module):
         """Number of weights of each level's high part, finest first. The last low part has one more."""
         if self.tree == "fading":
             return [1] * self.depth
+        # From w coefficients of a level follow 2 (w - 1) + taps of the finer one; what does not fit any more gets no weight.
         counts, left, wanted = [], self.num_weights - 1, 1
         for _ in range(self.depth):
             counts.append(min(wanted, left))
@@ -151,6 +153,7 @@ class MultiresConv1d(OriginalCheckpointMixin, nn.Module):
         """Memories at the start of a stream: for every level those of the splitting and the mixing filter."""
         sizes = []
         for level, count in enumerate(self._weights_per_level()):
+            # Samples before a chunk that a dilated filter reaches back to, first of the splitting, then of the mixing.
             sizes += [(self.kernel_size - 1) * 2**level, max(0, count - 1) * 2 ** (level + 1)]
         return tuple(hidden.new_zeros(*hidden.shape[:2], size) for size in sizes)
 
@@ -158,6 +161,8 @@ class MultiresConv1d(OriginalCheckpointMixin, nn.Module):
         """The tree without its activation: (batch, channels, sample) of the same shape, and the new memories."""
         if hidden.ndim != 3 or hidden.shape[1] != self.channels:
             raise ValueError(f"hidden must be (batch, {self.channels}, sample), got {tuple(hidden.shape)}.")
+        # (channel, 1, tap) twice -> (2 channel, 1, tap), low and high beside each other: one grouped convolution makes
+        # both.
         filters = torch.cat([self.low_pass, self.high_pass], dim=1).reshape(2 * self.channels, 1, -1)
         mixed = hidden * self.mixing[:, -1:]
         low, after = hidden, []
@@ -166,6 +171,7 @@ class MultiresConv1d(OriginalCheckpointMixin, nn.Module):
             held, next_memory = _recall(low, memory[2 * level])
             after.append(next_memory)
             parts = nn.functional.conv1d(held, filters, dilation=2**level, groups=self.channels)
+            # (batch, 2 channel, sample) -> two of (batch, channel, sample)
             low, high = parts.unflatten(1, (self.channels, 2)).unbind(2)
             position -= count
             held, next_memory = _recall(high, memory[2 * level + 1])
@@ -173,6 +179,8 @@ class MultiresConv1d(OriginalCheckpointMixin, nn.Module):
             if count == 1:
                 mixed = mixed + high * self.mixing[:, position, None]
             elif count > 1:
+                # The first weight belongs to the newest coefficient, the last tap of a convolution to the newest
+                # sample.
                 newest_last = self.mixing[:, None, position : position + count].flip(-1)
                 mixed = mixed + nn.functional.conv1d(
                     held, newest_last, dilation=2 ** (level + 1), groups=self.channels
@@ -228,6 +236,7 @@ class WaveletSynthesis(nn.Module):
         """Pairs of cosine and sine from zero up to half a cycle per sample; widths that fit an atom's length."""
         pairs = (self.channels + 1) // 2
         steps = torch.arange(self.channels, device=self.frequency.device)
+        # Cosine and sine of equal frequency span every phase, so that a frame can place its waves freely.
         init.copy_(self.frequency, steps // 2 * (self.rate / 2 / pairs))
         init.copy_(self.phase, steps % 2 * (-math.pi / 2) + math.pi / 4)
         init.constant_(self.log_width, math.log(self.num_frames / 6))
@@ -235,11 +244,14 @@ class WaveletSynthesis(nn.Module):
     def atoms(self) -> torch.Tensor:
         """(channels, num_frames * rate)."""
         count = self.num_frames * self.rate
+        # In float32 also in half precision: an angle of many turns would keep no digit of its phase.
         time = torch.arange(count, device=self.phase.device, dtype=torch.float32)
         time = (time - (count - 1) / 2) / self.rate
         angle = 2 * math.pi * self.frequency.float()[:, None] * time + self.phase.float()[:, None]
         envelope = torch.exp(-0.5 * (time / self.log_width.float().exp()[:, None]).square())
         atoms = angle.cos() * envelope
+        # Energy `rate` per atom: one atom begins per `rate` samples, so that white amplitudes give white noise of power
+        # one.
         atoms = atoms * (self.rate**0.5 / atoms.norm(dim=-1, keepdim=True).clamp(min=1e-8))
         return atoms.to(self.phase.dtype)
 

@@ -19,10 +19,13 @@ _EARLY_SYMLETS = (2, 3, 7)  # those whose published tables have their weight in 
 
 def _polynomial_zeros(order: int) -> list[complex]:
     """Zeros inside the unit circle, one of each conjugate pair, of what a filter has beside its zeros at -1."""
+    # Daubechies' P(y) = sum_k C(N - 1 + k, k) y^k (chapter 6), of which |m0|^2 = cos^2N P(sin^2) is made.
     powers = [math.comb(order - 1 + power, power) for power in range(order)]
     zeros = []
     for root in numpy.roots(powers[::-1]):
         if root.imag > -1e-12:
+            # y = (2 - z - 1/z) / 4 solved for z: two zeros, inverse to each other; the inner one makes the filter of
+            # least delay.
             middle = 1.0 - 2.0 * root
             offset = numpy.sqrt(middle * middle - 1.0 + 0j)
             zeros.append(min(middle + offset, middle - offset, key=abs))
@@ -33,6 +36,7 @@ def _low_pass(order: int, zeros: Sequence[complex]) -> numpy.ndarray:
     """The filter of so many zeros at -1, and of these zeros with their conjugates; its sum is sqrt(2)."""
     every = [-1.0] * order
     for zero in zeros:
+        # Conjugate pairs keep the taps real.
         every += [zero, zero.conjugate()] if abs(zero.imag) > 1e-12 else [zero.real]
     taps = numpy.poly(every).real
     return taps * (math.sqrt(2.0) / taps.sum())
@@ -48,6 +52,7 @@ def _phase_error(taps: numpy.ndarray) -> float:
 
 
 def _with_high_pass(low_pass: numpy.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    # The quadrature mirror: reversed, every other sign changed, orthogonal to the low-pass at even shifts.
     high_pass = low_pass[::-1] * (-1.0) ** numpy.arange(len(low_pass))
     return torch.tensor(low_pass, dtype=torch.float32), torch.tensor(high_pass, dtype=torch.float32)
 
@@ -85,6 +90,7 @@ def symlet_filters(order: int) -> tuple[torch.Tensor, torch.Tensor]:
         raise ValueError(f"order must be {_SYMLETS[0]}..{_SYMLETS[-1]}, got {order}.")
     zeros = _polynomial_zeros(order)
     candidates = []
+    # All ways to take each zero inside or outside the unit circle have the same magnitude; phases differ.
     for outside in itertools.product((False, True), repeat=len(zeros)):
         chosen = [1.0 / zero if out else zero for zero, out in zip(zeros, outside, strict=True)]
         candidates.append(_low_pass(order, chosen))

@@ -188,6 +188,7 @@ class Codebook(nn.Module):
         if len(vectors):
             means, counts = kmeans(vectors.float(), self.size, self.options.kmeans_iterations, generator)
         share_from_first_process(means, counts)
+        # Also where the first process had no vectors: then all leave it for the next step.
         if not bool(counts.any()):
             return
         counts = counts.clamp(min=1)  # a mean without vectors counts as its own, or its running mean would be zero

@@ -53,6 +53,7 @@ class CodebookOptions:
             raise ValueError(f"epsilon must be positive, got {self.epsilon}.")
         if self.kmeans_iterations < 0:
             raise ValueError(f"kmeans_iterations must be 0 or more, got {self.kmeans_iterations}.")
+        # A share of 1 would replace every codeword below the mean, about half of them at every step.
         if self.restart_threshold < 0.0 or (self.restart_rule == "share" and self.restart_threshold >= 1.0):
             raise ValueError(
                 f"restart_threshold must be 0 or more, and under 1 with restart_rule='share', got "

@@ -41,7 +41,7 @@ class QuantizerOutput(ModelOutput):
 
 def perplexity_of(counts: torch.Tensor) -> torch.Tensor:
     """Exponential of the entropy of code use: (..., codeword) counts -> (...)."""
-    share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
+    share = counts / counts.sum(-1, keepdim=True).clamp(min=1)  # a call may count nothing: 0 / 1, not 0 / 0
     return torch.exp(-(share * torch.log(share + 1e-10)).sum(-1))
 
 
@@ -162,6 +162,7 @@ class ResidualVectorQuantizer(nn.Module):
         factorized = range(0 if codebook_dim is None else num_quantizers)
         self.in_projections = nn.ModuleList(nn.Linear(dim, self.codebook_dim) for _ in factorized)
         self.out_projections = nn.ModuleList(nn.Linear(self.codebook_dim, dim) for _ in factorized)
+        # Not in the state dict: between two steps nothing is pending, and checkpoints are written there.
         self._pending: PendingStatistics | None = None
 
     def _codebook(self, size: int, options: CodebookOptions) -> Codebook:
@@ -176,6 +177,7 @@ class ResidualVectorQuantizer(nn.Module):
     def _project_in(self, level: int, vectors: torch.Tensor) -> torch.Tensor:
         if not self.in_projections:
             return vectors
+        # The layers may be of a narrower type than the vectors, which stay wide for the remainder.
         layer = self.in_projections[level]
         return layer(vectors.to(layer.weight.dtype)).to(vectors.dtype)
 
@@ -217,8 +219,9 @@ class ResidualVectorQuantizer(nn.Module):
         for level in range(levels):
             found = self.codebook(level).search(self._project_in(level, residual))
             codes.append(found)
-            if level + 1 < levels:
+            if level + 1 < levels:  # the last remainder is needed by nobody
                 residual = residual - self._contribution(level, found).to(residual.dtype)
+        # (level, batch * frame) -> (batch, level, frame)
         return torch.stack(codes).unflatten(1, (hidden.shape[0], hidden.shape[2])).transpose(0, 1)
 
     def _contribution(self, level: int, codes: torch.Tensor) -> torch.Tensor:
@@ -237,6 +240,7 @@ class ResidualVectorQuantizer(nn.Module):
             ValueError: too many levels, or codes out of range.
         """
         total = None
+        # Added from the coarsest level on, as forward does: another order would round differently.
         for made in self._parts(audio_codes):
             total = made if total is None else total + made
         return total.transpose(1, 2).to(self.codebook(0).codewords.dtype)
@@ -254,6 +258,7 @@ class ResidualVectorQuantizer(nn.Module):
             )
         for level, codes in enumerate(audio_codes.unbind(1)):
             self._check_codes(level, codes)
+            # -1 looks up codeword 0, whose part the mask then takes away: no index depends on the data.
             made = self._contribution(level, codes.clamp(min=0))
             yield made.to(torch.promote_types(made.dtype, torch.float32)) * (codes >= 0)[..., None]
 
@@ -287,6 +292,7 @@ class ResidualVectorQuantizer(nn.Module):
         """
         levels, vectors = self._levels(num_quantizers), self._flat(hidden)
         valid = self._valid(hidden, padding_mask)
+        # How many levels each vector keeps; all of one example keep equally many, as one bitrate would.
         depths = self._drawn_depths(hidden, levels, generator)
         residual, total = vectors, torch.zeros_like(vectors)
         codes, losses, perplexities, learned = [], [], [], []
@@ -296,6 +302,8 @@ class ResidualVectorQuantizer(nn.Module):
             latent = self._project_in(level, residual)
             found, codewords, loss, used = self._search(level, latent, counted)
             made = self._made(level, residual, latent, codewords)
+            # Detached, no level's loss reaches back through the levels before it, and every commitment term acts on the
+            # input itself; EnCodec leaves it attached, where all but the first cancel.
             residual = residual - (made if self.gradient_path == "undetached" else made.detach())
             total = total + (made if active is None else made * active[:, None])
             codes.append(found if active is None else found.masked_fill(~active, -1))
@@ -334,6 +342,8 @@ class ResidualVectorQuantizer(nn.Module):
         if not self.training or not self.quantizer_dropout:
             return None
         device = hidden.device if generator is None else generator.device
+        # One draw for the depth, one for whether the example is dropped at all, so that equal seeds drop alike whatever
+        # the probability.
         drawn = torch.rand(2, len(hidden), generator=generator, device=device).to(hidden.device)
         depths = 1 + (drawn[0] * levels).long().clamp(max=levels - 1)
         depths = torch.where(drawn[1] < self.quantizer_dropout, depths, levels)
@@ -392,6 +402,7 @@ class ResidualVectorQuantizer(nn.Module):
         for level in range(self.num_quantizers):
             latent = self._project_in(level, residual)
             self.codebook(level).initialize(latent, generator)
+            # Deeper levels are placed on what the levels just placed leave over, as forward will search them.
             residual = residual - self._contribution(level, self.codebook(level).search(latent)).to(residual.dtype)
 
     def accumulate(self, output: ModelOutput) -> None:

@@ -67,6 +67,7 @@ def nearest_codes(vectors: torch.Tensor, codewords: torch.Tensor, cosine: bool =
         if compiling:  # a compiler blocks the product itself, and cannot trace buffers that are written in place
             return torch.addmm(offset, vectors, table.T).argmax(1)
         codes = torch.empty(len(vectors), dtype=torch.long, device=vectors.device)
+        # One buffer for the scores of all blocks: allocating it anew would cost as much as the product.
         rows = min(rows_per_block(len(table), vectors.device), max(1, len(vectors)))
         scores = vectors.new_empty(rows, len(table))
         for start in range(0, len(vectors), rows):

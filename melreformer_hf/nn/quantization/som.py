@@ -1,7 +1,6 @@
 """Self-organizing maps: codebooks on a grid, whose codewords learn together with their neighbors.
 
-Source: Irie, Csordas, Schmidhuber, Self-Organising Neural Discrete Representation Learning a la Kohonen
-(Kohonen-VAE, arXiv 2302.07950).
+Source: Irie, Csordas, Schmidhuber (Kohonen-VAE, arXiv 2302.07950).
 """
 
 from __future__ import annotations
@@ -29,12 +28,14 @@ def grid_shape_of(size: int, num_axes: int) -> tuple[int, ...]:
         raise ValueError(f"num_axes must be 1 or 2, got {num_axes}. Give grid_shape for other grids.")
     if num_axes == 1:
         return (size,)
+    # The largest divisor up to the square root is the shorter side.
     short = next(side for side in range(math.isqrt(size), 0, -1) if size % side == 0)
     return size // short, short
 
 
 def grid_coordinates(shape: Sequence[int], device: torch.device | None = None) -> torch.Tensor:
     """Place of every codeword, the first axis fastest: (codeword, axis) int64."""
+    # meshgrid lets the last axis run fastest; reversed twice, the first one does, as the paper's code numbers them.
     axes = torch.meshgrid(*(torch.arange(side, device=device) for side in reversed(shape)), indexing="ij")
     return torch.stack([axis.flatten() for axis in reversed(axes)], dim=1)
 
@@ -91,6 +92,7 @@ class Neighborhood:
     def influence(self, distances: torch.Tensor, step: torch.Tensor | int) -> torch.Tensor:
         """Share of a vector that every other codeword gets: (codeword, codeword), ones on the diagonal."""
         fade = 1.0 + self.shrink * step
+        # No neighbors: the matrix becomes the identity below, and the map plain vector quantization to the bit.
         if self.radius == 0:
             weights = torch.zeros_like(distances)
         elif self.kernel == "hard":
@@ -119,6 +121,7 @@ class SomCodebook(Codebook):
     def reset_parameters(self, bound: float | None = None) -> None:
         """Random codewords, each counted once, see `Codebook`; step 0."""
         super().reset_parameters(bound)
+        # The base class resets itself before this class has its buffer.
         if "step" in self._buffers:
             init.zeros_(self.step)
 
@@ -130,6 +133,7 @@ class SomCodebook(Codebook):
 
     def spread(self, counts: torch.Tensor, sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Statistics with the neighbors' share; one training step passes."""
+        # Row i of the influence deals a vector of code i out to all codewords: n'_j = sum_i a_ij n_i, sums alike.
         weights = self.influence().to(counts.dtype)
         self.step += 1
         if self.options.update == "gradient":
@@ -179,6 +183,7 @@ def _ranks(values: torch.Tensor) -> torch.Tensor:
     """Mean rank of equal values: (value,) -> (value,) float64."""
     _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double()
+    # Equal values share the mean of their ranks, as Spearman's correlation asks.
     return (last - (counts.double() - 1) / 2)[inverse]
 
 
@@ -206,6 +211,7 @@ def topology(vectors: torch.Tensor, codewords: torch.Tensor, distances: torch.Te
     vectors, codewords = vectors.float(), codewords.float()
     distances = distances.to(codewords.device)
     near, order = torch.cdist(vectors, codewords).topk(2, largest=False)
+    # Distances in the space of the vectors; `distances` are those on the grid.
     between = torch.cdist(codewords, codewords)
     adjacent = (distances <= ADJACENT) & (distances > 0)
     pairs = torch.triu_indices(len(codewords), len(codewords), 1, device=codewords.device).unbind(0)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, dropout, gelu, relu, scaled_dot_product_attention
+from torch.nn.functional import cross_entropy, dropout, gelu, relu
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -26,7 +26,7 @@ from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.codec_lm.configuration_codec_lm import CodecLMConfig
 from melreformer_hf.models.codec_lm.fixed_point_codec_lm import FixedPointCodecLM
 from melreformer_hf.models.codec_lm.weights_codec_lm import ORIGINAL_FORMAT
-from melreformer_hf.nn.attention import band_mask, merge_heads, split_heads
+from melreformer_hf.nn.attention import AttentionMixin, attend, band_mask, split_heads
 from melreformer_hf.originals.formats import OriginalCheckpointMixin
 
 NO_CODE = -1  # stands for the codes of the frame before the first one
@@ -46,6 +46,9 @@ class CodecLMCache:
     keys: list[torch.Tensor]
     values: list[torch.Tensor]
     num_frames: int
+
+
+torch.export.register_dataclass(CodecLMCache)  # a step of a stream can be exported with it
 
 
 @dataclass
@@ -80,6 +83,8 @@ class CodecLMAttention(nn.Module):
     The frame before the first one is a layer input of zeros, whose key and value are the biases.
     """
 
+    attn_implementation = "sdpa"
+
     def __init__(self, config: CodecLMConfig) -> None:
         super().__init__()
         self.num_heads = config.num_attention_heads
@@ -104,12 +109,10 @@ class CodecLMAttention(nn.Module):
         keys = torch.arange(key.shape[2], device=hidden.device)
         # The newest keys are the queries' own frames; each sees `context` frames before it, and itself.
         mask = band_mask(keys[-hidden.shape[1] :], keys, self.context, 0)
-        attended = scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
-        )
+        attended, _ = attend(self, query, key, value, mask, dropout=self.dropout if self.training else 0.0)
         # What no later frame can see is dropped: memory does not grow with the stream.
         kept = max(0, key.shape[2] - self.context)
-        return self.out_proj(merge_heads(attended)), (key[:, :, kept:], value[:, :, kept:])
+        return self.out_proj(attended.flatten(2)), (key[:, :, kept:], value[:, :, kept:])
 
 
 class CodecLMLayer(GradientCheckpointingLayer):
@@ -142,7 +145,7 @@ class CodecLMLayer(GradientCheckpointingLayer):
         return self.mlp_norm(hidden + self._mlp(hidden)), kept
 
 
-class CodecLMPreTrainedModel(HubMixin, PreTrainedModel):
+class CodecLMPreTrainedModel(AttentionMixin, HubMixin, PreTrainedModel):
     """Initial values, loading and the model card."""
 
     card_pipeline_tag = "audio-to-audio"

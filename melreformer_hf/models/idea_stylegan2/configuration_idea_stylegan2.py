@@ -60,7 +60,7 @@ class IdeaStyleGan2Config(MelStrictConfig):
     log2_frames_max: float = 14.0
 
     def __post_init__(self, **kwargs):
-        self.channels = tuple(self.channels)
+        self.channels = tuple(self.channels)  # config.json has lists
         self.blur_taps = tuple(self.blur_taps)
         super().__post_init__(**kwargs)
 
@@ -83,6 +83,7 @@ class IdeaStyleGan2Config(MelStrictConfig):
         widths = self.channels
         if not widths or any(isinstance(width, bool) or not isinstance(width, int) or width < 1 for width in widths):
             raise ValueError(f"channels must hold positive whole numbers, got {widths}.")
+        # Every resolution but the first doubles the one before.
         factor = 2 ** (len(widths) - 1)
         for name in ("num_mel_bins", "num_columns"):
             if getattr(self, name) % factor:
@@ -90,6 +91,7 @@ class IdeaStyleGan2Config(MelStrictConfig):
                     f"{name} must be a multiple of {factor} (doubled once per entry of channels after the first), got "
                     f"{getattr(self, name)}. Change it, or use fewer channels."
                 )
+        # A filter that sums to zero would take the picture's mean away with every resampling.
         if len(self.blur_taps) < 2 or sum(self.blur_taps) == 0:
             raise ValueError(f"blur_taps must hold at least 2 numbers whose sum is not zero, got {self.blur_taps}.")
         if self.mapping_rate_multiplier <= 0:

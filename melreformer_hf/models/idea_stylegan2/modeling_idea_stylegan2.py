@@ -73,6 +73,7 @@ class MappingNetwork(nn.Module):
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """(batch, style_size) -> (batch, style_size)."""
+        # Onto a sphere: a normal latent's length says nothing, its direction everything.
         hidden = latents * torch.rsqrt(latents.square().mean(1, keepdim=True) + _EPSILON)
         for layer in self.layers:
             hidden = scaled_leaky_relu(layer(hidden))
@@ -102,6 +103,7 @@ class ModulatedConv2d(nn.Module):
     ) -> None:
         super().__init__()
         self.demodulate = demodulate
+        # Weights have unit variance and are scaled here, so that Adam changes all layers at the same relative rate.
         self.scale = 1.0 / math.sqrt(in_channels * kernel_size**2)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
         self.modulation = EqualizedLinear(style_size, in_channels, bias_value=1.0)
@@ -110,6 +112,7 @@ class ModulatedConv2d(nn.Module):
     def _gains(self, weight: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
         with torch.autocast(weight.device.type, enabled=False):  # sums of squares lose too much in half precision
             wide = torch.promote_types(weight.dtype, torch.float32)
+            # Equation 3 of arXiv 1912.04958: 1 / sqrt(sum of (s_i w_ijk)^2), with the taps' squares summed first.
             power = weight.to(wide).square().sum((2, 3))
             gains = torch.rsqrt(modulation.to(wide).square() @ power.T + _EPSILON)
         return gains.to(modulation.dtype)[:, :, None, None]
@@ -117,11 +120,14 @@ class ModulatedConv2d(nn.Module):
     def forward(self, hidden: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
         """(batch, in_channel, row, column), (batch, style_size) -> (batch, out_channel, row', column')."""
         modulation = self.modulation(style)
+        # Scaling the input channels by the style is the same as scaling the weights of every picture, in one
+        # convolution.
         weight = self.weight * self.scale
         hidden = hidden * modulation[:, :, None, None]
         if self.blur is None:
             hidden = conv2d(hidden, weight, padding=weight.shape[-1] // 2)
         else:
+            # (out, in, tap, tap) -> (in, out, tap, tap), as the transposed convolution wants it
             hidden = self.blur(conv_transpose2d(hidden, weight.transpose(0, 1), stride=2))
         return hidden * self._gains(weight, modulation) if self.demodulate else hidden
 
@@ -153,6 +159,7 @@ class StyledConv2d(nn.Module):
 
     def forward(self, hidden: torch.Tensor, style: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """(batch, in_channel, row, column), (batch, style_size), (batch or 1, 1, row', column') -> the output."""
+        # One strength for all channels and places: where the noise matters, the next layers decide.
         hidden = self.conv(hidden, style) + self.noise_strength * noise
         return scaled_leaky_relu(hidden + self.bias[:, None, None])
 
@@ -211,6 +218,7 @@ class SynthesisBlock(GradientCheckpointingLayer):
         """
         for index, conv in enumerate(self.convs):
             hidden = conv(hidden, styles[:, index], noises[index])
+        # Every resolution adds its details to the enlarged picture (the paper's skip architecture).
         added = self.to_picture(hidden, styles[:, len(self.convs)])
         return hidden, added if picture is None else added + self.enlarge(picture)
 
@@ -262,6 +270,7 @@ class IdeaStyleGan2PreTrainedModel(HubMixin, PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, EqualizedLinear):
+            # A slow layer's weights are stored larger by as much as they are scaled down in use.
             init.normal_(module.weight, std=1.0 / module.rate_multiplier)
             init.constant_(module.bias, module.bias_value)
         elif isinstance(module, ModulatedConv2d):
@@ -312,6 +321,7 @@ class IdeaStyleGan2Model(OriginalCheckpointMixin, IdeaStyleGan2PreTrainedModel):
     ) -> torch.Tensor:
         """Set `style_mean` to the mean style of random latents, and return it, (style_size,)."""
         latents = _randn((num_samples, self.config.style_size), generator, self.style_mean)
+        # In one go instead of as a running mean: loaded originals have measured none.
         self.style_mean.copy_(self.mapping(latents).mean(0))
         return self.style_mean
 
@@ -367,8 +377,11 @@ class IdeaStyleGan2Model(OriginalCheckpointMixin, IdeaStyleGan2PreTrainedModel):
         styles = self._mapped(latents, "latents")
         if self.training:
             with torch.no_grad():
+                # As batch normalization does: a mean of styles, which are never a function of data that could be
+                # broken.
                 self.style_mean.lerp_(styles.mean(0).to(self.style_mean.dtype), 1 - self.config.style_mean_decay)
         if mixing_latents is None:
+            # (batch, style_size) -> (batch, num_styles, style_size), one memory for all
             return styles[:, None].expand(-1, count, -1)
         if not 1 <= mixing_index <= count:
             raise ValueError(f"mixing_index must be in 1..{count}, got {mixing_index}.")
@@ -417,6 +430,7 @@ class IdeaStyleGan2Model(OriginalCheckpointMixin, IdeaStyleGan2PreTrainedModel):
         log2_num_frames = None
         if self.duration is not None:
             standardized = self.duration(styles[:, 0])[:, 0]
+            # log2 of 10^4 frames in bfloat16 would be off by hundreds of frames.
             standardized = standardized.to(torch.promote_types(standardized.dtype, torch.float32))
             log2_num_frames = standardized * self.config.log2_frames_std + self.config.log2_frames_mean
         output = IdeaStyleGan2Output(sample=sample, log2_num_frames=log2_num_frames, styles=styles)
@@ -452,9 +466,11 @@ class IdeaStyleGan2Model(OriginalCheckpointMixin, IdeaStyleGan2PreTrainedModel):
             raise ValueError(f"generator must be one, or one per row: got {len(rows)} for batch_size={batch_size}.")
         lengths = self._given_lengths(num_frames, batch_size)
         latents, noises = [], []
+        # Row after row, latents before noise: a row then has the same idea in any batch.
         for row in rows:
             latents.append(_randn((1, config.style_size), row, self.style_mean))
             noises.append(self.draw_noise(1, row))
+        # Lists of layers per row -> per layer (batch, 1, row, column)
         noise = [torch.cat(layer) for layer in zip(*noises, strict=True)]
         output = self(torch.cat(latents), truncation_psi=truncation_psi, noise=noise)
         if lengths is None:

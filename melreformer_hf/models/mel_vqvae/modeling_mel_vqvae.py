@@ -23,6 +23,7 @@ from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.mel_vqvae.configuration_mel_vqvae import MelVqvaeConfig
 from melreformer_hf.models.mel_vqvae.vqgan_mel_vqvae import VqganDecoder, VqganEncoder
 from melreformer_hf.models.mel_vqvae.weights_mel_vqvae import ORIGINAL_FORMAT
+from melreformer_hf.nn.attention import AttentionMixin
 from melreformer_hf.nn.quantization import (
     Codebook,
     CodebookInputs,
@@ -56,7 +57,7 @@ class MelVqvaeOutput(ModelOutput):
     codebook_inputs: CodebookInputs | None = None
 
 
-class MelVqvaePreTrainedModel(CodebookModelMixin, HubMixin, PreTrainedModel):
+class MelVqvaePreTrainedModel(AttentionMixin, CodebookModelMixin, HubMixin, PreTrainedModel):
     """Initial values and loading."""
 
     config_class = MelVqvaeConfig
@@ -64,6 +65,7 @@ class MelVqvaePreTrainedModel(CodebookModelMixin, HubMixin, PreTrainedModel):
     main_input_name = "input_features"
     card_pipeline_tag = "audio-to-audio"
     _no_split_modules = ["Level"]
+    _supports_sdpa = True
     supports_gradient_checkpointing = True
     _keep_in_fp32_modules_strict = ["cluster_size", "vector_sum"]  # running sums, see `Codebook`
 

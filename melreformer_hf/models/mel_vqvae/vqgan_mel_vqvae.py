@@ -10,8 +10,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.nn.functional import avg_pool2d, interpolate, pad, scaled_dot_product_attention, silu
+from torch.nn.functional import avg_pool2d, interpolate, pad, silu
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+from melreformer_hf.nn.attention import attend
 
 # The original's, smaller than torch's default of 1e-5; checkpoints need the same.
 _NORM_EPSILON = 1e-6
@@ -39,6 +41,8 @@ class ResidualBlock2d(nn.Module):
 class AttentionBlock2d(nn.Module):
     """Single-head attention among all positions of a picture, added to it."""
 
+    attn_implementation = "sdpa"
+
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, eps=_NORM_EPSILON)
@@ -54,8 +58,8 @@ class AttentionBlock2d(nn.Module):
         query, key, value = (
             layer(normed).flatten(2).transpose(1, 2).unsqueeze(1) for layer in (self.query, self.key, self.value)
         )
-        attended = scaled_dot_product_attention(query, key, value)
-        return hidden + self.out(attended.squeeze(1).transpose(1, 2).unflatten(2, hidden.shape[2:]))
+        attended, _ = attend(self, query, key, value)  # (batch, position, 1 head, channel)
+        return hidden + self.out(attended.squeeze(2).transpose(1, 2).unflatten(2, hidden.shape[2:]))
 
 
 class Downsample2d(nn.Module):

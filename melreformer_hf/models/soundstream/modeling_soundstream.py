@@ -62,6 +62,9 @@ class SoundStreamState:
     length: int = 0
 
 
+torch.export.register_dataclass(SoundStreamState)  # a step of a stream can be exported with it
+
+
 @dataclass
 class SoundStreamEncoderOutput(ModelOutput):
     """Output of `SoundStreamModel.encode`.

@@ -48,6 +48,7 @@ class MelGanScaleDiscriminator(ScaleDiscriminator):
             )
         channels, groups = [base_channels], [1]
         for _ in range(num_layers):
+            # Four channels per group, whatever the width, so that wide layers of 41 taps stay cheap.
             groups.append(channels[-1] // _CHANNELS_PER_GROUP)
             channels.append(min(channels[-1] * stride, max_channels))
             if groups[-1] < 1 or channels[-2] % groups[-1] or channels[-1] % groups[-1]:
@@ -63,6 +64,7 @@ class MelGanScaleDiscriminator(ScaleDiscriminator):
             [*groups, 1],
             None,
         )
+        # The base class pads with zeros; here the first layer mirrors.
         self.convs[0] = nn.Conv1d(1, base_channels, _FIRST_KERNEL, padding=_FIRST_KERNEL // 2, padding_mode="reflect")
 
 
@@ -109,6 +111,7 @@ class MelGanDiscriminator(OriginalCheckpointMixin, nn.Module):
         self.discriminators = nn.ModuleList(
             MelGanScaleDiscriminator(base_channels, num_layers, stride, max_channels) for _ in range(num_scales)
         )
+        # Zeros of the padding do not count in the mean, or the ends of every clip would sound softer.
         self.halve = nn.AvgPool1d(4, 2, padding=1, count_include_pad=False)
 
     def forward(self, waveform: torch.Tensor) -> DiscriminatorOutput:
@@ -124,6 +127,7 @@ class MelGanDiscriminator(OriginalCheckpointMixin, nn.Module):
         Raises:
             ValueError: the waveform is not (batch, sample), or too short.
         """
+        # Mirroring needs more samples than it adds, at the coarsest resolution too.
         shortest = (_FIRST_KERNEL // 2 + 1) * 2 ** (len(self.discriminators) - 1)
         if waveform.ndim != 2 or waveform.shape[-1] < shortest:
             raise ValueError(
@@ -131,6 +135,7 @@ class MelGanDiscriminator(OriginalCheckpointMixin, nn.Module):
             )
         logits, maps = [], []
         for index, discriminator in enumerate(self.discriminators):
+            # Each resolution is made from the one before: four samples seen per halving, not two.
             if index:
                 waveform = self.halve(waveform.unsqueeze(1)).squeeze(1)
             judged, layers = discriminator(waveform)

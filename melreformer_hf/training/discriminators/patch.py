@@ -58,6 +58,7 @@ class PatchDiscriminator(OriginalCheckpointMixin, nn.Module):
         width = base_channels
         for index in range(1, num_layers + 1):
             before, width = width, base_channels * min(2**index, 8)
+            # The last hidden layer keeps the resolution: a patch is 70 rows wide at three strided layers.
             stride = 2 if index < num_layers else 1
             layers += [nn.Conv2d(before, width, 4, stride, 1, bias=False), nn.BatchNorm2d(width), nn.LeakyReLU(_SLOPE)]
         layers.append(nn.Conv2d(width, 1, 4, 1, 1))
@@ -82,6 +83,7 @@ class PatchDiscriminator(OriginalCheckpointMixin, nn.Module):
             ValueError: another shape, or too small for one patch.
         """
         pictures = pictures.unsqueeze(1) if pictures.ndim == 3 else pictures
+        # After the halvings two 4 x 4 layers without stride take one row and column each; one must be left.
         smallest = 3 * 2**self.num_layers
         if pictures.ndim != 4 or pictures.shape[1] != self.in_channels or min(pictures.shape[2:]) < smallest:
             raise ValueError(
@@ -91,6 +93,7 @@ class PatchDiscriminator(OriginalCheckpointMixin, nn.Module):
         hidden, maps = pictures, []
         for layer in self.main:
             hidden = layer(hidden)
+            # Features are taken behind the rectifiers, one map per block.
             if isinstance(layer, nn.LeakyReLU):
                 maps.append(hidden)
         maps.append(hidden)

@@ -167,6 +167,7 @@ class PooledWaveformDiscriminator(OriginalCheckpointMixin, nn.Module):
         self.norm, self.weight_normed = norm, weight_normed
         self.num_audio_channels, self.slope = num_audio_channels, slope
         widths = [num_audio_channels, *channels, 1]
+        # Also the finest scale is pooled, over two samples at a stride of one, as in the original.
         self.pools = nn.ModuleList(nn.AvgPool1d(2 * scale, scale, padding=scale) for scale in scales)
         self.stacks = nn.ModuleList(
             nn.ModuleList(
@@ -208,6 +209,7 @@ class PooledWaveformDiscriminator(OriginalCheckpointMixin, nn.Module):
         logits, maps = [], []
         for pool, stack in zip(self.pools, self.stacks, strict=True):
             hidden = pool(waveform)
+            # The pooled waveform itself is the first map that is matched.
             layers = [hidden]
             for index, conv in enumerate(stack):
                 hidden = conv(hidden)

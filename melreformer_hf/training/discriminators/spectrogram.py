@@ -55,6 +55,7 @@ class SpectrogramDiscriminator(nn.Module):
             raise ValueError(
                 f"waveform must be (batch, more than {self.window_size // 2} samples), got {tuple(waveform.shape)}."
             )
+        # (batch, bin, frame) -> (batch, 1, bin, frame), in the layers' type: the transform itself ran in float32.
         hidden = self._spectrogram(waveform).unsqueeze(1).to(self.convs[0].weight.dtype)
         return judge(hidden, self.convs, self.output_conv, _SLOPE)
 

@@ -28,6 +28,7 @@ def judge(
     for conv in convs:
         hidden = nn.functional.leaky_relu(conv(hidden), slope)
         maps.append(hidden)
+    # The logit map is a feature map too: originals match it with the others.
     maps.append(output_conv(hidden))
     return maps[-1].flatten(1), maps
 
@@ -53,6 +54,7 @@ class SideBySide(nn.Module):
             (logits, feature maps): per discriminator a tensor (batch, position), and its list of layer outputs, the
             logit map last.
         """
+        # Lists, since the maps of different discriminators have different shapes.
         results = [discriminator(waveform) for discriminator in self.discriminators]
         return [logits for logits, _ in results], [maps for _, maps in results]
 

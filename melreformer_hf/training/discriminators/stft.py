@@ -122,6 +122,7 @@ class StftDiscriminator(nn.Module):
         self.n_fft, self.hop_length, self.win_length = n_fft, hop_length, win_length
         self.num_audio_channels, self.normalized = num_audio_channels, normalized
         self.activation = _activation(activation, activation_options)
+        # Not saved: it follows from win_length, and a checkpoint's own is compared with it.
         self.register_buffer("window", torch.hann_window(win_length), persistent=False)
         kernel, square = tuple(kernel_size), (kernel_size[0],) * 2
         first = nn.Conv2d(2 * num_audio_channels, channels, kernel, padding=_padding(kernel))
@@ -176,6 +177,7 @@ class StftDiscriminator(nn.Module):
             )
         spectrum = self.spectrum(waveform)
         # (batch, real parts then imaginary parts, frame, bin)
+        # (batch, channel, bin, frame) complex -> (batch, 2 channel, frame, bin): time comes first, dilations act on it.
         hidden = torch.cat([spectrum.real, spectrum.imag], dim=1).transpose(2, 3).to(self.output_conv.weight.dtype)
         maps = []
         for conv, norm in zip(self.convs, self.norms, strict=True):

@@ -50,6 +50,7 @@ class DiscriminatorBlock(nn.Module):
         """(batch, in_channel, row, column) -> (batch, out_channel, row / 2, column / 2)."""
         branch = scaled_leaky_relu(self.conv1(hidden))
         branch = scaled_leaky_relu(self.conv2(self.blur(branch)))
+        # The sum of two signals of variance one has variance two.
         return (branch + self.skip(self.skip_blur(hidden))) / math.sqrt(2.0)
 
 
@@ -66,8 +67,10 @@ def batch_spread(values: torch.Tensor, group_size: int) -> torch.Tensor:
         (batch,), the same for all members of a group.
     """
     batch = values.shape[0]
+    # Any batch can be judged, also the last one of an epoch.
     group = max(size for size in range(1, min(group_size, batch) + 1) if batch % size == 0)
     wide = values.to(torch.promote_types(values.dtype, torch.float32))  # a variance loses too much in half precision
+    # (batch, ...) -> (group, batch / group, the rest): row r of the batch is member r // (batch / group).
     groups = wide.reshape(group, batch // group, -1)
     spread = (groups.var(0, unbiased=False) + _EPSILON).sqrt().mean(1)
     return spread.repeat(group)
@@ -158,6 +161,7 @@ class StyleGan2Discriminator(OriginalCheckpointMixin, nn.Module):
             DiscriminatorBlock(widths[index], widths[index + 1], blur_taps) for index in range(len(widths) - 1)
         )
         self.final_conv = EqualizedConv2d(widths[-1] + 1 + use_duration, widths[-1], 3, padding=1)
+        # The coarsest picture is flattened: the last layers know where something is.
         positions = (shape[0] // factor) * (shape[1] // factor)
         self.hidden_linear = EqualizedLinear(widths[-1] * positions, widths[-1])
         self.output_linear = EqualizedLinear(widths[-1], 1)
@@ -215,6 +219,7 @@ class StyleGan2Discriminator(OriginalCheckpointMixin, nn.Module):
 
     @staticmethod
     def _planes(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        # (batch,) -> (batch, 1, row, column): one number per picture as one more channel
         return values.to(like.dtype)[:, None, None, None].expand(-1, 1, *like.shape[-2:])
 
 

@@ -58,6 +58,7 @@ class PeriodDiscriminator(nn.Module):
                 channels[index],
                 channels[index + 1],
                 (kernel_size, 1),
+                # The last layer keeps the length, as in the paper.
                 stride=(stride if index + 2 < len(channels) else 1, 1),
                 padding=((kernel_size - 1) // 2, 0),
             )
@@ -70,6 +71,7 @@ class PeriodDiscriminator(nn.Module):
         hidden = _check_waveform(waveform)
         rest = -hidden.shape[-1] % self.period
         if rest:
+            # Mirrored, not zeros: a step at the end would be a feature of every clip.
             hidden = nn.functional.pad(hidden, (0, rest), mode="reflect")
         # (batch, 1, sample) -> (batch, 1, sample / period, period): kernels of width 1 then see every period-th sample.
         hidden = hidden.unflatten(-1, (-1, self.period))

@@ -8,12 +8,7 @@ import pickle
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from model_checks import (
-    assert_forward_compiles,
-    assert_forward_exports,
-    assert_half_precision_survives_saving,
-    assert_recomputing_changes_nothing,
-)
+from model_checks import assert_recomputing_changes_nothing
 from safetensors.torch import save_file
 from testing_utils import ModelContractMixin, assert_error
 from transformers import AutoModel
@@ -197,26 +192,14 @@ def test_durations_are_limited_and_can_be_given():
         silent.generate(1)
 
 
-def test_graphs_can_be_captured():
-    model = tiny_model()
-    mixed = {"latents": latents(2), "mixing_latents": latents(2, 3), "mixing_index": 2}
-    assert_forward_compiles(model, mixed, "sample")
-    assert_forward_exports(model, mixed | {"truncation_psi": 0.7}, "sample")
-
-
 def path_length(output) -> torch.Tensor:
     """A loss with a gradient inside, as the path length penalty has."""
     gradient = torch.autograd.grad(output.sample.square().sum(), output.styles, create_graph=True)[0]
     return gradient.square().sum().sqrt() + output.log2_num_frames.mean()
 
 
-@pytest.mark.parametrize("loss", [lambda output: output.sample.square().mean(), path_length], ids=["plain", "path"])
-def test_activations_may_be_recomputed(loss):
-    assert_recomputing_changes_nothing(tiny_model(), {"latents": latents(2)}, loss)
-
-
-def test_half_precision_goes_through_saving(tmp_path):
-    assert_half_precision_survives_saving(tiny_model(), {"latents": latents(2)}, "sample", tmp_path)
+def test_activations_are_recomputed_under_a_penalty_of_gradients():
+    assert_recomputing_changes_nothing(tiny_model(), {"latents": latents(2)}, path_length)
 
 
 def test_normalization_goes_both_ways():

@@ -6,13 +6,7 @@ import doctest
 
 import pytest
 import torch
-from model_checks import (
-    assert_forward_compiles,
-    assert_forward_exports,
-    assert_half_precision_survives_saving,
-    assert_recomputing_changes_nothing,
-    assert_step_compiles,
-)
+from model_checks import assert_recomputing_changes_nothing
 from testing_utils import ModelContractMixin, assert_error
 
 from melreformer_hf.models.mel_vqvae import modeling_mel_vqvae
@@ -25,11 +19,15 @@ class TestMelVqvaeContract(ModelContractMixin):
     main_output = "output_features"
 
     def config(self):
-        return MelVqvaeConfig.preset("tiny")
+        return MelVqvaeConfig.preset("tiny", channel_multipliers=(1, 2), resolution=32)
 
     def inputs(self, batch):
         generator = torch.Generator().manual_seed(1)
         return {"input_features": torch.rand(3, 80, 24, generator=generator)[:batch]}
+
+    def steps(self, model):
+        mel = self.inputs(1)["input_features"]
+        return {"encode": (model.encode, (mel,)), "decode": (model.decode, (model.encode(mel),))}
 
 
 def test_published_size():
@@ -95,27 +93,10 @@ def test_running_means_train_and_use_the_codebook():
     assert torch.equal(model.eval().encode(mels()), model(mels()).codes)
 
 
-def test_graphs_can_be_captured():
-    torch.manual_seed(0)
-    small = {"channel_multipliers": (1, 1), "resolution": 32}
-    model = MelVqvaeModel(MelVqvaeConfig.preset("tiny", **small, **EMA)).eval()
-    assert model.config.attention_levels
-    inputs = {"input_features": mels()}
-    assert_forward_compiles(model, inputs, "output_features")
-    assert_forward_exports(model, inputs, "output_features")
-    assert_step_compiles(model.decode, assert_step_compiles(model.encode, mels()))
-
-
-def test_activations_may_be_recomputed():
+def test_dropout_is_drawn_again_when_activations_are_recomputed():
     torch.manual_seed(0)
     model = MelVqvaeModel(MelVqvaeConfig.preset("tiny", dropout=0.1))
     assert_recomputing_changes_nothing(model, {"input_features": mels()}, lambda output: output.loss)
-
-
-def test_half_precision_goes_through_saving(tmp_path):
-    torch.manual_seed(0)
-    model = MelVqvaeModel(MelVqvaeConfig.preset("tiny"))
-    assert_half_precision_survives_saving(model, {"input_features": mels()}, "output_features", tmp_path)
 
 
 def test_wrong_lengths_and_codes_are_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy
 import pytest
 import torch
 from testing_utils import assert_error
@@ -13,7 +14,9 @@ from melreformer_hf.audio.stft import (
     extended_istft,
     extended_stft,
     istft,
+    map_frames,
     overlap_add,
+    power,
     stft,
 )
 
@@ -115,3 +118,46 @@ def test_errors():
     with pytest.raises(ValueError) as error:
         griffin_lim(torch.zeros(1, 80, 4), MelConfig.preset("hifigan"), momentum=1.0)
     assert_error(error, "momentum", "1.0")
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.99])
+@pytest.mark.parametrize("iterations", [0, 1, 3])
+def test_griffin_lim_by_hand(momentum, iterations):
+    """c = t_n - momentum / (1 + momentum) t_(n-1) with t_n the consistent spectrum; then the phases of c."""
+    config = MelConfig.preset(
+        "hifigan", sampling_rate=2000, n_fft=32, win_length=32, hop_length=8, num_mel_bins=10, fmax=None
+    )
+    transform, frames = Transform.of(config), 6
+    mel = torch.randn(1, 10, frames, generator=torch.Generator().manual_seed(0)) - 2
+    inverse = numpy.linalg.pinv(mel_filter_bank(config, torch.float64).numpy())
+    magnitude = (inverse @ mel[0].double().exp().numpy()).T.clip(0)
+    angles = torch.rand(1, frames, 17, generator=torch.Generator().manual_seed(5))[0].double().numpy()
+    window = 0.5 - 0.5 * numpy.cos(2 * numpy.pi * numpy.arange(32) / 32)
+
+    def back(spectrum: numpy.ndarray) -> numpy.ndarray:
+        signal, weight = numpy.zeros((frames - 1) * 8 + 32), numpy.zeros((frames - 1) * 8 + 32)
+        for frame in range(frames):
+            signal[frame * 8 : frame * 8 + 32] += numpy.fft.irfft(spectrum[frame]) * window
+            weight[frame * 8 : frame * 8 + 32] += window**2
+        return signal / weight.clip(1e-3)
+
+    spectrum, before = magnitude * numpy.exp(2j * numpy.pi * angles), 0
+    for _ in range(iterations):
+        signal = back(spectrum)
+        rebuilt = numpy.stack([numpy.fft.rfft(signal[t * 8 : t * 8 + 32] * window) for t in range(frames)])
+        target = rebuilt - momentum / (1 + momentum) * before
+        before = rebuilt
+        spectrum = magnitude * target / abs(target).clip(1e-16)
+    actual = griffin_lim(mel, config, iterations, momentum, torch.Generator().manual_seed(5))
+    expected = torch.from_numpy(back(spectrum)[12:-12])
+    assert actual.shape == (1, frames * transform.hop_length)
+    torch.testing.assert_close(actual[0].double(), expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
+
+
+def test_long_signals_go_in_blocks_and_stay_the_same():
+    transform = Transform(64, 16, 64)
+    signal = noise(3, 16 * 3000 + 48)
+    frames = signal.unfold(-1, 64, 16) * torch.hann_window(64)
+    torch.testing.assert_close(extended_stft(signal, transform), torch.fft.rfft(frames), rtol=0, atol=1e-5)
+    powers = map_frames(signal, transform, power)
+    torch.testing.assert_close(powers, torch.fft.rfft(frames).abs().square(), rtol=1e-4, atol=1e-4)

@@ -114,3 +114,21 @@ def test_refusals():
         diffusion_loss(network, clean, None, scheduler, noise, STEPS + 1)
     with pytest.raises(ValueError, match="max_snr must be positive"):
         diffusion_loss(network, clean, None, scheduler, noise, STEPS, max_snr=0.0)
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
+@pytest.mark.parametrize("max_snr", [None, 5.0, 0.25])
+def test_weights_by_hand(kind, max_snr):
+    """(min(SNR, max_snr) + 1) times the squared error of the clean sample, at hand-made noise levels."""
+    clean, noise = pair()
+    scheduler = make_scheduler("ddim", kind)
+    ratios = [99.0, 4.0, 1.0, 0.01]
+    scheduler.alphas_cumprod[:4] = torch.tensor([ratio / (ratio + 1) for ratio in ratios])
+    steps = torch.arange(4)
+    target = clean if kind == "sample" else scheduler.get_velocity(clean, noise, steps)
+    loss = diffusion_loss(Returns(target + 0.5), clean, None, scheduler, noise, steps, max_snr)
+    for row, ratio in enumerate(ratios):
+        weight = (ratio if max_snr is None else min(ratio, max_snr)) + 1
+        # An error e of the velocity is one of sqrt(1 / (SNR + 1)) e of the clean sample.
+        expected = weight * 0.25 / (1.0 if kind == "sample" else ratio + 1)
+        torch.testing.assert_close(loss[row].item(), expected, rtol=1e-4, atol=1e-6)

@@ -366,3 +366,20 @@ def test_saved_configuration_is_plain_json(tmp_path):
 def test_docstring_example():
     results = doctest.testmod(modeling_hifi_vocoder)
     assert results.attempted and not results.failed
+
+
+@pytest.mark.parametrize("normed", [False, True])
+def test_a_given_state_dict_is_what_is_saved(normed, tmp_path):
+    """As trainers call it, which gather the weights themselves."""
+    model, other = tiny_model("hifigan"), tiny_model("hifigan")
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.125)
+    given = {name: value.clone() for name, value in other.state_dict().items()}
+    if normed:
+        model.apply_weight_norm()
+    model.save_pretrained(tmp_path, state_dict=given)
+    loaded = HifiVocoderModel.from_pretrained(tmp_path).state_dict()
+    assert loaded.keys() == given.keys()
+    for name, value in given.items():
+        torch.testing.assert_close(loaded[name], value, rtol=0, atol=0, msg=name)

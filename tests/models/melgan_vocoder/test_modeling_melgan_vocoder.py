@@ -215,3 +215,18 @@ def test_configurations_that_break_a_rule(fields, fragments):
 def test_docstrings_run():
     results = doctest.testmod(modeling_melgan_vocoder)
     assert results.failed == 0 and results.attempted > 3
+
+
+@pytest.mark.parametrize("normed", [False, True])
+def test_a_given_state_dict_is_what_is_saved(normed, tmp_path):
+    """As trainers call it, which gather the weights themselves."""
+    model, given = tiny_model("even"), {}
+    for name, value in tiny_model("even").state_dict().items():
+        given[name] = value + 0.125
+    if normed:
+        model.apply_weight_norm()
+    model.save_pretrained(tmp_path, state_dict=given)
+    loaded = MelGanVocoderModel.from_pretrained(tmp_path).state_dict()
+    assert loaded.keys() == given.keys()
+    for name, value in given.items():
+        torch.testing.assert_close(loaded[name], value, rtol=0, atol=0, msg=name)

@@ -6,6 +6,7 @@ import doctest
 
 import pytest
 import torch
+from plain_layers import gelu, linear, shake
 from testing_utils import ModelContractMixin, assert_error
 from transformers import DynamicCache
 
@@ -297,3 +298,14 @@ def test_docstrings_run():
     results = doctest.testmod(modeling_rq_transformer)
     assert results.attempted > 3
     assert results.failed == 0
+
+
+@torch.no_grad()
+def test_the_mel_condition_by_hand():
+    """Two linear layers with an exact GELU between them, column by column, and a position each."""
+    model = shake(build("mel, codebooks"))
+    mel, layer = torch.randn(2, 128, 3), model.condition_projection
+    expected = (
+        linear(layer.output, gelu(linear(layer.input, mel.transpose(1, 2)))) + model.condition_positions.weight[:3]
+    )
+    torch.testing.assert_close(model._condition(2, None, None, mel), expected, rtol=1e-4, atol=1e-4)

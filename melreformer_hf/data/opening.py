@@ -25,31 +25,28 @@ def open_recordings(
     channels: int | None = None,
     audio_column: str = "audio",
     label_column: str = "label",
-    config_name: str | None = None,
     cache_minutes: float = 120.0,
 ) -> Recordings:
     """The recordings of one split.
 
     Args:
-        dataset: a folder, `user/name` on the Hub, or `hf://datasets/user/name` (`@revision` may follow). What
-            `melreformer data build` made is downloaded once, or read as needed after `hf://`; any other audio dataset
-            (Parquet with an audio column, folders of audio, WebDataset) is streamed.
+        dataset: a folder, `user/name` on the Hub, or `hf://datasets/user/name`; `@revision` and `:configuration` may
+            follow a name on the Hub. What `melreformer data build` made is downloaded once, or read as needed after
+            `hf://`; any other audio dataset (Parquet with an audio column, folders of audio, WebDataset) is streamed.
         split: `train`, `validation` or `test`.
         sampling_rate: samples per second that are needed; built datasets must have it, others are resampled. `None`: as
             stored.
         channels: 1 for mono, 2 for stereo; `None`: as stored.
-        audio_column: the column with the audio; of datasets of other programs, as the next two.
+        audio_column: the column with the audio; of datasets of other programs, as the next.
         label_column: the column that becomes `label`.
-        config_name: configuration, where the dataset has several.
         cache_minutes: decoded audio kept in memory, in minutes; of built datasets.
 
     Raises:
         ValueError: no such dataset, split or column, or it has another sampling rate or other channels.
     """
+    dataset = os.path.expanduser(dataset)
     if not is_built(dataset):
-        repo_id, _, revision = str(dataset).removeprefix(REMOTE).rstrip("/").partition("@")
-        name = repo_id if str(dataset).startswith(REMOTE) else str(dataset)
-        layout = Layout(name, config_name, revision if str(dataset).startswith(REMOTE) and revision else None)
+        layout = Layout(dataset) if os.path.isdir(dataset) else Layout(*_hub_name(dataset))
         return ForeignRecordings(layout, split, sampling_rate, channels, audio_column, label_column)
     store = BuiltRecordings(dataset, split, cache_minutes, channels)
     if sampling_rate is not None and store.sampling_rate != sampling_rate:
@@ -70,14 +67,19 @@ def is_built(dataset: str | Path) -> bool:
     name = str(dataset)
     if os.path.isdir(name):
         return (Path(name) / DATASET_FILE).is_file()
-    if name.startswith(REMOTE):
-        name = name.removeprefix(REMOTE).rstrip("/")
-        repo_id, _, revision = name.partition("@")
-        if not _HUB_ID.fullmatch(repo_id):
-            raise ValueError(f"dataset must be {REMOTE}user/name, got {dataset}.")
-        return _is_built_on_the_hub(repo_id, revision or None, str(dataset))
-    check_path(name)
-    return _is_built_on_the_hub(name, None, name)
+    repo_id, config_name, revision = _hub_name(name)
+    if not name.startswith(REMOTE):
+        check_path(repo_id)
+    elif not _HUB_ID.fullmatch(repo_id):
+        raise ValueError(f"dataset must be {REMOTE}user/name, got {dataset}.")
+    return config_name is None and _is_built_on_the_hub(repo_id, revision, name)
+
+
+def _hub_name(dataset: str) -> tuple[str, str | None, str | None]:
+    """(user/name, configuration, revision) of `[hf://datasets/]user/name[@revision][:configuration]`."""
+    name, _, config_name = dataset.removeprefix(REMOTE).rstrip("/").partition(":")
+    repo_id, _, revision = name.partition("@")
+    return repo_id, config_name or None, revision or None
 
 
 def check_path(name: str) -> None:

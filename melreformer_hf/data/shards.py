@@ -120,8 +120,11 @@ def resolve_dataset(dataset: str | Path) -> Path:
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 
+        repo_id, _, revision = str(dataset).partition("@")
         patterns = ["*.json", "*.md", "data/*.parquet"]
-        folder = Path(snapshot_download(str(dataset), repo_type="dataset", allow_patterns=patterns))
+        folder = Path(
+            snapshot_download(repo_id, repo_type="dataset", revision=revision or None, allow_patterns=patterns)
+        )
     if not (folder / DATASET_FILE).is_file():
         raise ValueError(f"dataset must be one made by `melreformer data build` (with {DATASET_FILE}), got {dataset}.")
     return folder

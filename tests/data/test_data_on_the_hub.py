@@ -81,6 +81,11 @@ def test_datasets_of_others_stream_from_the_hub_and_continue_in_another_process(
     """Nothing is built, nothing is stored; the folder gives the same items."""
     write_parquet(tmp_path / "other", recordings(9))
     write_parquet(tmp_path / "other", recordings(3, 1.5), "test", shards=1)
+    configs = "\n".join(
+        f"- config_name: {name}\n  data_files:\n  - split: train\n    path: data/{train}\n  - split: test\n    path: data/test-*"
+        for name, train in (("default", "train-*"), ("small", "train-00001-*"))
+    )
+    (tmp_path / "other" / "README.md").write_text(f"---\nconfigs:\n{configs}\n---\n")
     push = (
         "import sys; from melreformer_hf.hub.push import push_folder; push_folder(sys.argv[1], sys.argv[2], 'dataset')"
     )
@@ -90,6 +95,8 @@ def test_datasets_of_others_stream_from_the_hub_and_continue_in_another_process(
     assert streamed[0] == local[0] and streamed[3] == local[3] and json.loads(streamed[1])["anchor"]
     resumed = python(hub, tmp_path / "c", "-c", CROPS, "hf://datasets/user/other", streamed[1]).splitlines()
     assert resumed[0] == streamed[2] == local[2]
+    small = python(hub, tmp_path / "c", "-c", CROPS, "user/other:small", "null").splitlines()
+    assert {name for name, *_ in json.loads(small[0])} <= {f"take{number:02d}.wav" for number in (1, 4, 7)}
     assert not list((tmp_path / "b").rglob("*.parquet"))
 
 

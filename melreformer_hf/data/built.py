@@ -14,6 +14,7 @@ import torch
 from melreformer_hf.data.recordings import CropSettings, Recordings
 from melreformer_hf.data.shard_writing import SEGMENT_SECONDS
 from melreformer_hf.data.shards import LocalShards, Recording, open_shards, recordings_of
+from melreformer_hf.data.splits import HELD_OUT
 from melreformer_hf.data.streams import ItemStream
 
 
@@ -40,7 +41,7 @@ class BuiltRecordings(Recordings):
         self._shards = open_shards(dataset)
         info = self._shards.info()
         if split not in info["splits"]:
-            raise ValueError(missing_split(dataset, split, sorted(info["splits"])))
+            raise ValueError(_missing_split(dataset, split, sorted(info["splits"])))
         stored = info.get("channels", 1)
         if channels not in (None, 1, stored) and stored != 1:
             raise ValueError(f"channels must be 1 or {stored}, as {dataset} was built, got {channels}.")
@@ -147,14 +148,15 @@ class BuiltRecordings(Recordings):
         return [self.item_of(item, 0, min(item.num_samples, max_samples)) for item in usable[::step][:count]]
 
 
-def missing_split(dataset: str | Path, split: str, existing: list[str]) -> str:
+def _missing_split(dataset: str | Path, split: str, existing: list[str]) -> str:
     """What to say of a built dataset without a split."""
-    advice = (
-        f" Build it again: `melreformer data build` holds out {split} by itself."
-        if split in ("validation", "test")
-        else ""
+    message = f"split must be one of {existing} of {dataset}, got {split!r}."
+    if split not in HELD_OUT:
+        return message
+    return (
+        f"{message} Build it again: `melreformer data build` holds out {split} by itself where there are three recordings "
+        "or more."
     )
-    return f"split must be one of {existing} of {dataset}, got {split!r}.{advice}"
 
 
 class BuiltCropStream(ItemStream):
@@ -196,4 +198,4 @@ class BuiltCropStream(ItemStream):
         return {**item, "index": index}
 
 
-__all__ = ["BuiltCropStream", "BuiltRecordings", "missing_split"]
+__all__ = ["BuiltCropStream", "BuiltRecordings"]

@@ -1,4 +1,4 @@
-"""Folding: `fold_size` neighbouring mel columns become one token (MelReformer's trick for short sequences)."""
+"""Folding: `fold_size` neighboring mel columns become one token (MelReformer's trick for short sequences)."""
 
 from __future__ import annotations
 

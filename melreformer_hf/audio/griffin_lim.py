@@ -81,8 +81,8 @@ def griffin_lim(
     previous = None
     for _ in range(num_iterations):
         rebuilt = extended_stft(extended_istft(spectrum, transform), transform)
-        # c_n = t_n + a (t_n - t_(n-1)) up to a factor of 1 + a, which the magnitudes take out again; a = momentum here
-        # is librosa's, a / (1 + a) of the paper's step.
+        # c_n = t_n + a (t_n - t_(n-1)) = (1 + a) (t_n - a / (1 + a) t_(n-1)); the factor goes when the magnitudes are
+        # put back.
         target = rebuilt if previous is None else rebuilt - (momentum / (1 + momentum)) * previous
         previous = rebuilt
         spectrum = target * (magnitude / target.abs().clamp(min=_SMALLEST))

@@ -8,7 +8,7 @@ The presets reproduce four published front ends exactly:
 | `melreformer` | TariqAHassan/MelReformer | power + 1e-9, 128 bands, full range | natural, floor 1e-5 | about -11.5..8 |
 | `hifigan` | jik876/hifi-gan | magnitude (epsilon 1e-9), 80 bands, 0-8000 Hz | natural, floor 1e-5 | about -11.5..2.5 |
 | `melgan` | descriptinc/melgan-neurips | magnitude, 80 bands, full range | base 10, floor 1e-5 | -5..1 |
-| `specvqgan` | v-iashin/SpecVQGAN | centred magnitude, 80 bands, 125-7600 Hz | (20 log10 + 80) / 100 | clipped to 0..1 |
+| `specvqgan` | v-iashin/SpecVQGAN | centerd magnitude, 80 bands, 125-7600 Hz | (20 log10 + 80) / 100 | clipped to 0..1 |
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class MelConfig:
         n_fft: length of the Fourier transform in samples.
         win_length: length of the periodic Hann window in samples, at most `n_fft`.
         hop_length: samples between two frames.
-        num_mel_bins: number of Slaney mel bands (Slaney area normalisation).
+        num_mel_bins: number of Slaney mel bands (Slaney area normalization).
         fmin: lower edge of the lowest band in Hz.
         fmax: upper edge of the highest band in Hz; `None` is half the sampling rate.
         power: exponent of the spectrum, 1.0 (magnitude) or 2.0 (power).

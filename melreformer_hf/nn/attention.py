@@ -236,7 +236,7 @@ class NeighborAttention(nn.Module):
         Args:
             hidden: (batch, step, hidden).
             memory: (batch, column, 2 * hidden), see `memory`.
-            place: (batch, step) time of each step in columns, column c having its centre at c.
+            place: (batch, step) time of each step in columns, column c having its center at c.
 
         Returns:
             (batch, step, hidden).

@@ -1,4 +1,4 @@
-"""One-dimensional convolutions with known reach, causal ones that stream, weight normalisation over whole networks."""
+"""One-dimensional convolutions with known reach, causal ones that stream, weight normalization over whole networks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
-_NORMALISED = (nn.Conv1d, nn.ConvTranspose1d, nn.Conv2d)
+_NORMALIZED = (nn.Conv1d, nn.ConvTranspose1d, nn.Conv2d)
 
 
 class SameConv1d(nn.Conv1d):
@@ -26,6 +26,7 @@ class SameConv1d(nn.Conv1d):
         self, in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1, bias: bool = True
     ) -> None:
         total = dilation * (kernel_size - 1)
+        # The kernel pads by itself where both sides are equal, which saves a copy of the input.
         even = total % 2 == 0
         super().__init__(
             in_channels, out_channels, kernel_size, dilation=dilation, bias=bias, padding=total // 2 if even else 0
@@ -55,6 +56,7 @@ class UpsamplingConv1d(nn.ConvTranspose1d):
 
     def sources(self, first: int, last: int) -> tuple[int, int]:
         """The input samples that the output samples `first..last` depend on."""
+        # Output n gets taps of input i where n = i * rate + tap - padding, 0 <= tap < kernel.
         rate, padding, kernel = self.stride[0], self.padding[0], self.kernel_size[0]
         return -((kernel - 1 - first - padding) // rate), (last + padding) // rate
 
@@ -117,6 +119,7 @@ class CausalConv1d(nn.Conv1d):
         if memory is None:
             memory = hidden.new_zeros(hidden.shape[0], self.in_channels, self.context)
         held = torch.cat([memory, hidden], dim=-1)
+        # Whole strides only; the rest waits in the memory together with the context.
         consumed = (held.shape[-1] - self.context) // self.stride[0] * self.stride[0]
         memory = held[..., consumed:].clone()
         if consumed == 0:
@@ -198,6 +201,7 @@ def transposed_step(
     if frames == 0:
         return hidden.new_zeros(hidden.shape[0], channels, 0), memory
     begun = nn.functional.conv_transpose1d(hidden, weight, None, stride=stride, groups=groups)
+    # What earlier frames began ends within these samples.
     begun = begun + nn.functional.pad(memory, (0, begun.shape[-1] - overlap))
     finished, memory = begun[..., : frames * stride], begun[..., frames * stride :].clone()
     return finished if bias is None else finished + bias[:, None], memory
@@ -239,21 +243,21 @@ class StreamStep:
 
 
 def has_weight_norm(module: nn.Module) -> bool:
-    """Whether any layer below is weight-normalised."""
+    """Whether any layer below is weight-normalized."""
     return any(parametrize.is_parametrized(layer, "weight") for layer in module.modules())
 
 
 def apply_weight_norm(module: nn.Module) -> None:
-    """Weight-normalise every convolution below `module` (training of GAN vocoders); its function does not change."""
+    """Weight-normalize every convolution below `module` (training of GAN vocoders); its function does not change."""
     for layer in module.modules():
-        if isinstance(layer, _NORMALISED) and not parametrize.is_parametrized(layer, "weight"):
+        if isinstance(layer, _NORMALIZED) and not parametrize.is_parametrized(layer, "weight"):
             parametrizations.weight_norm(layer, "weight", dim=0)
 
 
 def remove_weight_norm(module: nn.Module) -> None:
     """Fold every weight norm below `module` into plain weights; its function does not change."""
     for layer in module.modules():
-        if isinstance(layer, _NORMALISED) and parametrize.is_parametrized(layer, "weight"):
+        if isinstance(layer, _NORMALIZED) and parametrize.is_parametrized(layer, "weight"):
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
 
 

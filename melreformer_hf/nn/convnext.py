@@ -43,6 +43,7 @@ class ConvNeXtBlock(nn.Module):
         self.up = nn.Linear(hidden_size, intermediate_size)
         self.activation = nn.GELU()
         self.down = nn.Linear(intermediate_size, hidden_size)
+        # Small at first (LayerScale, arXiv 2103.17239): deep stacks begin near the identity.
         self.scale = nn.Parameter(torch.full((hidden_size,), layer_scale))
 
     @property
@@ -52,6 +53,7 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(batch, channel, frame) -> (batch, channel, frame)."""
+        # (batch, channel, frame) -> (batch, frame, channel) for norm and linear layers, and back.
         branch = self.norm(self.depthwise(hidden).transpose(1, 2))
         branch = self.down(self.activation(self.up(branch))) * self.scale
         return hidden + branch.transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Layers with equalised learning rates: weights of unit variance, scaled by their fan-in when they are used.
+"""Layers with equalized learning rates: weights of unit variance, scaled by their fan-in when they are used.
 
 Source: Karras et al., Progressive growing of GANs (arXiv 1710.10196), as in StyleGAN2 (arXiv 1912.04958).
 """

@@ -310,6 +310,7 @@ class PrefixGenerationMixin(GenerationMixin):
         prefix = kwargs[self.prefix_name] if past == 0 else None
         inputs = {self.prefix_name: prefix, "use_cache": use_cache, "past_key_values": past_key_values}
         inputs["output_attentions"] = kwargs.get("output_attentions", False)
+        # The prefix is the first of the `past` positions and no token.
         inputs["input_ids"] = input_ids[:, max(past - 1, 0) :]
         return inputs
 
@@ -344,6 +345,7 @@ class PrefixGenerationMixin(GenerationMixin):
         self._make_static_cache(kwargs, input_ids.shape[1])
         if generator is None:
             return super().generate(inputs=input_ids, **kwargs)
+        # transformers draws from torch's global state: a seed from the generator is put there for the call.
         seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
         devices = [input_ids.device] if input_ids.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):

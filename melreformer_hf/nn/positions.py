@@ -11,7 +11,7 @@ _TURN_BITS = 40
 
 
 def rotary_angles(positions: torch.Tensor, head_dim: int, base: float = 10000.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines of rotary position codes (Su et al., RoFormer, arXiv 2104.09864, section 3.4.2).
+    """Cosines and sines of rotary position codes (Su et al., RoFormer, arXiv 2104.09864, section 3.2.2).
 
     Angles are counted in integer fractions of a turn: float32 would lose the fast pairs after some thousand steps, and
     float64 does not exist on every device.

@@ -56,8 +56,10 @@ def upfirdn2d(
         if up == 1:
             before, after = padding
             wide = pad(wide, (before, after, before, after))
+            # The library correlates; a convolution has its kernel mirrored.
             result = conv2d(wide, weight.flip(-2, -1), stride=down, groups=channels)
         else:
+            # A transposed convolution inserts the zeros and mirrors the kernel by itself.
             full = conv_transpose2d(wide, weight, stride=up, groups=channels)
             before, after = padding[0] - size + 1, padding[1] - size + up
             result = pad(full, (before, after, before, after))[..., ::down, ::down]

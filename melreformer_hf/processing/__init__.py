@@ -1,1 +1,1 @@
-"""Part of `melreformer_hf`."""
+"""Without weights, savable beside a model: `MelFeatureExtractor`, `MidiTokenizer`, and MIDI as numbers in `midi`."""

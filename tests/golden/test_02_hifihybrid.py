@@ -9,9 +9,9 @@ import torch
 from golden_utils import fixture, recipe_tensor, tap
 
 from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram
+from melreformer_hf.models.hifi_vocoder.activations_hifi_vocoder import low_pass_taps
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
 from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
-from melreformer_hf.nn.activations import low_pass_taps
 from melreformer_hf.training.discriminators.waveform import MultiPeriodDiscriminator, MultiScaleDiscriminator
 from melreformer_hf.training.losses.adversarial import discriminator_loss, feature_matching_loss, generator_loss
 

@@ -9,7 +9,7 @@ import torch
 from plain_layers import conv1d, convnext, mlp, neighbor_attention, shake, windowed_attention
 from torch.testing import assert_close
 
-from melreformer_hf.nn.activations import UpDownSnake, low_pass_taps, snake
+from melreformer_hf.models.hifi_vocoder.activations_hifi_vocoder import UpDownSnake, low_pass_taps, snake
 from melreformer_hf.nn.attention import FeedForward, NeighborAttention, WindowedSelfAttention, eager_attention
 from melreformer_hf.nn.conv import SameConv1d, UpsamplingConv1d
 from melreformer_hf.nn.convnext import ConvNeXtBlock

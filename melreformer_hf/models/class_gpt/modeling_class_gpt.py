@@ -86,6 +86,7 @@ class ClassGptModel(OriginalCheckpointMixin, ClassGptPreTrainedModel, PrefixGene
     def __init__(self, config: ClassGptConfig) -> None:
         super().__init__(config)
         self.class_embedding = nn.Embedding(config.num_classes, config.hidden_size)
+        # One position more than tokens: the class stands in front of them.
         self.backbone = GptBackbone(
             config.vocab_size,
             config.num_tokens + 1,
@@ -133,15 +134,19 @@ class ClassGptModel(OriginalCheckpointMixin, ClassGptPreTrainedModel, PrefixGene
         if self.begins(past_key_values, class_labels):
             if class_labels is None:
                 raise ValueError(f"class_labels (batch,) with values 0..{self.config.num_classes - 1} are required.")
+            # (batch,) -> (batch, 1, hidden): one vector before the first token.
             prefix = self.class_embedding(class_labels.reshape(-1, 1))
         if use_cache and past_key_values is None:
+            # Only where the caller wants a cache and brings none; training and scoring keep nothing.
             past_key_values = DynamicCache(config=self.config)
         hidden, attentions = self.backbone(input_ids, prefix, past_key_values, output_attentions)
+        # Position p has seen the class and p tokens, so its logits are those of token p.
         logits = self.head(hidden)
         loss = None
         if labels is not None:
             if labels.shape[1] > logits.shape[1]:
                 raise ValueError(f"labels must have at most {logits.shape[1]} tokens, got {labels.shape[1]}.")
+            # (batch, token, vocab) -> (batch * token, vocab); the last logits have no label and are cut off.
             loss = cross_entropy(logits[:, : labels.shape[1]].flatten(0, 1), labels.flatten())
         output = ClassGptOutput(loss=loss, logits=logits, past_key_values=past_key_values, attentions=attentions)
         return output.to_tuple() if return_dict is False else output

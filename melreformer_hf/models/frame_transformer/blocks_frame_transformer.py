@@ -24,7 +24,7 @@ def squared_relu(hidden: torch.Tensor) -> torch.Tensor:
 
 
 def rotate_pairs(values: torch.Tensor, positions: torch.Tensor, num_turned: int | None = None) -> torch.Tensor:
-    """Rotary position codes on neighbouring pairs of features (2 i, 2 i + 1).
+    """Rotary position codes on neighboring pairs of features (2 i, 2 i + 1).
 
     Args:
         values: (..., frame, head_dim).
@@ -125,6 +125,7 @@ class MultichannelLinear(nn.Module):
                 hidden = torch.einsum("cgf,bcft->bcgt", self.weight_pw, hidden)
             hidden = hidden if self.bias_pw is None else hidden + self.bias_pw
         if self.weight_dw is not None:
+            # A 1 x 1 convolution is a linear layer over the channels.
             hidden = conv2d(hidden, self.weight_dw[:, :, None, None])
             hidden = hidden if self.bias_dw is None else hidden + self.bias_dw
         return hidden
@@ -146,6 +147,7 @@ class FrameNorm(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(batch, channel, feature, frame) -> the same shape."""
+        # Features last, normalized by the kernel without gains: these differ from channel to channel.
         normed = layer_norm(hidden.transpose(2, 3), self.weight.shape[-1:])
         return torch.addcmul(self.bias, normed, self.weight).transpose(2, 3)
 
@@ -165,6 +167,7 @@ class JointFrameNorm(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(batch, channel, feature, frame) -> the same shape."""
+        # (batch, frame, channel, feature): one mean over both last axes.
         normed = layer_norm(hidden.permute(0, 3, 1, 2), self.weight.shape, self.weight, self.bias)
         return normed.permute(0, 2, 3, 1)
 
@@ -193,6 +196,7 @@ class FrameProjection(nn.Module):
         hidden = self.linear(hidden)
         if self.conv is None:
             return hidden
+        # Shared weights convolve features as channels, so that every map gets the same kernels.
         return self.conv(hidden.transpose(1, 2)).transpose(1, 2) if self.shared else self.conv(hidden)
 
 
@@ -223,6 +227,7 @@ class MultichannelAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
+        # Rounded down, as the original does, also to an odd number, whose last feature stays.
         self.num_turned = int(features // num_heads * rotary_factor)
         self.scale = features**-0.5
         self.q_proj = FrameProjection(channels, features, kernel_size, shared)
@@ -232,6 +237,7 @@ class MultichannelAttention(nn.Module):
 
     def _heads(self, hidden: torch.Tensor) -> torch.Tensor:
         """(batch, map, feature, frame) -> (batch * map, head, frame, head_dim)."""
+        # Maps become rows of the batch: none attends to another.
         return hidden.flatten(0, 1).unflatten(1, (self.num_heads, -1)).transpose(2, 3)
 
     def forward(self, hidden: torch.Tensor, memory: torch.Tensor | None = None) -> torch.Tensor:
@@ -315,6 +321,7 @@ class MapTransformer(nn.Module):
             hidden = self.embed(hidden)
         hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden)))
         if self.skip_attention is not None:
+            # The decoder's queries look into the encoder's output of the same level.
             memory = skip if self.embed_skip is None else self.embed_skip(skip)
             hidden = hidden + self.dropout(self.skip_attention(self.skip_norm(hidden), memory))
         return hidden + self.dropout(self.down_proj(squared_relu(self.up_proj(self.mlp_norm(hidden)))))
@@ -449,6 +456,7 @@ class ConvDecoder(nn.Module):
     @staticmethod
     def upsample(hidden: torch.Tensor) -> torch.Tensor:
         """(batch, channel, feature, frame) -> (batch, channel, 2 * feature, frame); the outer features stay."""
+        # Features only; frames stay as many as they are.
         return interpolate(hidden, scale_factor=(2, 1), mode="bilinear", align_corners=True)
 
     def forward(self, hidden: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:

@@ -129,6 +129,7 @@ class FrameTransformerConfig(StrictConfig):
     dropout: float = 0.1
 
     def __post_init__(self, **kwargs):
+        # JSON knows no tuples; equal configurations shall compare equal after loading.
         for name in ("channel_multipliers", "num_attention_maps", "num_attention_heads", "resampling_kernel_size"):
             if isinstance(getattr(self, name), list):
                 setattr(self, name, tuple(getattr(self, name)))
@@ -152,6 +153,7 @@ class FrameTransformerConfig(StrictConfig):
     @property
     def features(self) -> tuple:
         """Features (frequencies) of each level."""
+        # The first level has n_fft / 2 features: the Nyquist bin would make every halving uneven.
         return tuple(self.n_fft // 2 >> level for level in range(self.num_levels))
 
     @property
@@ -167,6 +169,7 @@ class FrameTransformerConfig(StrictConfig):
     @property
     def appended_maps(self) -> tuple:
         """Attention maps appended to each level's channels."""
+        # Where the transformer works in place on all channels there is nothing to append.
         return (0,) * self.num_levels if self.num_attention_maps is None else self.num_attention_maps
 
     @property
@@ -226,6 +229,7 @@ class FrameTransformerConfig(StrictConfig):
         if self.layout == "stack":
             self._check_stack()
         for features, heads in zip(self.features, self.heads, strict=True):
+            # Heads share the features of a map out, on every level anew.
             if features % heads:
                 raise ValueError(f"num_attention_heads must divide the {features} features of a level, got {heads}.")
 

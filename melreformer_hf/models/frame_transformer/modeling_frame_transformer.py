@@ -80,6 +80,7 @@ class FrameTransformerPreTrainedModel(AttentionMixin, HubMixin, PreTrainedModel)
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
+            # The library's default for convolutions: uniform within one over the root of the fan-in.
             bound = module.weight[0].numel() ** -0.5
             init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
@@ -142,6 +143,7 @@ class FrameTransformerModel(OriginalCheckpointMixin, FrameTransformerPreTrainedM
         self.out = nn.Conv2d(width + spectra, spectra, 1, bias=config.output_bias)
 
     def _build_unet(self, config: FrameTransformerConfig) -> None:
+        # What leaves a level: its channels with the transformer's maps appended.
         joined = [width + maps for width, maps in zip(config.channels, config.appended_maps, strict=True)]
         levels = range(config.num_levels)
         inputs = [config.num_audio_channels, *joined]
@@ -202,6 +204,7 @@ class FrameTransformerModel(OriginalCheckpointMixin, FrameTransformerPreTrainedM
         self, block: nn.Module, transformer: nn.Module, hidden: torch.Tensor, skip: torch.Tensor | None = None
     ) -> torch.Tensor:
         hidden = block(hidden) if skip is None else block(hidden, skip)
+        # The transformer's maps join the channels, as the recurrent map of MMDenseLSTM does.
         maps = transformer(hidden, skip)
         return maps if self.config.num_attention_maps is None else torch.cat((hidden, maps), dim=1)
 
@@ -246,12 +249,14 @@ class FrameTransformerModel(OriginalCheckpointMixin, FrameTransformerPreTrainedM
             )
         if labels is not None and tuple(labels.shape) != shape:
             raise ValueError(f"labels must have the shape of input_features {shape}, got {tuple(labels.shape)}.")
+        # The network works on n_fft / 2 bins; the one at half the sampling rate is left out here.
         hidden = input_features[:, :, : self.config.features[0]]
         if self.stack is not None:
             logits = self.out(torch.cat((hidden, self.stack(hidden)), dim=1))
         else:
             logits = self.out(self._unet(hidden))
         if bins > logits.shape[2]:
+            # The left out bin follows the one below it.
             logits = torch.cat((logits, logits[:, :, -1:]), dim=2)
         mask = logits.sigmoid()
         loss = None if labels is None else l1_loss(input_features * mask, labels)
@@ -261,6 +266,7 @@ class FrameTransformerModel(OriginalCheckpointMixin, FrameTransformerPreTrainedM
     def _full_mask(self, magnitudes: torch.Tensor) -> torch.Tensor:
         """Mask for spectra with all their bins; bins that the model drops get 0, so that they fall to the vocals."""
         bins = self.config.num_bins
+        # The network may be in half precision; spectra and the product with them stay in full.
         mask = self(magnitudes[:, :, :bins].to(self.dtype)).mask.to(magnitudes.dtype)
         return pad(mask, (0, 0, 0, magnitudes.shape[2] - bins))
 
@@ -297,6 +303,7 @@ class FrameTransformerModel(OriginalCheckpointMixin, FrameTransformerPreTrainedM
         if self.training:
             raise ValueError("separate needs a model without dropout, got one in training mode: call model.eval().")
         batch = waveform.to(self.device, torch.float32)
+        # (channel, sample) -> (1, channel, sample); the stems get the shape of the recording back.
         batch = batch.unsqueeze(0) if waveform.ndim == 2 else batch
         stems = masked_stems(batch, self.config.transform, self._full_mask, chunk_frames, context_frames)
         return Stems(*(stem.reshape(waveform.shape) for stem in stems))

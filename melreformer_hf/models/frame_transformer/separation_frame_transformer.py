@@ -65,9 +65,12 @@ def masked_stems(
     hop, least = transform.hop_length, transform.n_fft
     padded = max(least, -(-samples // hop) * hop)
     padded = -(-padded // hop) * hop
+    # Whole hops, and at least one window; (batch, channel, sample) -> (batch * channel, sample).
     rows = torch.nn.functional.pad(waveform, (0, padded - samples)).flatten(0, 1)
     spectrum = stft(rows, transform)
+    # (batch * channel, frame, bin) -> (batch, channel, bin, frame), the network's layout.
     magnitude = spectrum.abs().unflatten(0, (batch, channels)).transpose(2, 3)
+    # Silence divides by the smallest number instead of zero and stays silence.
     loudest = magnitude.amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(magnitude.dtype).tiny)
     magnitude = magnitude / loudest
     pieces = [
@@ -75,6 +78,7 @@ def masked_stems(
         for seen, kept in windows(magnitude.shape[-1], chunk_frames, context_frames)
     ]
     mask = torch.cat(pieces, dim=-1).transpose(2, 3).flatten(0, 1)
+    # The mixture's phase for both: the mask scales complex values.
     instrumental = istft(spectrum * mask, transform)[:, :samples].unflatten(0, (batch, channels))
     return Stems(vocals=waveform - instrumental, instrumental=instrumental)
 

@@ -75,6 +75,7 @@ class GptVaeOutput(ModelOutput):
 
 def gaussian_kl(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
     """Divergence of a diagonal normal from the standard normal, per dimension, in nats."""
+    # KL(N(m, s^2) || N(0, 1)) = (m^2 + s^2 - log s^2 - 1) / 2 (Kingma, Welling, arXiv 1312.6114, appendix B).
     return 0.5 * (mean.square() + log_variance.exp() - log_variance - 1.0)
 
 
@@ -98,6 +99,7 @@ def counted_divergence(kl: torch.Tensor, mode: str, target: float) -> torch.Tens
     if mode == "none":
         return total
     if mode == "sample":
+        # The comparison has no gradient: below the target nothing is paid and nothing is pulled.
         return total * (total > target)
     if mode == "dimension":
         return (kl * (kl > target / kl.shape[-1])).sum(-1)
@@ -167,6 +169,7 @@ class GptVaeModel(OriginalCheckpointMixin, GptVaePreTrainedModel, PrefixGenerati
 
     def __init__(self, config: GptVaeConfig) -> None:
         super().__init__(config)
+        # The encoder sees both ways and writes mean and logarithmic variance side by side.
         self.encoder = _Gpt(config, config.num_tokens, 2 * config.hidden_size, causal=False)
         self.decoder = _Gpt(config, config.num_tokens + 1, config.vocab_size, causal=True)
         self.post_init()
@@ -191,6 +194,7 @@ class GptVaeModel(OriginalCheckpointMixin, GptVaePreTrainedModel, PrefixGenerati
     def encode(self, input_ids: torch.Tensor, output_attentions: bool = False) -> GptVaePosterior:
         """Posterior of the latent, read at the last token: (batch, step) int64."""
         hidden, attentions = self.encoder.backbone(input_ids, output_attentions=output_attentions)
+        # The last position has seen every token; (batch, 2 * hidden) -> two of (batch, hidden).
         mean, log_variance = self.encoder.head(hidden[:, -1]).chunk(2, dim=-1)
         if self.config.fixed_variance > 0:
             log_variance = torch.full_like(mean, math.log(self.config.fixed_variance))
@@ -223,8 +227,10 @@ class GptVaeModel(OriginalCheckpointMixin, GptVaePreTrainedModel, PrefixGenerati
         mean, log_variance = posterior.mean.cpu().double(), posterior.log_variance.cpu().double()
         noise = torch.randn_like(mean) if noise is None else noise.cpu().double()
         latents = mean + noise * (0.5 * log_variance).exp()
+        # Every latent under every posterior of the batch: (sample, posterior, hidden).
         scaled = (latents[:, None] - mean[None]).square() / log_variance.exp()[None]
         densities = -0.5 * (scaled + log_variance[None] + math.log(2 * math.pi)).sum(-1)
+        # log of the mean density, the aggregate posterior q(z) of Hoffman and Johnson (2016).
         aggregate = densities.logsumexp(1) - math.log(len(mean))
         return (densities.diagonal() - aggregate).mean().float().to(posterior.mean.device)
 
@@ -239,6 +245,7 @@ class GptVaeModel(OriginalCheckpointMixin, GptVaePreTrainedModel, PrefixGenerati
         posterior = self.encode(input_ids)
         if noise is None:
             noise = torch.randn_like(posterior.mean) if self.training else torch.zeros_like(posterior.mean)
+        # The reparameterization: a normal draw whose gradient reaches mean and variance.
         latents = posterior.mean + noise * (0.5 * posterior.log_variance).exp()
         return latents, posterior.mean, posterior.log_variance
 
@@ -275,6 +282,7 @@ class GptVaeModel(OriginalCheckpointMixin, GptVaePreTrainedModel, PrefixGenerati
         if self.begins(past_key_values, latents):
             if latents is None:
                 latents, mean, log_variance = self._latents(input_ids, noise)
+            # (batch, hidden) -> (batch, 1, hidden): the latent takes the first position.
             prefix = latents.unsqueeze(1)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
@@ -300,6 +308,7 @@ class GptVaeModel(OriginalCheckpointMixin, GptVaePreTrainedModel, PrefixGenerati
             return
         if labels.shape[1] > output.logits.shape[1]:
             raise ValueError(f"labels must have at most {output.logits.shape[1]} tokens, got {labels.shape[1]}.")
+        # (batch, token, vocab) -> (batch, vocab, token), where cross_entropy wants the classes.
         predicted = output.logits[:, : labels.shape[1]].transpose(1, 2)
         output.reconstruction_loss = cross_entropy(predicted, labels, reduction="none").sum(-1)
         per_sample = output.reconstruction_loss

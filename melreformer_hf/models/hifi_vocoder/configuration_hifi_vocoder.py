@@ -105,6 +105,7 @@ class HifiVocoderConfig(MelStrictConfig):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         mel = self.mel_config
+        # With fewer than two windows over every sample the inverse transform has holes.
         if mel.center or mel.win_length < 2 * mel.hop_length:
             raise ValueError(
                 'architecture "istft" needs a mel contract with center=False and win_length of at least two hops, got '
@@ -134,6 +135,7 @@ class HifiVocoderConfig(MelStrictConfig):
                 f"upsample_initial_channels must be at least 2**{len(rates)} (each stage halves it), got "
                 f"{self.upsample_initial_channels}."
             )
+        # One mel frame must become exactly one hop of samples.
         if math.prod(rates) != self.hop_length:
             raise ValueError(
                 f"upsample_rates must multiply to the mel contract's hop_length, {self.hop_length}, got {rates} "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from melreformer_hf.nn.activations import UpDownSnake
+from melreformer_hf.models.hifi_vocoder.activations_hifi_vocoder import UpDownSnake
 from melreformer_hf.nn.conv import SameConv1d, UpsamplingConv1d
 
 _END_KERNEL = 7
@@ -42,6 +42,7 @@ class HifiganResidualBlock(nn.Module):
             branch = dilated(nn.functional.leaky_relu(hidden, _SLOPE))
             if self.plain:
                 branch = self.plain[index](nn.functional.leaky_relu(branch, _SLOPE))
+            # Each branch is added before the next one sees the sum: the dilations follow one another.
             hidden = hidden + branch
         return hidden
 
@@ -72,6 +73,7 @@ class HifihybridResidualBlock(nn.Module):
         """(batch, channel, sample) -> the same shape."""
         hidden = self.activation(hidden)
         for conv in self.convs:
+            # No activation between the convolutions: the original filters and bends once per block.
             hidden = conv(hidden) + hidden
         return hidden
 
@@ -86,6 +88,7 @@ class UpsamplingStage(nn.Module):
 
     def sources(self, first: int, last: int) -> tuple[int, int]:
         """The input samples that the output samples `first..last` depend on."""
+        # The blocks work side by side on the same input: the widest decides.
         before = max(block.reach[0] for block in self.blocks)
         after = max(block.reach[1] for block in self.blocks)
         return self.upsample.sources(first - before, last + after)
@@ -114,6 +117,7 @@ class UpsamplingGenerator(nn.Module):
     @property
     def receptive_field_frames(self) -> tuple[int, int]:
         """Frames (before, after) that the samples of a frame depend on."""
+        # Asked backwards: which frames do the `rate` samples of one frame depend on?
         rate = 1
         for stage in self.stages:
             rate *= stage.upsample.stride[0]
@@ -168,6 +172,7 @@ class HifiganGenerator(UpsamplingGenerator):
         """(batch, mel, frame) -> (batch, frame * product of rates)."""
         hidden = self.input_conv(input_features.to(self.output_conv.bias.dtype))
         for stage in self.stages:
+            # The mean of the parallel blocks; HiFiHybrid keeps the sum.
             hidden = self._run(stage, nn.functional.leaky_relu(hidden, _SLOPE)) / len(stage.blocks)
         waveform = self.output_conv(nn.functional.leaky_relu(hidden, _LAST_SLOPE)).squeeze(1).tanh()
         return waveform.to(input_features.dtype)

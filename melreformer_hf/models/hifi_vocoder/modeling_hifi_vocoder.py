@@ -24,11 +24,11 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from melreformer_hf.hub.mixin import HubMixin
+from melreformer_hf.models.hifi_vocoder.activations_hifi_vocoder import UpDownSnake, low_pass_taps
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
 from melreformer_hf.models.hifi_vocoder.generator_istft import IstftGenerator, SpectralTables
 from melreformer_hf.models.hifi_vocoder.generators_gan import HifiganGenerator, HifihybridGenerator
 from melreformer_hf.models.hifi_vocoder.weights_hifi_vocoder import ORIGINAL_FORMAT
-from melreformer_hf.nn.activations import UpDownSnake, low_pass_taps
 from melreformer_hf.nn.conv import apply_weight_norm, has_weight_norm, remove_weight_norm
 from melreformer_hf.nn.convnext import ConvNeXtBlock, init_convnext_block
 from melreformer_hf.nn.streaming import stream_with_overlap
@@ -111,6 +111,7 @@ class HifiVocoderPreTrainedModel(HubMixin, PreTrainedModel):
             init.copy_(module.filter_after, taps)
         elif isinstance(module, (nn.Linear, nn.Conv1d, nn.ConvTranspose1d)):
             if self.config.architecture == "hifihybrid":  # the original keeps the library's default
+                # a = sqrt(5) is the library's own default, a uniform of one over the root of the fan-in.
                 init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             else:
                 init.trunc_normal_(module.weight, std=std)
@@ -150,7 +151,7 @@ class HifiVocoderModel(OriginalCheckpointMixin, HifiVocoderPreTrainedModel):
         return self.generator.receptive_field_frames
 
     def apply_weight_norm(self) -> None:
-        """Weight-normalise every convolution of a GAN generator, as HiFi-GAN trains; the output does not change.
+        """Weight-normalize every convolution of a GAN generator, as HiFi-GAN trains; the output does not change.
 
         Raises:
             ValueError: the architecture is "istft".

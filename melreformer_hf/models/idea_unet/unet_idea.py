@@ -48,7 +48,7 @@ class IdeaUNetOutput(BaseOutput):
 
 
 class DurationEmbedding(nn.Module):
-    """Fourier features of the normalised logarithmic duration, then a perceptron."""
+    """Fourier features of the normalized logarithmic duration, then a perceptron."""
 
     def __init__(self, embedding_size: int, num_frequencies: int = 8) -> None:
         super().__init__()
@@ -59,9 +59,11 @@ class DurationEmbedding(nn.Module):
         self.unknown = nn.Parameter(torch.zeros(embedding_size))
 
     def forward(self, duration: torch.Tensor) -> torch.Tensor:
-        """(batch,) normalised durations, NaN where unknown -> (batch, embedding)."""
+        """(batch,) normalized durations, NaN where unknown -> (batch, embedding)."""
         known = duration.isfinite()
+        # Masked before the perceptron: the gradient of NaN times zero would be NaN.
         value = torch.where(known, duration, torch.zeros_like(duration))[:, None]
+        # From one period over 16 standard deviations down to an eighth of one: fine and coarse steps.
         octaves = 2.0 ** torch.arange(self.num_frequencies, device=value.device, dtype=value.dtype)
         angles = value * octaves * (math.pi / 8)
         features = torch.cat([value, angles.sin(), angles.cos()], dim=-1).to(self.up.weight.dtype)
@@ -79,7 +81,7 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
         block_out_channels: channels per level of the UNet; each further level halves both axes.
         layers_per_block: residual blocks per level.
         attention_levels: how many of the deepest levels attend.
-        norm_num_groups: groups of the normalisations; divides all channels.
+        norm_num_groups: groups of the normalizations; divides all channels.
         dropout: of the residual blocks.
         mel_mean: subtracted from log-mels.
         mel_std: then divided by, so that ideas have about unit variance.
@@ -130,6 +132,7 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
         rows = self.num_mel_bins // patch_size[0]
         channels = patch_size[0] * patch_size[1]
         levels = len(block_out_channels)
+        # Attention is quadratic in positions: only the deepest, smallest levels have it.
         attending = [levels - index <= attention_levels for index in range(levels)]
         self.frequency_bias = nn.Parameter(torch.zeros(channels, rows, 1))
         self.duration = DurationEmbedding(4 * block_out_channels[0])
@@ -223,7 +226,7 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
         """Predict what the scheduler asks for.
 
         Args:
-            sample: (batch, 1, mel, column) noisy idea, normalised.
+            sample: (batch, 1, mel, column) noisy idea, normalized.
             timestep: scalar or (batch,).
             log2_num_frames: (batch,) log2 of the durations in frames, NaN where unknown; `None` if all are.
             return_dict: whether to return a named output.
@@ -240,6 +243,7 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
             raise ValueError(
                 f"log2_num_frames must have shape ({sample.shape[0]},), got {tuple(log2_num_frames.shape)}."
             )
+        # Standard units of the prior, so that the Fourier features cover what occurs.
         duration = (log2_num_frames.float() - self.config.log2_frames_mean) / self.config.log2_frames_std
         patches = self._to_patches(sample) + self.frequency_bias
         predicted = self.unet(patches, timestep, class_labels=self.duration(duration)).sample
@@ -249,12 +253,14 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
     def _to_patches(self, sample: torch.Tensor) -> torch.Tensor:
         high, wide = self.config.patch_size
         batch, _, bins, columns = sample.shape
+        # (batch, row, high, column, wide) -> (batch, high * wide, row, column): a patch becomes channels.
         split = sample.reshape(batch, bins // high, high, columns // wide, wide)
         return split.permute(0, 2, 4, 1, 3).reshape(batch, high * wide, bins // high, columns // wide)
 
     def _from_patches(self, patches: torch.Tensor) -> torch.Tensor:
         high, wide = self.config.patch_size
         batch, _, rows, columns = patches.shape
+        # (batch, high, wide, row, column) -> (batch, row, high, column, wide): the inverse.
         split = patches.reshape(batch, high, wide, rows, columns).permute(0, 3, 1, 4, 2)
         return split.reshape(batch, 1, rows * high, columns * wide)
 

@@ -35,6 +35,7 @@ class IdeaBlock2d(nn.Module):
 
     def forward(self, hidden: torch.Tensor, stretch: torch.Tensor) -> torch.Tensor:
         """(batch, channel, band, column) and (batch, STRETCH_SIZE) -> the shape of the former."""
+        # (batch, 2 * channel, 1, 1) -> two of (batch, channel, 1, 1): the same for every band and column.
         scale, shift = self.modulation(stretch)[..., None, None].chunk(2, dim=1)
         branch = self.first(nn.functional.silu(hidden)) * (1 + scale) + shift
         return hidden + self.second(nn.functional.silu(branch))
@@ -95,6 +96,7 @@ class IdeaEncoder(nn.Module):
         return block(*arguments)
 
     def _states(self, hidden: torch.Tensor, stretch: torch.Tensor) -> torch.Tensor:
+        # (batch, channel, band, column) -> (batch, column, channel * band): a column becomes a token.
         columns = self.to_states(hidden.permute(0, 3, 1, 2).flatten(2)) + self.stretch_to_states(stretch)[:, None]
         for layer in self.layers:
             columns = self._run(layer, columns)
@@ -104,14 +106,16 @@ class IdeaEncoder(nn.Module):
         """Encode once per piece.
 
         Args:
-            idea: (batch, mel, column), normalised.
+            idea: (batch, mel, column), normalized.
             num_frames: (batch,).
 
         Returns:
             states (batch, column, hidden) and coefficients (batch, column, mel * num_bases).
         """
         stretch = stretch_of(num_frames, idea.shape[-1], self.frames_per_column).to(idea.dtype)
+        # The square lets the small network bend at the ends of the range.
         stretch = self.stretch(torch.stack([stretch, stretch.square()], dim=-1))
+        # Channels last is the layout that convolutions on CPUs are fast in. `place` tells them their band.
         hidden = self.stem(idea[:, None].contiguous(memory_format=torch.channels_last)) + self.place
         skips = []
         for level, blocks in enumerate(self.down_blocks):
@@ -121,9 +125,11 @@ class IdeaEncoder(nn.Module):
             for block in blocks:
                 hidden = self._run(block, hidden, stretch)
         states = self._states(hidden, stretch)
+        # (batch, column, channel * band) -> (batch, channel, band, column), back into the picture.
         back = self.from_states(states).unflatten(2, (hidden.shape[1], hidden.shape[2])).permute(0, 2, 3, 1)
         hidden = hidden + back
         for level in reversed(range(len(skips))):
+            # Twice the bands, cut where halving had rounded an odd number up.
             grown = self.up[level](hidden).repeat_interleave(2, dim=2)[:, :, : skips[level].shape[2]]
             hidden = skips[level] + grown
             for block in self.up_blocks[level]:
@@ -163,7 +169,7 @@ class ColumnCurves(nn.Module):
         """Draw a stretch of the piece.
 
         Args:
-            idea: (batch, mel, column), normalised.
+            idea: (batch, mel, column), normalized.
             coefficients: (batch, column, mel * num_bases).
             start: (batch,) first frame, may be negative.
             length: frames.
@@ -173,6 +179,7 @@ class ColumnCurves(nn.Module):
             (batch, mel, length).
         """
         bins, columns = idea.shape[1:]
+        # Counted from the left edge of column 0, so that the whole part names the column.
         place = (column_of(half_frames(start, length), num_frames, columns) + 0.5).clamp(0, columns)
         column = place.floor().clamp(max=columns - 1)
         inside = (place - column)[..., None]
@@ -180,6 +187,7 @@ class ColumnCurves(nn.Module):
         waves = inside * math.pi * torch.arange(1, self.harmonics + 1, device=idea.device)
         described = torch.cat([inside, stretch, stretch.square(), waves.sin(), waves.cos()], dim=-1)
         curves = self.curves(described.to(coefficients.dtype))
+        # Each frame takes the coefficients of its column: (batch, frame, mel * base).
         index = column.long()[..., None].expand(-1, -1, coefficients.shape[-1])
         drawn = coefficients.gather(1, index).unflatten(2, (bins, self.num_bases))
         change = torch.einsum("btmk,btk->bmt", drawn, curves)

@@ -21,7 +21,7 @@ class EncodedIdea:
     """An idea after the encoder: everything that decoding needs, of constant size whatever the length.
 
     Args:
-        idea: (batch, mel, column), normalised.
+        idea: (batch, mel, column), normalized.
         states: (batch, column, hidden).
         memories: keys and values per decoder layer, (batch, column, 2 * hidden) each.
         num_frames: (batch,).
@@ -42,10 +42,10 @@ class ExpansionState:
     Args:
         encoded: the idea.
         longest: frames of the longest row.
-        previous: (batch, mel, fold_size) columns of the last step, normalised.
+        previous: (batch, mel, fold_size) columns of the last step, normalized.
         caches: rolling keys and values per decoder layer.
         step: steps that were decoded.
-        overlap: decoded columns that wait for those after them, which the seam net looks at.
+        overlap: decoded columns that wait for those after them, which the post-net looks at.
         emitted: frames that were given away.
     """
 
@@ -119,10 +119,12 @@ class WindowDecoder(nn.Module):
         length = steps * fold_size + 2 * context
         around = self.curves(encoded.idea, encoded.coefficients, start_frames - context, length, encoded.num_frames)
         base = around[..., context : length - context]
+        # Overlapping windows as views: (batch, mel, step, window) -> (batch, step, mel * window).
         windows = around.unfold(-1, fold_size + 2 * context, fold_size).transpose(1, 2).flatten(2)
         # Centers of the windows: start + (step + 1 / 2) fold_size frames, in half frames.
         centers = 2 * start_frames[:, None] + (2 * torch.arange(steps, device=previous.device) + 1) * fold_size
         place = column_of(centers, encoded.num_frames, encoded.idea.shape[-1])
+        # What was made, what is drawn around it, and what the encoder thinks at this time.
         hidden = self.previous(previous) + self.surrounding(windows)
         hidden = hidden + self.aligned(interpolate_columns(encoded.states, place))
         new_caches = []
@@ -133,10 +135,11 @@ class WindowDecoder(nn.Module):
             else:
                 hidden, cache = layer(*arguments)
             new_caches.append(cache)
+        # The decoder corrects the drawing: an untrained one leaves it as it is.
         return base + unfold(self.head(self.norm(hidden)), fold_size), base, new_caches
 
 
-class SeamNet(nn.Module):
+class PostNet(nn.Module):
     """Convolutions over the unfolded columns, which see across the borders of decoder windows."""
 
     def __init__(self, config: MelReformerConfig) -> None:
@@ -171,7 +174,7 @@ class SeamNet(nn.Module):
 
 
 class LocalExpansion(nn.Module):
-    """Encoder, window decoder and seam net; works on normalised log-mels."""
+    """Encoder, window decoder and post-net; works on normalized log-mels."""
 
     def __init__(self, config: MelReformerConfig) -> None:
         super().__init__()
@@ -179,7 +182,7 @@ class LocalExpansion(nn.Module):
         self.silence = (config.mel_config.floor_value - config.mel_shift) / config.mel_scale
         self.encoder = IdeaEncoder(config)
         self.decoder = WindowDecoder(config)
-        self.postnet = SeamNet(config)
+        self.postnet = PostNet(config)
 
     def encode(self, idea: torch.Tensor, num_frames: torch.Tensor) -> EncodedIdea:
         """Run the encoder once for a whole piece."""
@@ -194,14 +197,15 @@ class LocalExpansion(nn.Module):
 
         Args:
             encoded: the idea.
-            inputs: (batch, mel, frame) normalised columns that the next step is given.
+            inputs: (batch, mel, frame) normalized columns that the next step is given.
             previous: (batch, mel, fold_size) the window before the first step.
             start_frames: (batch,) first frame.
 
         Returns:
-            drawing of the encoder, columns of the decoder and of the seam net, (batch, mel, frame) each.
+            drawing of the encoder, columns of the decoder and of the post-net, (batch, mel, frame) each.
         """
         length = inputs.shape[-1]
+        # Shifted by one window: step s is told the window before it and makes window s.
         tokens = fold(torch.cat([previous, inputs], dim=-1), self.fold_size, self.silence)
         steps = -(-length // self.fold_size)
         made, base, _ = self.decoder(tokens[:, :steps], encoded, start_frames)
@@ -239,12 +243,12 @@ class LocalExpansion(nn.Module):
         """Expand by at least `frames` columns, or to the end of the piece.
 
         Returns:
-            (batch, mel, frame) normalised columns and the state after them; its size does not grow.
+            (batch, mel, frame) normalized columns and the state after them; its size does not grow.
         """
         reach, bins = self.postnet.reach, state.previous.shape[1]
         overlap, windows = state.overlap, []
         waiting = overlap.waiting
-        # The seam net looks `reach` columns ahead: so many more are decoded than are settled.
+        # The post-net looks `reach` columns ahead: so many more are decoded than are settled.
         while state.step * self.fold_size < state.longest and waiting < frames + reach:
             window, state = self.decode(state)
             windows.append(window)

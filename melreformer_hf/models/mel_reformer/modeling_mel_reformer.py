@@ -39,7 +39,7 @@ class MelReformerOutput(ModelOutput):
     Args:
         loss: scalar, mean absolute error over the frames inside the pieces; only with `labels`.
         output_features: (batch, mel, frame) log-mel.
-        decoder_features: (batch, mel, frame) log-mel before the seam net (local architecture).
+        decoder_features: (batch, mel, frame) log-mel before the post-net (local architecture).
         encoder_features: (batch, mel, frame) log-mel before the decoder (local architecture).
         generation_state: what the next step of a free expansion needs; only with `chunk_frames`.
     """
@@ -218,7 +218,9 @@ class MelReformerModel(OriginalCheckpointMixin, MelReformerPreTrainedModel):
         if labels is not None:
             target = self._normalize(labels)
             inside = self.expansion._inside(encoded, start_frames, labels.shape[-1], torch.float32)
+            # A mean over the frames inside, of all rows together: short pieces do not weigh more per frame.
             weight = inside / (inside.sum().clamp(min=1) * labels.shape[1])
+            # The drawing and the decoder are held to the target too, or the last stage would do all.
             error = (improved - target).abs() + 0.5 * (made - target).abs() + 0.5 * (drawn - target).abs()
             loss = (error * weight).sum() * self.config.mel_scale
         return MelReformerOutput(loss, *(self._denormalize(mel) for mel in (improved, made, drawn)))

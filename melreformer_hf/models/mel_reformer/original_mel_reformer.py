@@ -57,11 +57,12 @@ class OriginalFeedForward(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(batch, step, hidden) -> the same shape."""
+        # Dropout twice, as there: after the activation and after the output.
         return self.dropout(self.down(self.dropout(self.up(hidden).relu())))
 
 
 class OriginalEncoderLayer(nn.Module):
-    """Pre-normalised self-attention and perceptron."""
+    """Pre-normalized self-attention and perceptron."""
 
     def __init__(self, config: MelReformerConfig) -> None:
         super().__init__()
@@ -77,7 +78,7 @@ class OriginalEncoderLayer(nn.Module):
 
 
 class OriginalDecoderLayer(nn.Module):
-    """Pre-normalised causal self-attention, cross-attention, perceptron."""
+    """Pre-normalized causal self-attention, cross-attention, perceptron."""
 
     def __init__(self, config: MelReformerConfig) -> None:
         super().__init__()
@@ -134,6 +135,7 @@ class OriginalExpansion(nn.Module):
         self.gradient_checkpointing = False
 
     def _add_positions(self, hidden: torch.Tensor) -> torch.Tensor:
+        # Positions begin at zero in every block, also where the block is a window of a longer piece.
         table = sinusoidal_table(hidden.shape[1], hidden.shape[2]).to(hidden)
         return self.dropout(hidden + table)
 
@@ -145,6 +147,7 @@ class OriginalExpansion(nn.Module):
     def encode(self, mel: torch.Tensor) -> torch.Tensor:
         """(batch, mel, frame), point-sampled to `idea_columns` if longer -> (batch, column, hidden)."""
         if mel.shape[-1] > self.config.idea_columns:
+            # Two source columns per column whatever the ratio: what lies between is never seen.
             mel = resize_mel(mel, self.config.idea_columns, mode="point")
         hidden = self._add_positions(self.encoder_in(mel.transpose(1, 2)))
         for layer in self.encoder_layers:
@@ -167,6 +170,7 @@ class OriginalExpansion(nn.Module):
                 f"{self.config.fold_size} frames at once, got {tokens.shape[1]}."
             )
         start = self.start_token.expand(tokens.shape[0], -1, -1).to(tokens.dtype)
+        # The start token lives in the space of windows, before the input projection.
         shifted = torch.cat([start, tokens[:, :-1]], dim=1)
         return unfold(self.decode(shifted, self.encode(mel)), self.config.fold_size, told.shape[-1])
 

@@ -4,7 +4,7 @@ Kumar et al., MelGAN (arXiv 1910.06711); original repository descriptinc/melgan-
 `melreformer_hf.training.discriminators.melgan.MelGanDiscriminator`.
 
 Deviations: plain weights by default, `apply_weight_norm()` for training as the original does; any rates that multiply
-to the hop; streaming with an overlap derived from the layers. The original's initialisation with a standard deviation
+to the hop; streaming with an overlap derived from the layers. The original's initialization with a standard deviation
 of 0.02 is undone by its weight norm at the first step, so that the library's own remains, as here.
 """
 
@@ -60,6 +60,7 @@ class TwiceOverlappedUpsampling(UpsamplingConv1d):
 
     def __init__(self, in_channels: int, out_channels: int, rate: int) -> None:
         super().__init__(in_channels, out_channels, 2 * rate, rate)
+        # For odd rates the original pads one more and adds a sample at the end.
         self.padding = (rate // 2 + rate % 2,)
         self.output_padding = (rate % 2,)
 
@@ -80,6 +81,7 @@ class MelGanResidualBlock(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(batch, channel, sample) -> the same shape."""
+        # Both paths begin at the raw input; only the branch is bent.
         branch = self.dilated(leaky_relu(hidden, _SLOPE))
         return self.shortcut(hidden) + self.pointwise(leaky_relu(branch, _SLOPE))
 
@@ -121,6 +123,7 @@ class MelGanVocoderPreTrainedModel(HubMixin, PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
+            # For transposed convolutions the library counts the fan-in along the same axis: (in, out, tap).
             bound = 1.0 / (module.weight.shape[1] * module.kernel_size[0]) ** 0.5
             init.uniform_(module.weight, -bound, bound)
             init.uniform_(module.bias, -bound, bound)
@@ -162,6 +165,7 @@ class MelGanVocoderModel(OriginalCheckpointMixin, MelGanVocoderPreTrainedModel):
     @property
     def receptive_field_frames(self) -> tuple[int, int]:
         """Frames (before, after) that the samples of a frame depend on, derived from the layers."""
+        # Backwards from the samples of frame 0 to the frames that they depend on.
         first, last = -self.output_conv.reach, self.hop_length - 1 + self.output_conv.reach
         for stage in reversed(self.stages):
             reach = sum(stage.reaches)
@@ -174,11 +178,12 @@ class MelGanVocoderModel(OriginalCheckpointMixin, MelGanVocoderPreTrainedModel):
         needed, rate = self.input_conv.reach + 1, 1
         for stage in self.stages:
             rate *= stage.upsample.stride[0]
+            # Mirroring needs more samples than it mirrors; a frame has `rate` samples at this stage.
             needed = max(needed, *[reach // rate + 1 for reach in stage.reaches], 1)
         return max(needed, self.output_conv.reach // rate + 1)
 
     def apply_weight_norm(self) -> None:
-        """Weight-normalise every convolution, as the original trains; the output does not change."""
+        """Weight-normalize every convolution, as the original trains; the output does not change."""
         apply_weight_norm(self)
 
     def remove_weight_norm(self) -> None:

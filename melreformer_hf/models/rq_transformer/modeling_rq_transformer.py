@@ -62,6 +62,7 @@ class DepthLinear(nn.Module):
 
     def forward(self, hidden: torch.Tensor, first_depth: int = 0) -> torch.Tensor:
         """(row, some depths, in) -> (row, some depths, out), the first of them being `first_depth`."""
+        # Training asks for all depths at once, generation for one.
         chosen = slice(first_depth, first_depth + hidden.shape[1])
         return torch.einsum("rdi,dio->rdo", hidden, self.weight[chosen]) + self.bias[chosen]
 
@@ -154,9 +155,11 @@ class RQTransformerModel(OriginalCheckpointMixin, RQTransformerPreTrainedModel):
         self.depth_positions = nn.Embedding(depth, width)
         self.token_embedding = None
         if config.uses_table:
+            # Tables of all depths lie below one another in one embedding.
             rows = config.vocab_size * (1 if config.shared_table else depth)
             self.token_embedding = nn.Embedding(rows, width)
         shape = (1 if config.shared_codebook else depth, config.vocab_size, config.codebook_dim)
+        # A buffer: the codec's codewords are saved with the model and never trained here.
         self.register_buffer("codebooks", torch.empty(shape) if config.uses_codebook else None)
         uses = (config.code_embedding, config.head_code_embedding)
         self.input_projection, self.head_projection = (
@@ -193,7 +196,7 @@ class RQTransformerModel(OriginalCheckpointMixin, RQTransformerPreTrainedModel):
         stochastic: bool = True,
         generator: torch.Generator | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Training pairs of unquantised latents (batch, position, dim): codes and soft labels, see `soft_codes`.
+        """Training pairs of unquantized latents (batch, position, dim): codes and soft labels, see `soft_codes`.
 
         Both go into `forward` as `audio_codes` and `labels`.
         """
@@ -206,8 +209,10 @@ class RQTransformerModel(OriginalCheckpointMixin, RQTransformerPreTrainedModel):
         """Rows of the table, or codewords: (batch, some depths, position) -> (batch, position, some depths, width)."""
         depths = torch.arange(first, first + codes.shape[1], device=codes.device)[:, None]
         if kind == "table":
+            # Depth d begins at row d * vocab_size.
             rows = codes if self.config.shared_table else codes + depths * self.config.vocab_size
             return self.token_embedding(rows).transpose(1, 2)
+        # (depth, 1) indices against (batch, depth, position) codes pick each code's own codebook.
         table = torch.zeros_like(depths) if len(self.codebooks) == 1 else depths
         return self.codebooks[table, codes].transpose(1, 2)
 
@@ -217,6 +222,7 @@ class RQTransformerModel(OriginalCheckpointMixin, RQTransformerPreTrainedModel):
         embedded = self._look_up(codes, self.config.code_embedding)
         if self.input_projection is not None:
             embedded = self.input_projection(embedded)
+        # Section 3.2 of the paper: a position is the sum of its codes' embeddings.
         return embedded.sum(2) + self.positions(places)
 
     def _condition(
@@ -252,11 +258,14 @@ class RQTransformerModel(OriginalCheckpointMixin, RQTransformerPreTrainedModel):
 
     def _depth_inputs(self, contexts: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         """Inputs of the depth transformer: (batch, position, hidden), all codes -> (batch * position, depth, hidden)."""
+        # The deepest code is told to nobody.
         above = self._look_up(codes[:, :-1], self.config.head_code_embedding)
         if self.config.cumulative_depth_context:
+            # Section 3.2 of the paper: depth d is told the sum of the codes above it, what is quantized so far.
             above = above.cumsum(2)
         if self.head_projection is not None:
             above = self.head_projection(above)
+        # Depth 0 is told the spatial output; every position is a row of the depth transformer.
         return torch.cat([contexts.unsqueeze(2), above], dim=2).flatten(0, 1)
 
     def _check_codes(self, codes: torch.Tensor, longest: int) -> None:
@@ -295,10 +304,12 @@ class RQTransformerModel(OriginalCheckpointMixin, RQTransformerPreTrainedModel):
             raise ValueError("audio_codes must have at least one position, got 0.")
         condition = self._condition(batch, class_labels, condition_ids, input_features)
         steps = condition.shape[1]
+        # The last condition step predicts position 0, position p - 1 predicts p.
         inputs = torch.cat([condition, self._position_inputs(audio_codes[:, :, :-1], 0)], dim=1)
         hidden, _ = self.body(self.dropout(inputs))
         rows = self._depth_inputs(hidden[:, steps - 1 :], audio_codes) + self.depth_positions.weight
         decoded, _ = self.head(self.dropout(rows))
+        # (batch * position, depth, codeword) -> (batch, depth, position, codeword).
         logits = self.classifier(decoded).unflatten(0, (batch, length)).transpose(1, 2)
         output = RQTransformerOutput(logits=logits)
         if self.condition_classifier is not None and steps > 1:
@@ -315,9 +326,11 @@ class RQTransformerModel(OriginalCheckpointMixin, RQTransformerPreTrainedModel):
         if labels.shape != expected:
             raise ValueError(f"labels must be {tuple(expected)}, got {tuple(labels.shape)}.")
         if soft:
+            # Cross-entropy with soft labels (section 3.2 of the paper), over codewords.
             every = -(labels * output.logits.log_softmax(-1)).sum(-1)
             counted = torch.ones_like(every)
         else:
+            # Classes second: (batch, codeword, depth, position).
             every = cross_entropy(output.logits.permute(0, 3, 1, 2), labels, reduction="none")
             counted = (labels != -100).to(every.dtype)
         output.depth_losses = every.sum((0, 2)) / counted.sum((0, 2)).clamp(min=1)
@@ -335,6 +348,7 @@ class RQTransformerModel(OriginalCheckpointMixin, RQTransformerPreTrainedModel):
 
     def _next_position(self, context: torch.Tensor, chosen: Mapping, top_k: Sequence[int | None]) -> torch.Tensor:
         """Codes (batch, depth) of the position whose spatial output is `context` (batch, hidden)."""
+        # A cache per position: depths see one another only within it.
         cache, codes, inputs = DynamicCache(), [], context
         above: torch.Tensor | int = 0
         for depth in range(self.config.num_quantizers):
@@ -395,6 +409,7 @@ class RQTransformerModel(OriginalCheckpointMixin, RQTransformerPreTrainedModel):
             begin = audio_codes.shape[2]
         cache = DynamicCache()
         for position in range(begin, end):
+            # The first call takes the condition and the beginning, every later one a single position.
             hidden, _ = self.body(inputs, past_key_values=cache)
             codes = self._next_position(hidden[:, -1], chosen, top_ks)
             yield codes

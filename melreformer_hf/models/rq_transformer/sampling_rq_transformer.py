@@ -26,6 +26,7 @@ def draw(probabilities: torch.Tensor, generator: Generators = None) -> torch.Ten
     cumulative = probabilities.float().cumsum(-1)
     point = _uniform(len(probabilities), probabilities.device, generator)[:, None] * cumulative[:, -1:]
     index = torch.searchsorted(cumulative, point, right=True).squeeze(1)
+    # Rounding may leave the point behind the last code that has any probability.
     last = probabilities.shape[-1] - 1 - (probabilities > 0).flip(-1).int().argmax(-1)
     return torch.minimum(index, last)
 
@@ -62,6 +63,7 @@ def choose(
     if top_k is not None:
         if top_k < 1:
             raise ValueError(f"top_k must be positive, got {top_k}.")
+        # Ties with the last of the k stay in: dropping one of them would depend on the order of the codebook.
         threshold = logits.topk(min(top_k, logits.shape[-1]))[0][:, -1:]
         logits = logits.masked_fill(logits < threshold, float("-inf"))
     probabilities = logits.softmax(-1)
@@ -69,6 +71,7 @@ def choose(
         if not 0.0 < top_p <= 1.0:
             raise ValueError(f"top_p must be in (0, 1], got {top_p}.")
         ordered, order = probabilities.sort(-1, descending=True)
+        # The one that reaches top_p is kept, so that never all are dropped.
         ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0.0)
         probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
     return draw(probabilities, generator)
@@ -86,7 +89,7 @@ def soft_codes(
     """Residual codes of latents with their soft labels: softmax(-squared distance / temperature) at every depth.
 
     Args:
-        latents: (batch, position, dim) before quantisation.
+        latents: (batch, position, dim) before quantization.
         codebooks: (1 or depth, codeword, dim).
         num_quantizers: depth.
         temperature: in units of the codebook's squared distances (0.5 in the original; tune it for another codec).
@@ -107,6 +110,7 @@ def soft_codes(
     residual, codes, labels = latents.float(), [], []
     for depth in range(num_quantizers):
         table = codebooks[depth if len(codebooks) > 1 else 0].float()
+        # |r - c|^2 = |r|^2 + |c|^2 - 2 r c, without a (position, codeword, dim) tensor.
         squares = residual.square().sum(-1, keepdim=True) + table.square().sum(-1)
         distance = squares - 2 * residual @ table.T
         label = (-distance / temperature).softmax(-1)

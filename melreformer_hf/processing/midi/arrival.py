@@ -121,7 +121,7 @@ def count_instruments(events: list[int]) -> Counter[int]:
 
 
 def longest_gap(events: list[int]) -> int:
-    """Longest time in ticks from the beginning to the first event, or between neighbours."""
+    """Longest time in ticks from the beginning to the first event, or between neighbors."""
     gap = before = 0
     for index, event in enumerate(triples(events)):
         _refuse(event, index, "longest_gap", rests=True)

@@ -18,6 +18,7 @@ import melreformer_hf
 from melreformer_hf._registration import FAMILIES
 from melreformer_hf.models.rq_transformer.weights_rq_transformer import codebooks_from_original
 from melreformer_hf.models.soundstream.multires_soundstream import MultiresConv1d
+from melreformer_hf.models.soundstream.weights_energy import energy_from_original
 from melreformer_hf.models.soundstream.weights_quantizers import quantizer_from_original
 from melreformer_hf.training.discriminators.melgan import MelGanDiscriminator
 from melreformer_hf.training.discriminators.patch import PatchDiscriminator
@@ -86,7 +87,7 @@ def som(config: dict) -> dict:
     return config["cases"]["hard2d"]
 
 
-CODEC, GPT = "13_lumenpallidium_vqvae", "06_melspec_gpt_vqvae"
+CODEC, GPT, ENERGY = "13_lumenpallidium_vqvae", "06_melspec_gpt_vqvae", "10_energy_transformer"
 MODELS = {
     "mel_reformer": model("MelReformerModel", "01_melreformer", "", lambda c: c["args"]),
     "hifi_vocoder": model("HifiVocoderModel", "03_hifigan", "v1.", lambda c: c["args"]["v1"]),
@@ -119,6 +120,10 @@ ORIGINALS = {
     "patch": Original(GPT, "vq.", patch, PatchDiscriminator.from_original, beside=("_", "quant_", "post_quant_")),
     "encodec_quantizer": quantizer("encodec", "09_encodec", "a.quantizer.", lambda c: c["a"]["q"]),
     "rq_vae_quantizer": quantizer("rq_vae", "08_rq_transformer", "rq2.", lambda c: c["rq2"]),
+    "energy_port": Original(
+        ENERGY, "t0.", lambda c: c["torch_args"][0], functools.partial(energy_from_original, "port")
+    ),
+    "energy_jax": Original(ENERGY, "jax.", lambda c: c["jax_args"], functools.partial(energy_from_original, "jax")),
     "som_quantizer": quantizer("kohonen_vae", "11_ksom", "hard2d.", som),
 }
 every = pytest.mark.parametrize("name", sorted(ORIGINALS))
@@ -234,7 +239,7 @@ SIZES = (
         "ngf",
     ),
     *("initial_channels", "channels", "filters", "num_D", "disc_ndf", "first_channel_size", "embedding_dim"),
-    *("upsample_initial_channel", "embed_dim", "dimension", "n_embed", "channel_sizes"),
+    *("upsample_initial_channel", "embed_dim", "dimension", "n_embed", "channel_sizes", "D"),
 )
 
 

@@ -7,18 +7,8 @@ import torch
 from golden_utils import fixture
 
 from melreformer_hf.models.soundstream.energy_soundstream import EnergyTransformer
+from melreformer_hf.models.soundstream.weights_energy import energy_from_original, energy_to_original
 
-PORT = {
-    "query": "mha.Wq",
-    "key": "mha.Wk",
-    "attention_beta": "mha.beta",
-    "memories": "hopfield.W",
-    "memory_beta": "hopfield.beta",
-    "gain": "norm.weight",
-    "bias": "norm.bias",
-    "positions": "pos_embedding",
-}
-JAX = {"query": "attn.Wq", "key": "attn.Wk", "memories": "hn.Xi", "gain": "lnorm.gamma", "bias": "lnorm.delta"}
 RELATIVE_ENERGY_TOLERANCE = 1e-5  # README of the fixtures
 
 
@@ -35,58 +25,25 @@ def variants() -> list[str]:
         return ["t0"]
 
 
-def fill(model: EnergyTransformer, weights: dict, names: dict) -> EnergyTransformer:
-    """Put an original's tensors in; every one of them must find its place."""
-    places = {
-        "query": model.attention.query,
-        "key": model.attention.key,
-        "attention_beta": model.attention.beta,
-        "memories": model.memory.memories,
-        "memory_beta": model.memory.beta,
-        "gain": getattr(model.norm, "gain", getattr(model.norm, "weight", None)),
-        "bias": model.norm.bias,
-        "positions": model.position_table,
-    }
-    assert set(weights) <= set(names.values())
-    with torch.no_grad():
-        for place, name in names.items():
-            if name in weights:
-                places[place].copy_(weights[name].reshape(places[place].shape))
-    return model
-
-
 def port(golden, variant: str) -> EnergyTransformer:
-    arguments = golden.config["torch_args"][int(variant[1:])]
-    positions = arguments.get("context", 0) if arguments.get("use_positional_embedding", True) else 0
-    model = EnergyTransformer(
-        arguments["dim"],
-        arguments["hidden_dim"],
-        arguments["n_heads"],
-        num_steps=arguments.get("n_iters_default", 12),
-        step_size=0.1 if arguments.get("alpha") is None else arguments["alpha"],
-        memory=arguments.get("hopfield_type", "relu"),
-        norm="layer",
-        positions="table" if positions else "none",
-        num_positions=positions,
-        learned_temperature=True,
-        monotone=False,
-    )
-    return fill(model, golden.weights(f"{variant}."), PORT)
+    arguments = dict(golden.config["torch_args"][int(variant[1:])])
+    if arguments.get("alpha", 0.1) is None:  # the fixture says that it was left out
+        del arguments["alpha"]
+    return energy_from_original("port", golden.weights(f"{variant}."), arguments)
 
 
 def jax_model(golden) -> EnergyTransformer:
-    arguments = golden.config["jax_args"]
-    model = EnergyTransformer(
-        arguments["D"],
-        int(arguments["scale_mems"] * arguments["D"]),
-        arguments["n_heads"],
-        head_dim=arguments["Y"],
-        num_steps=golden.config["jax_steps"],
-        step_size=golden.config["jax_alpha"],
-        positions="none",
-        monotone=False,
-    )
-    return fill(model, golden.weights("jax."), JAX)
+    loop = {"depth": golden.config["jax_steps"], "alpha": golden.config["jax_alpha"]}
+    return energy_from_original("jax", golden.weights("jax."), golden.config["jax_args"] | loop)
+
+
+@pytest.mark.parametrize("variant", [*variants(), "jax"])
+def test_round_trip(golden, variant):
+    model = jax_model(golden) if variant == "jax" else port(golden, variant)
+    weights, made = golden.weights(f"{variant}."), energy_to_original("jax" if variant == "jax" else "port", model)
+    assert made.keys() == weights.keys()
+    for key, value in weights.items():
+        torch.testing.assert_close(made[key], value, rtol=0, atol=0, msg=key)
 
 
 def assert_energy(golden, key: str, actual: torch.Tensor) -> None:

@@ -74,15 +74,15 @@ _HIFIHYBRID_NAMES = {
     "amp_kernel_sizes": ("resblock_kernel_sizes", SIZES),
     "amp_dilation_sizes": ("resblock_dilations", several(SIZES)),
 }
-# Entries of the originals' files that only training reads; n_frames sets a width that cancels out of the filters.
-_UNUSED = {
+# Entries of HiFi-GAN's file that only training reads.
+_HIFIGAN_UNUSED = {
     **dict.fromkeys(("num_gpus", "batch_size", "learning_rate", "adam_b1", "adam_b2", "lr_decay", "seed"), NUMBER),
     **dict.fromkeys(("segment_size", "num_freq", "num_workers"), COUNT),
     "fmax_for_loss": either(POSITIVE, NONE),
     "dist_config": MAPPING,
     "hop_size": SIZE,
-    "n_frames": SIZE,
 }
+_HIFIHYBRID_UNUSED = {"n_frames": SIZE}  # sets a width that cancels out of the filters
 
 
 def key_table(config: HifiVocoderConfig) -> list[tuple[str, str]]:
@@ -125,7 +125,8 @@ def configuration_from_original(architecture: str, arguments: Mapping) -> HifiVo
     hifigan = architecture == "hifigan"
     names = _HIFIGAN_NAMES if hifigan else _HIFIHYBRID_NAMES
     mels = _MEL_NAMES if hifigan else {"n_mels": ("num_mel_bins", SIZE)}
-    everything = take_arguments(arguments, {**names, **mels}, _UNUSED, f"original {architecture}")
+    unused = _HIFIGAN_UNUSED if hifigan else _HIFIHYBRID_UNUSED
+    everything = take_arguments(arguments, {**names, **mels}, unused, f"original {architecture}")
     fields = {ours: everything[ours] for ours, _ in names.values() if ours in everything}
     base = HifiVocoderConfig.preset("hifigan_v1" if hifigan else "hifihybrid").to_dict()
     for name in fields.keys() | {"architecture"}:

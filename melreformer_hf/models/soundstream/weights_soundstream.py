@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from melreformer_hf.models.soundstream.configuration_soundstream import SoundStreamConfig
-from melreformer_hf.originals.arguments import FLAG, NUMBER, SIZE, SIZES, TEXT, either, take_arguments
+from melreformer_hf.originals.arguments import ANYTHING, FLAG, NUMBER, SIZE, SIZES, TEXT, either, take_arguments
 from melreformer_hf.originals.formats import OriginalFormat
 from melreformer_hf.originals.renaming import rename_keys
 
@@ -35,6 +35,7 @@ _WITHOUT_FIELD = {
     "vq_cutoff_freq": NUMBER,
     "n_heads": SIZE,
     "context_length": SIZE,
+    "norm": ANYTHING,
 }
 _WIDE = ("codewords", "vector_sum")
 
@@ -47,6 +48,7 @@ def configuration_from_original(arguments: Mapping) -> SoundStreamConfig:
     """
     fields = take_arguments(arguments, _NAMES, _WITHOUT_FIELD, ORIGIN)
     refused = {
+        "norm": (nn.Identity, "the original calls it without a size, so that it cannot normalize channels"),
         "input_format": ("n c l", "the original's other layout does not run"),
         "zero_center": (False, "the mean that is taken off and put back is not among the codes"),
         "use_energy_transformer": (False, "that bottleneck has no codes; see energy_stage of SoundStreamConfig"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -67,10 +68,27 @@ class Interruption:
             signal.raise_signal(signum)
 
 
-def ignore_interruptions(worker: int) -> None:
-    """For workers that prepare batches: signals of the terminal go to all processes, and the training still needs them."""
-    for signum in _SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)
+class PatientWorkers:
+    """Start of the workers that prepare batches (`worker_init_fn`): they outlive signals that are meant for the training.
+
+    Terminals and schedulers signal all processes at once, but the step at hand still needs its batches. Once the training
+    is over (`close`), SIGTERM ends a worker again: that is how Python gets rid of them when it exits.
+    """
+
+    def __init__(self) -> None:
+        self._closed = multiprocessing.RawValue("b", 0)  # shared with the workers, without a lock
+
+    def __call__(self, worker: int) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._terminate)
+
+    def _terminate(self, signum: int, frame: FrameType | None) -> None:
+        if self._closed.value:
+            os._exit(0)
+
+    def close(self) -> None:
+        """The training is over, however it ended."""
+        self._closed.value = 1
 
 
-__all__ = ["Interruption", "TrainingInterrupted", "ignore_interruptions"]
+__all__ = ["Interruption", "PatientWorkers", "TrainingInterrupted"]

@@ -14,7 +14,7 @@ from melreformer_hf.training import checkpointing
 from melreformer_hf.training.accelerator import make_accelerator
 from melreformer_hf.training.cards import training_card
 from melreformer_hf.training.config import TrainingConfig
-from melreformer_hf.training.interruption import Interruption, TrainingInterrupted, ignore_interruptions
+from melreformer_hf.training.interruption import Interruption, PatientWorkers, TrainingInterrupted
 from melreformer_hf.training.progress import Clock
 from melreformer_hf.training.recipes.base import Recipe
 from melreformer_hf.training.reporting import Display, TrainingLog, duration_in_words
@@ -46,7 +46,7 @@ class Trainer:
         # What a recipe draws while training differs between processes; a checkpoint replaces it below.
         torch.manual_seed(config.seed + self.accelerator.process_index)
         self.resumed_from = self.state.resume()
-        self.updater = Updater(self.state)
+        self.updater, self._workers = Updater(self.state), PatientWorkers()
         self.log = TrainingLog(self.output_dir, self.state.progress) if self.is_main else None
 
     def _loader(self) -> DataLoader:
@@ -56,7 +56,7 @@ class Trainer:
             batch_size=None,
             num_workers=config.num_workers,
             prefetch_factor=config.prefetch_batches if config.num_workers else None,
-            worker_init_fn=ignore_interruptions,
+            worker_init_fn=self._workers,
             pin_memory=self.accelerator.device.type == "cuda",
             # Its own generator: drawing the workers' seeds from the global one would make a resumed run differ.
             generator=torch.Generator().manual_seed(config.seed),
@@ -81,6 +81,7 @@ class Trainer:
                 self._train(display, interruption)
             self._publish(self.output_dir)
         finally:
+            self._workers.close()
             display.close()
             if self.log is not None:
                 self.log.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import signal
@@ -304,3 +305,27 @@ def test_the_toy_stream_is_shared_among_processes():
     firsts = [next(iter(part))["index"] for part in parts]
     assert firsts == [0, 1]
     assert isinstance(Network(), nn.Module)
+
+
+def test_workers_outlive_signals_of_the_training_and_end_with_it(tmp_path):
+    trainer = trainer_of(tmp_path, num_workers=1)
+    batches = iter(trainer._loader())
+    next(batches)
+    (worker,) = batches._workers
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid, signum)
+    for _ in range(12):  # more than were prepared ahead
+        next(batches)
+    assert worker.is_alive()
+    trainer._workers.close()
+    worker.terminate()  # what Python does when it exits while somebody still holds the iterator
+    worker.join(20)
+    assert not worker.is_alive() and worker.exitcode == 0
+    trainer.log.close()
+
+
+def test_a_training_with_workers_is_stopped_and_goes_on(tmp_path):
+    with pytest.raises(TrainingInterrupted):
+        run(tmp_path, num_workers=2, options={"signal_at": 1})
+    assert run(tmp_path, num_workers=2, resume="latest").state.progress.step == 6
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5, 6]

@@ -6,12 +6,12 @@ in two that hold half of it each.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import torch
 
 from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram
+from melreformer_hf.audio.stft import Transform, extend, map_frames, power
 
 DEFAULT_WINDOWS = (128, 256, 512, 1024, 2048)
 _SMALLEST_POWER = 1e-10  # of a magnitude of 1e-5
@@ -26,21 +26,15 @@ def _check_pair(prediction: torch.Tensor, target: torch.Tensor) -> None:
         )
 
 
-@functools.lru_cache(maxsize=32)
-def _window(size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    # A tensor that was first made in inference mode could not be saved for a later backward.
-    with torch.inference_mode(False):
-        return torch.hann_window(size, dtype=dtype, device=device)
-
-
 def stft_magnitude(waveform: torch.Tensor, window_size: int) -> torch.Tensor:
     """Centered magnitude spectrogram, (batch, bin, frame), hop a quarter of the window; at least 1e-5."""
-    window = _window(window_size, waveform.dtype, waveform.device)
-    spectrum = torch.stft(
-        waveform, window_size, window_size // 4, window_size, window, pad_mode="reflect", return_complex=True
-    )
-    # The clamp is inside the root: its gradient at zero would be infinite.
-    return torch.view_as_real(spectrum).square().sum(-1).clamp(min=_SMALLEST_POWER).sqrt()
+    transform = Transform(window_size, window_size // 4, window_size)
+
+    def magnitude(spectrum: torch.Tensor) -> torch.Tensor:
+        # The clamp is inside the root: its gradient at zero would be infinite.
+        return power(spectrum).clamp(min=_SMALLEST_POWER).sqrt()
+
+    return map_frames(extend(waveform, transform, centered=True), transform, magnitude).transpose(1, 2)
 
 
 def _spectral_convergence(predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

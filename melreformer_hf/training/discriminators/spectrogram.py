@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from melreformer_hf.audio.stft import Transform, extend, full_precision, map_frames, power
 from melreformer_hf.training.discriminators.stacks import SideBySide, judge
 
 _SLOPE = 0.1
@@ -40,14 +41,14 @@ class SpectrogramDiscriminator(nn.Module):
         self.output_conv = nn.Conv2d(channels, 1, 3, padding=1)
 
     def _spectrogram(self, waveform: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(waveform.device.type, enabled=False):
-            window = torch.hann_window(self.window_size, device=waveform.device)
-            spectrum = torch.stft(
-                waveform.float(), self.window_size, self.window_size // 4, window=window, return_complex=True
-            )
-            # Not abs(): its gradient is undefined where a bin is empty, and silence has empty bins.
-            power = torch.view_as_real(spectrum).square().sum(-1)
-            return 0.5 * power.clamp(min=_SMALLEST_POWER).log()
+        transform = Transform(self.window_size, self.window_size // 4, self.window_size)
+
+        def log_magnitude(spectrum: torch.Tensor) -> torch.Tensor:
+            return 0.5 * power(spectrum).clamp(min=_SMALLEST_POWER).log()
+
+        with full_precision(waveform):
+            frames = map_frames(extend(waveform.float(), transform, centered=True), transform, log_magnitude)
+        return frames.transpose(1, 2)  # (batch, frame, bin) -> (batch, bin, frame)
 
     def forward(self, waveform: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """(batch, sample) -> logits (batch, position) and the layers' outputs."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from melreformer_hf.audio.stft import Transform, extended_stft, full_precision
 from melreformer_hf.originals.arguments import (
     EMPTY,
     FLAG,
@@ -149,18 +150,14 @@ class StftDiscriminator(nn.Module):
 
     def spectrum(self, waveform: torch.Tensor) -> torch.Tensor:
         """(batch, channel, sample) -> complex (batch, channel, bin, frame), scaled as configured."""
-        with torch.autocast(waveform.device.type, enabled=False):
-            spectrum = torch.stft(
-                waveform.float().flatten(0, 1),
-                self.n_fft,
-                self.hop_length,
-                self.win_length,
-                self.window.float(),
-                center=False,
-                return_complex=True,
-            )
+        window, before = self.window.float(), (self.n_fft - self.win_length) // 2
+        transform = Transform(self.n_fft, self.hop_length, self.win_length)
+        with full_precision(waveform):
+            # The window in the middle of the frame, as torch has it: (batch * channel, frame, bin).
+            wide = nn.functional.pad(window, (before, self.n_fft - self.win_length - before))
+            spectrum = extended_stft(waveform.float().flatten(0, 1), transform, wide).transpose(1, 2)
             if self.normalized:
-                spectrum = spectrum / self.window.float().square().sum().sqrt()
+                spectrum = spectrum / window.square().sum().sqrt()
             return spectrum.unflatten(0, waveform.shape[:2])
 
     def forward(self, waveform: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import interpolate, mse_loss
 
 from melreformer_hf.audio.mel import MelConfig, mel_spectrogram
+from melreformer_hf.audio.stft import Transform
 
 DEFAULT_STAGE_WEIGHTS = (0.25, 0.5, 1.0, 1.25, 0.01, 2.99)
 DEFAULT_MEL_WINDOWS = (64, 128, 256, 512, 1024, 2048)
@@ -138,7 +139,7 @@ def multi_window_mel_distance(
             num_mel_bins=_NUM_MEL_BINS,
             power=2.0,
         )
-        energy = torch.hann_window(window).square().sum().item()
+        energy = Transform.of(config).window().square().sum().item()
         pairs.append([mel_spectrogram(waveform.float(), config) / energy for waveform in (prediction, target)])
     predicted, wanted = zip(*pairs, strict=True)
     return spectrogram_distance(predicted, wanted, window_weights(windows))

@@ -9,15 +9,11 @@ from training_utils import ADVERSARIAL, VOCODER, context, started
 
 from melreformer_hf.audio.mel import log_mel_spectrogram
 from melreformer_hf.nn.conv import apply_weight_norm
-from melreformer_hf.training import discriminators
 from melreformer_hf.training.config import TrainingConfig
-from melreformer_hf.training.discriminators import (
-    DiscriminatorDraw,
-    MultiScaleStftDiscriminator,
-    PatchDiscriminator,
-    PooledWaveformDiscriminator,
-    TwoSidedStftDiscriminator,
-)
+from melreformer_hf.training.discriminators.drawing import DiscriminatorDraw
+from melreformer_hf.training.discriminators.patch import PatchDiscriminator
+from melreformer_hf.training.discriminators.soundstream import PooledWaveformDiscriminator, TwoSidedStftDiscriminator
+from melreformer_hf.training.discriminators.stft import MultiScaleStftDiscriminator
 from melreformer_hf.training.freezing import freeze
 from melreformer_hf.training.losses import (
     feature_matching_loss,
@@ -291,10 +287,3 @@ def test_bitrates_of_the_discriminators():
     assert [draw.num_quantizers(name, 8) for name in draw.names] == [8, 1, 2, 3, 4, 8]
     assert [draw.num_quantizers(name, 10) for name in draw.names] == [10, 2, 4, 6, 8, 10]
     assert DiscriminatorDraw(["only"]).num_quantizers("only", 3) == 3
-
-
-def test_public_names():
-    for name in discriminators.__all__:
-        assert getattr(discriminators, name).__name__ == name
-    with pytest.raises(AttributeError, match="PachDiscriminator"):
-        _ = discriminators.PachDiscriminator

@@ -409,18 +409,20 @@ class ResidualVectorQuantizer(nn.Module):
         """Remember what the codebooks shall learn from a training forward, until `update_codebooks`.
 
         Args:
-            output: of this quantizer in training mode, or of a model that passes its `codebook_inputs` on.
+            output: of this quantizer in training mode, or of a model that passes its `codebook_inputs` on; or these
+                alone, as a recipe keeps them of every batch (`Phase.kept`) for its `after_step`.
 
         Raises:
             ValueError: the output was made in evaluation mode.
         """
-        if output.codebook_inputs is None:
+        inputs = output if isinstance(output, CodebookInputs) else output.codebook_inputs
+        if inputs is None:
             raise ValueError(
                 "output has no codebook_inputs, got those of a forward in evaluation mode: call train() before it."
             )
         if self._pending is None:
             self._pending = PendingStatistics([self.codebook(level) for level in range(self.num_quantizers)])
-        self._pending.add(output.codebook_inputs)
+        self._pending.add(inputs)
 
     def discard_accumulated(self) -> None:
         """Forget what was accumulated, for a step that is given up."""
@@ -458,8 +460,8 @@ class ResidualVectorQuantizer(nn.Module):
 class CodebookModelMixin:
     """Base of models with a `quantizer`: their codebooks learn when the training says so, never inside `forward`.
 
-    A training calls `accumulate_codebooks(output)` with the output of every micro batch, and `update_codebooks()` once
-    per step, behind the optimizer's; on several processes all of them do.
+    A training calls `accumulate_codebooks(output)` with the output (or its `codebook_inputs`) of every micro batch, and
+    `update_codebooks()` once per step, behind the optimizer's; on several processes all of them do.
     """
 
     quantizer: ResidualVectorQuantizer

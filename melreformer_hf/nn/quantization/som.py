@@ -180,8 +180,9 @@ class TopologyOutput(ModelOutput):
 
 
 def _ranks(values: torch.Tensor) -> torch.Tensor:
-    """Mean rank of equal values: (value,) -> (value,) float64."""
-    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    """Mean rank of equal values: (value,) -> (value,) float64 on the CPU."""
+    # On the CPU: ranks of many pairs need float64, which not every device has.
+    _, inverse, counts = torch.unique(values.cpu(), return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double()
     # Equal values share the mean of their ranks, as Spearman's correlation asks.
     return (last - (counts.double() - 1) / 2)[inverse]
@@ -189,9 +190,10 @@ def _ranks(values: torch.Tensor) -> torch.Tensor:
 
 def rank_correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Spearman's correlation of two (value,) tensors; 0 where one of them is constant."""
-    first, second = (_ranks(values) - _ranks(values).mean() for values in (first, second))
+    device = first.device
+    first, second = (ranks - ranks.mean() for ranks in (_ranks(first), _ranks(second)))
     scale = first.norm() * second.norm()
-    return (first @ second / scale if scale > 0 else scale).float()
+    return (first @ second / scale if scale > 0 else scale).float().to(device)
 
 
 @torch.no_grad()

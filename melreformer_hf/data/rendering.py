@@ -22,6 +22,8 @@ _NO_SOUND_FONT = re.compile(
     r"(failed|unable|couldn't) to (load|open) .{0,200}sound ?font|not a sound ?font", re.I | re.S
 )
 METADATA_FIELDS = ("file_name", "recording", "split", "license", "attribution", "source")
+# Columns that are understood under another name, and become one of the fields above.
+_RENAMED = ("path", "licence", "source_repo")
 
 
 @dataclass
@@ -146,7 +148,8 @@ def render_folder(
 def _write_metadata(midi_dir: Path, output: Path, files: list[Path], rows: dict, report: RenderReport) -> None:
     done = set(report.rendered) | set(report.kept)
     with replacing(output / "metadata.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, METADATA_FIELDS)
+        others = sorted({column for row in rows.values() for column in row if column} - {*METADATA_FIELDS, *_RENAMED})
+        writer = csv.DictWriter(file, (*METADATA_FIELDS, *others))
         writer.writeheader()
         for midi in files:
             name = midi.relative_to(midi_dir).with_suffix(".wav").as_posix()
@@ -161,6 +164,7 @@ def _write_metadata(midi_dir: Path, output: Path, files: list[Path], rows: dict,
                     "license": row.get("license") or row.get("licence", ""),
                     "attribution": row.get("attribution", ""),
                     "source": row.get("source") or row.get("source_repo", ""),
+                    **{column: row.get(column) or "" for column in others},
                 }
             )
 

@@ -16,6 +16,7 @@ from melreformer_hf.data.batches import BatchStream
 from melreformer_hf.data.building import BuildConfig, build_dataset
 from melreformer_hf.data.built import BuiltRecordings
 from melreformer_hf.data.opening import open_recordings
+from melreformer_hf.data.recordings import CropSettings, is_mostly_silent
 
 
 @pytest.fixture(scope="module")
@@ -326,6 +327,30 @@ def test_labels_that_are_not_there_are_refused(labelled, tmp_path, label, fragme
     _write(tmp_path / "a.wav", tone(0.5))
     with pytest.raises(ValueError, match="folders of their own"):
         build_dataset(tmp_path, tmp_path / "out", BuildConfig(label="folder"), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("level", "share", "silent"), [(0.9e-3, 0.55, True), (1.1e-3, 0.55, False), (0.9e-3, 0.45, False)]
+)
+def test_what_is_mostly_silent(level, share, silent):
+    """More than half of the blocks of 50 ms below -60 dB of full scale; loud in one channel is loud."""
+    waveform = torch.full((20000,), 0.1)
+    waveform[: int(share * 20000)] = level
+    assert is_mostly_silent(waveform, 20000) == silent
+    assert not is_mostly_silent(torch.stack([waveform, torch.full_like(waveform, 0.1)]), 20000)
+    assert is_mostly_silent(torch.zeros(3), 20000)
+
+
+def test_lengths_of_crops_are_log_uniform():
+    settings = CropSettings(min_samples=1000, max_samples=8000)
+    random = np.random.default_rng(0)
+    places = [settings.place(10000, random) for _ in range(4000)]
+    lengths = np.array([length for _, length in places])
+    # A third of the lengths lies in each doubling.
+    shares = [((lengths >= low) & (lengths < 2 * low)).mean() for low in (1000, 2000, 4000)]
+    assert np.allclose(shares, 1 / 3, atol=0.03) and abs(lengths.mean() / settings.mean_samples - 1) < 0.03
+    starts = np.array([start / (10000 - length) for start, length in places])
+    assert abs(starts.mean() - 0.5) < 0.02 and starts.min() < 0.01 and starts.max() > 0.99
 
 
 def silent_share(recordings, **arguments):

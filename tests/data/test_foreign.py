@@ -138,6 +138,14 @@ def test_resuming_does_not_read_the_epoch_again(folder, position, monkeypatch):
     same(take(resumed, 4), expected)
 
 
+def test_windows_are_bounded_in_memory_too(folders, monkeypatch):
+    rows = [item["anchor"]["row"] for item in take(make(folders["parquet"]), 60) if item["anchor"]["epoch"] == 0]
+    assert set(np.diff(sorted(set(rows)))) <= {WINDOW, WINDOW + 1, WINDOW + 2, WINDOW + 3}  # some are held out
+    monkeypatch.setattr(foreign, "WINDOW_BYTES", 1000)
+    rows = [item["anchor"]["row"] for item in take(make(folders["parquet"]), 60) if item["anchor"]["epoch"] == 0]
+    assert len(set(rows)) > 6  # every recording is a window of its own
+
+
 def test_items_are_reached_in_any_order_and_copies_share_nothing(folder):
     stream = make(folder)
     forward = take(make(folder), 30)

@@ -60,7 +60,7 @@ def midi_dir(tmp_path):
     (folder / "bach").mkdir(parents=True)
     for name, text in {"bach/one.mid": "440", "bach/two.midi": "220", "rest.mid": "", "bad.MID": "broken"}.items():
         (folder / name).write_text(text)
-    rows = ["path,split,licence,attribution,source_repo", "midi/bach/one.mid,test,CC0-1.0,Bach,a/b"]
+    rows = ["path,split,licence,attribution,source_repo,label", "midi/bach/one.mid,test,CC0-1.0,Bach,a/b,fugue"]
     (tmp_path / "manifest.csv").write_text("\n".join(rows))
     return folder
 
@@ -116,6 +116,7 @@ def test_a_folder_is_rendered_with_its_metadata_and_failures_are_listed(synthesi
         "license": "CC0-1.0",
         "attribution": "Bach",
         "source": "a/b",
+        "label": "fugue",
     }
     assert rows["bach/two.wav"]["split"] == ""
 
@@ -138,6 +139,7 @@ def test_renderings_become_a_dataset_by_commands(synthesizer, midi_dir, tmp_path
     config = BuildConfig(test_fraction=0.0, validation_fraction=0.0, workers=1, license="CC-BY-4.0")
     report = build_dataset(tmp_path / "wav", tmp_path / "data", config, progress=False)
     assert report["licenses"] == {"CC-BY-4.0": 1, "CC0-1.0": 1}
+    assert BuiltRecordings(tmp_path / "data", "test").recordings[0].metadata["label"] == "fugue"
     for split, name in (("train", "bach/two"), ("test", "bach/one")):
         assert [item.name for item in BuiltRecordings(tmp_path / "data", split).recordings] == [name]
 

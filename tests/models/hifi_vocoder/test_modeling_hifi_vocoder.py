@@ -231,7 +231,7 @@ ODD_ARGUMENTS = {
     "upsample_kernel_sizes": [11, 8],
     "upsample_initial_channel": 12,
     "resblock_kernel_sizes": [3, 5],
-    "resblock_dilation_sizes": [[1, 2], [2, 6]],
+    "resblock_dilation_sizes": [[1, 2, 4], [2, 6, 1]],
     "num_mels": 20,
     "batch_size": 16,
 }
@@ -239,7 +239,11 @@ ODD_ARGUMENTS = {
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_original_files_of_unusual_sizes(suffix, tmp_path):
-    fields = {"resblock_kernel_sizes": (3, 5), "resblock_dilations": ((1, 2), (2, 6)), "upsample_initial_channels": 12}
+    fields = {
+        "resblock_kernel_sizes": (3, 5),
+        "resblock_dilations": ((1, 2, 4), (2, 6, 1)),
+        "upsample_initial_channels": 12,
+    }
     model = HifiVocoderModel(
         HifiVocoderConfig(
             architecture="hifigan",

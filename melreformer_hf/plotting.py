@@ -195,8 +195,46 @@ def color_bar(config: MelConfig, low: float, high: float) -> Image:
     return image
 
 
+class MelSummary:
+    """A mel that arrives in pieces, averaged to so few columns that its memory does not grow with its length.
+
+    Args:
+        num_frames: of the whole mel.
+        width: most columns to keep.
+    """
+
+    def __init__(self, num_frames: int, width: int = 2048) -> None:
+        self.num_frames, self.width = num_frames, min(num_frames, width)
+        self.position = 0
+        self._sums: torch.Tensor | None = None
+        self._counts = torch.zeros(self.width)
+
+    def add(self, piece: torch.Tensor) -> None:
+        """Add (mel, frame), the frames after those that were added."""
+        piece = piece.detach().cpu().float()
+        if self._sums is None:
+            self._sums = torch.zeros(piece.shape[0], self.width)
+        frames = torch.arange(self.position, self.position + piece.shape[1])
+        columns = frames * self.width // self.num_frames
+        self._sums.index_add_(1, columns, piece)
+        self._counts.index_add_(0, columns, torch.ones(len(columns)))
+        self.position += piece.shape[1]
+
+    def mel(self) -> torch.Tensor:
+        """(mel, column) means of the columns that were reached."""
+        if self._sums is None:
+            return torch.zeros(0, 0)
+        reached = int((self._counts > 0).sum())
+        return self._sums[:, :reached] / self._counts[:reached]
+
+
 def save_idea_and_mel(
-    idea: torch.Tensor, mel: torch.Tensor, config: MelConfig, path: str | os.PathLike, title: str
+    idea: torch.Tensor,
+    mel: torch.Tensor,
+    config: MelConfig,
+    path: str | os.PathLike,
+    title: str,
+    num_frames: int | None = None,
 ) -> Path:
     """Write a PNG: an idea on the left, the mel it became on the right, one colour scale, axes in seconds and Hz.
 
@@ -206,16 +244,16 @@ def save_idea_and_mel(
         config: the contract of both.
         path: the file, written complete or not at all.
         title: told about the mel, such as its seed.
+        num_frames: that the mel had before it was averaged to fewer columns; default: as many as it has.
     """
     from PIL import Image
 
-    seconds, bands = mel.shape[1] / config.frame_rate, config.num_mel_bins
+    frames = mel.shape[1] if num_frames is None else num_frames
+    seconds, bands = frames / config.frame_rate, config.num_mel_bins
     low, high = min(idea.min().item(), mel.min().item()), max(idea.max().item(), mel.max().item())
     parts = [
         mel_figure(idea, config, seconds, f"idea, {bands} bands x {idea.shape[1]} columns", low, high, width=460),
-        mel_figure(
-            mel, config, seconds, f"log-mel, {bands} bands x {mel.shape[1]} frames; {title}", low, high, width=920
-        ),
+        mel_figure(mel, config, seconds, f"log-mel, {bands} bands x {frames} frames; {title}", low, high, width=920),
         color_bar(config, low, high),
     ]
     picture = Image.new("RGB", (sum(part.width for part in parts), parts[0].height), _PAPER)
@@ -230,6 +268,7 @@ def save_idea_and_mel(
 
 
 __all__ = [
+    "MelSummary",
     "band_of",
     "color_bar",
     "colorize",

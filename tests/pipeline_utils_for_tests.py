@@ -7,6 +7,8 @@ import torch
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
 from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
+from melreformer_hf.models.idea_stylegan2.configuration_idea_stylegan2 import IdeaStyleGan2Config
+from melreformer_hf.models.idea_stylegan2.modeling_idea_stylegan2 import IdeaStyleGan2Model
 from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel, make_scheduler
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
 from melreformer_hf.models.mel_reformer.modeling_mel_reformer import MelReformerModel
@@ -43,11 +45,27 @@ def tiny_parts(mel: dict = MEL) -> dict:
         log2_frames_max=7.0,
     )
     return {
-        "unet": unet.eval(),
+        "idea": unet.eval(),
         "scheduler": make_scheduler(),
         "expansion": MelReformerModel(expansion).eval(),
         "vocoder": HifiVocoderModel(vocoder).eval(),
     }
+
+
+def tiny_adversarial_idea(mel: dict = MEL) -> IdeaStyleGan2Model:
+    torch.manual_seed(0)
+    config = IdeaStyleGan2Config(
+        mel=mel,
+        num_columns=32,
+        style_size=16,
+        num_mapping_layers=1,
+        channels=(16, 16),
+        log2_frames_mean=6.5,
+        log2_frames_std=0.5,
+        log2_frames_min=6.0,
+        log2_frames_max=7.0,
+    )
+    return IdeaStyleGan2Model(config).eval()
 
 
 def tiny_pipeline() -> MelReformerPipeline:

@@ -114,7 +114,7 @@ def test_the_settings_of_the_scaling_guide_are_what_it_says():
 
 def test_the_figure_has_the_shapes_of_the_bundled_pipeline():
     pipe = MelReformerPipeline.from_pretrained("piano-tiny")
-    frames, mel, columns = pipe.frames_of(20), pipe.mel_config, pipe.unet.config.num_columns
+    frames, mel, columns = pipe.frames_of(20), pipe.mel_config, pipe.idea.config.num_columns
     samples, fold = frames * mel.hop_length, pipe.expansion.config.fold_size
     figure = BLOCK.search((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")).group(2)
     before, after = pipe.vocoder.receptive_field_frames

@@ -15,7 +15,7 @@ from pipeline_utils_for_tests import tiny_pipeline
 
 import melreformer_hf
 from melreformer_hf._registration import FAMILIES, PIPELINES, is_own_command, register
-from melreformer_hf.pipelines.pipeline_utils import BUNDLED
+from melreformer_hf.pipelines.loading import BUNDLED
 
 
 def python(code: str, *arguments: str) -> str:
@@ -145,9 +145,9 @@ def test_a_pipeline_names_the_package_and_loads_from_older_files_too(saved, tmp_
     from diffusers import DiffusionPipeline
 
     index = json.loads((saved / "pipe" / "model_index.json").read_text())
-    assert index["vocoder"] == ["melreformer_hf", "HifiVocoderModel"] and index["unet"][0] == "melreformer_hf"
+    assert index["vocoder"] == ["melreformer_hf", "HifiVocoderModel"] and index["idea"][0] == "melreformer_hf"
     shutil.copytree(saved / "pipe", tmp_path / "older")
-    for part in ("unet", "expansion", "vocoder"):
+    for part in ("idea", "expansion", "vocoder"):
         index[part][0] = getattr(melreformer_hf, index[part][1]).__module__
     (tmp_path / "older" / "model_index.json").write_text(json.dumps(index))
     for cls in (DiffusionPipeline, melreformer_hf.MelReformerPipeline):
@@ -162,5 +162,5 @@ def test_the_bundled_pipeline_loads_generically_in_full_precision():
 
     pipe = DiffusionPipeline.from_pretrained(BUNDLED / "piano-tiny")
     assert type(pipe) is melreformer_hf.MelReformerPipeline
-    parts = [pipe.unet, pipe.expansion, pipe.vocoder]
+    parts = [pipe.idea, pipe.expansion, pipe.vocoder]
     assert {parameter.dtype for part in parts for parameter in part.parameters()} == {torch.float32}

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -89,23 +93,102 @@ def read_audio(
     return torch.from_numpy(waveform), rate
 
 
-def write_wav(path: str | os.PathLike, waveform: torch.Tensor, sampling_rate: int) -> Path:
-    """Write a 16-bit WAV file, complete or not at all.
+# Format and encoding of soundfile by suffix.
+_ENCODINGS = {
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".mp3": ("MP3", "MPEG_LAYER_III"),
+}
+# MP3 has no other sampling rates.
+_MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+# Blocks: the encoder of Vorbis overflows its stack when it is given many minutes at once.
+_BLOCK = 1 << 16
+
+
+def encoding_of(path: str | os.PathLike) -> tuple[str, str]:
+    """Format and encoding of soundfile for a file name.
+
+    Raises:
+        ValueError: a suffix that is not written.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in _ENCODINGS:
+        raise ValueError(f"An audio file must end in {', '.join(_ENCODINGS)}, got {str(path)!r}.")
+    return _ENCODINGS[suffix]
+
+
+def to_int16(samples: np.ndarray, gain: float = 1.0) -> np.ndarray:
+    """Floats with full scale at 1 as 16-bit samples, rounded to the nearest; what is louder is clipped."""
+    return np.rint(np.clip(samples * gain, -1.0, 1.0) * 32767).astype("<i2")
+
+
+@contextmanager
+def open_audio(
+    file: str | os.PathLike | BinaryIO, name: str | os.PathLike, sampling_rate: int, channels: int = 1
+) -> Iterator[Callable[[torch.Tensor], None]]:
+    """Write audio piece by piece, in the format that the suffix of `name` says.
+
+    Args:
+        file: to write to: a path, or an open file.
+        name: whose suffix counts.
+        sampling_rate: samples per second.
+        channels: of the audio.
+
+    Yields:
+        a function that writes (channel, samples) float tensors; louder than full scale is clipped.
+
+    Raises:
+        ValueError: a suffix that is not written, or a sampling rate that MP3 does not have.
+        OSError: the file cannot be written, for example because the disk is full.
+    """
+    import soundfile
+
+    kind, subtype = encoding_of(name)
+    if kind == "MP3" and sampling_rate not in _MP3_RATES:
+        raise ValueError(f"MP3 has the sampling rates {_MP3_RATES}, got {sampling_rate}. Write .wav or .flac.")
+    target = os.fspath(file) if isinstance(file, (str, os.PathLike)) else file
+    try:
+        with soundfile.SoundFile(target, "w", sampling_rate, channels, subtype, format=kind) as sound:
+
+            def write(piece: torch.Tensor) -> None:
+                data = piece.detach().cpu().float().clamp(-1, 1).numpy().T
+                if subtype == "PCM_16":
+                    data = to_int16(data)  # libsndfile would round down
+                for begin in range(0, len(data), _BLOCK):
+                    sound.write(data[begin : begin + _BLOCK])
+
+            yield write
+    except soundfile.LibsndfileError as error:
+        # libsndfile hides the system's reason; the likely one can be looked up.
+        raise OSError(f"{name} could not be written: {error} {_reason(target)}".strip()) from error
+
+
+def _reason(target: str | BinaryIO) -> str:
+    if not isinstance(target, str):
+        return ""
+    folder = Path(target).parent
+    if not folder.is_dir():
+        return f"There is no folder {folder}."
+    free = shutil.disk_usage(folder).free
+    return f"The disk is full ({free / 1e6:.1f} MB are free)." if free < 1e6 else ""
+
+
+def write_audio(path: str | os.PathLike, waveform: torch.Tensor, sampling_rate: int) -> Path:
+    """Write an audio file, complete or not at all: .wav and .flac (16 bit), .ogg (Vorbis) or .mp3, by its suffix.
 
     A waveform whose peak exceeds full scale is scaled down as a whole rather than clipped.
 
     Args:
-        path: the file; its folder must exist.
+        path: the file; its folder is made when missing.
         waveform: (samples,) or (channel, samples), float, full scale at 1.
         sampling_rate: samples per second.
 
     Raises:
-        FileNotFoundError: the folder does not exist.
-        ValueError: NaN or infinite samples, or another shape.
+        ValueError: another suffix, NaN or infinite samples, or another shape.
     """
-    import soundfile
-
     path = Path(path)
+    encoding_of(path)
     data = waveform.detach().cpu().float()
     if data.ndim not in (1, 2):
         raise ValueError(f"waveform must have shape (samples,) or (channel, samples), got {tuple(data.shape)}.")
@@ -114,9 +197,20 @@ def write_wav(path: str | os.PathLike, waveform: torch.Tensor, sampling_rate: in
     peak = data.abs().max().item() if data.numel() else 0.0
     if peak > 1.0:
         data = data / peak
-    with replacing(path) as partial:
-        soundfile.write(str(partial), data.numpy().T, sampling_rate, format="WAV", subtype="PCM_16")
+    data = data[None] if data.ndim == 1 else data
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial, open_audio(partial, path, sampling_rate, len(data)) as write:
+        write(data)
     return path
 
 
-__all__ = ["AUDIO_SUFFIXES", "read_audio", "resample", "to_channels", "write_wav"]
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "encoding_of",
+    "open_audio",
+    "read_audio",
+    "resample",
+    "to_channels",
+    "to_int16",
+    "write_audio",
+]

@@ -103,7 +103,7 @@ def _read_codebooks(path: Path):
 
 
 def assemble(
-    unet: Annotated[str, typer.Option(help="Trained IdeaUNetModel: folder or Hub id.")],
+    idea: Annotated[str, typer.Option(help="Trained IdeaUNetModel or IdeaStyleGan2Model: folder or Hub id.")],
     expansion: Annotated[str, typer.Option(help="Trained MelReformerModel: folder or Hub id.")],
     vocoder: Annotated[str, typer.Option(help="Trained HifiVocoderModel: folder or Hub id.")],
     output: Annotated[Path, typer.Option(help="Folder to write the pipeline to.")],
@@ -136,7 +136,7 @@ def assemble(
 
     Parts of different mel contracts are refused.
 
-    Example: melreformer assemble --unet runs/idea/best --expansion runs/expansion/best --vocoder runs/vocoder/best --output mine
+    Example: melreformer assemble --idea runs/idea/best --expansion runs/expansion/best --vocoder runs/vocoder/best --output mine
     """
     import torch
 
@@ -148,17 +148,19 @@ def assemble(
 
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"--dtype must be float32, bfloat16 or float16, got {dtype!r}.")
-    prediction_type = _prediction_type(prediction_type, Path(unet))
+    prediction_type = _prediction_type(prediction_type, Path(idea))
     if card is not None and not card.is_file():
         raise FileNotFoundError(f"No JSON file for the card at {card}.")
-    parts = {"idea model": unet, "expansion": expansion, "vocoder": vocoder}
+    parts = {"idea model": idea, "expansion": expansion, "vocoder": vocoder}
     details = joined_details(parts) | (_read_values(card, "--card") if card is not None else {})
     quiet_libraries()
     register()  # so that the saved pipeline names the package, not the modules of its parts
     changes = {} if refine_steps is None else {"refine_steps": refine_steps}
+    drawing = _load_idea(idea)
+    denoises = isinstance(drawing, IdeaUNetModel)
     pipe = MelReformerPipeline(
-        unet=IdeaUNetModel.from_pretrained(unet),
-        scheduler=make_scheduler(scheduler, prediction_type),
+        idea=drawing,
+        scheduler=make_scheduler(scheduler, prediction_type) if denoises else None,
         expansion=MelReformerModel.from_pretrained(expansion),
         vocoder=HifiVocoderModel.from_pretrained(vocoder, **changes),
     )
@@ -172,7 +174,17 @@ def assemble(
     typer.echo(f"wrote a pipeline of {size:.1f} MB to {output}")
 
 
-def _prediction_type(asked: str | None, unet: Path) -> str:
+def _load_idea(name: str):
+    """A trained idea model of either kind, told apart by its configuration."""
+    from melreformer_hf.models.idea_stylegan2.modeling_idea_stylegan2 import IdeaStyleGan2Model
+    from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel
+
+    kind = IdeaUNetModel.load_config(name)  # the file has the same name in both libraries
+    adversarial = kind.get("model_type") == IdeaStyleGan2Model.config_class.model_type
+    return (IdeaStyleGan2Model if adversarial else IdeaUNetModel).from_pretrained(name)
+
+
+def _prediction_type(asked: str | None, idea: Path) -> str:
     """What the idea model predicts: as asked, as its training wrote down, or the recipe's default.
 
     Raises:
@@ -180,10 +192,10 @@ def _prediction_type(asked: str | None, unet: Path) -> str:
     """
     if asked not in (None, "v_prediction", "sample"):
         raise ValueError(f"--prediction-type must be v_prediction or sample, got {asked!r}.")
-    told = unet / "training.json"
+    told = idea / "training.json"
     if not told.is_file():
         return asked or "sample"
-    settings = _read_values(told, "--unet's").get("config", {})
+    settings = _read_values(told, "--idea's").get("config", {})
     trained = settings.get("options", {}).get("prediction_type", "sample")
     if asked not in (None, trained):
         raise ValueError(f"--prediction-type {asked}: {told} says that the idea model was trained for {trained!r}.")

@@ -54,7 +54,9 @@ def demo(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port. Default: the first free from 7860.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's choice.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads. Default: at most one per available core.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:NUMBER.")] = "auto",
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:

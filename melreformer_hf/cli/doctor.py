@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shutil
 from pathlib import Path
 
 import typer
+
+from melreformer_hf._threads import choose_threads, describe_threads
 
 PACKAGES = {
     "core": ("torch", "transformers", "diffusers", "huggingface_hub", "safetensors", "numpy", "soundfile", "soxr"),
@@ -48,7 +49,8 @@ def _device() -> str:
 
     if torch.cuda.is_available():
         return f"cuda ({torch.cuda.get_device_name(0)}) will be used"
-    return f"cpu will be used, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
+    choose_threads()
+    return f"cpu will be used, {describe_threads()}"
 
 
 def _audio() -> str:
@@ -56,7 +58,7 @@ def _audio() -> str:
 
     formats = [name for name in ("WAV", "FLAC", "OGG", "MP3") if name in soundfile.available_formats()]
     ffmpeg = "found" if shutil.which("ffmpeg") else "missing (only streamed audio in the demo needs it)"
-    return f"soundfile with libsndfile {soundfile.__libsndfile_version__} reads {', '.join(formats)}; ffmpeg {ffmpeg}"
+    return f"soundfile with libsndfile {soundfile.__libsndfile_version__} reads and writes {', '.join(formats)}; ffmpeg {ffmpeg}"
 
 
 def _render() -> str:

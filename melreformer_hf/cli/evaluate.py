@@ -146,7 +146,7 @@ def _measure_expansion(pipe, wanted: dict, seed: int) -> Measured:
 def _measure_idea(pipe, wanted: dict, seed: int) -> Measured:
     from melreformer_hf.training.recipes.idea_diffusion import IdeaDiffusionRecipe
 
-    unet = pipe.unet.config
+    unet = pipe.idea.config
     options = {
         "prediction_type": pipe.scheduler.config.prediction_type,
         "validation_ideas": wanted["crops"],
@@ -157,7 +157,7 @@ def _measure_idea(pipe, wanted: dict, seed: int) -> Measured:
         "fit_crops": 0,
     }
     fields = {"mel": pipe.mel_config.to_dict(), "num_columns": unet.num_columns}
-    return _validate(IdeaDiffusionRecipe, pipe.unet, wanted, fields, options, seed)
+    return _validate(IdeaDiffusionRecipe, pipe.idea, wanted, fields, options, seed)
 
 
 def _measure_music(pipe, wanted: dict, seed: int) -> Measured:
@@ -173,7 +173,7 @@ def _measure_music(pipe, wanted: dict, seed: int) -> Measured:
     )
     from melreformer_hf.metrics.embeddings import LogMelStatistics
 
-    mel, unet, count, rate = pipe.mel_config, pipe.unet.config, wanted["generated"], pipe.sampling_rate
+    mel, unet, count, rate = pipe.mel_config, pipe.idea.config, wanted["generated"], pipe.sampling_rate
     samples = (wanted["frames"] or round(10 * mel.frame_rate)) * mel.hop_length
     held_out, learned = (
         open_recordings(wanted["dataset"], split, sampling_rate=rate, channels=1)
@@ -185,7 +185,7 @@ def _measure_music(pipe, wanted: dict, seed: int) -> Measured:
     )
     seeds = [torch.Generator().manual_seed(seed + index) for index in range(count)]
     made = [
-        pipe(audio_length_in_s=samples / rate, num_inference_steps=wanted["steps"], generator=one).audios[0].cpu()
+        pipe(audio_length_in_s=samples / rate, num_inference_steps=wanted["steps"], generator=one).audios[0, 0].cpu()
         for one in seeds
     ]
     _, frames = pipe.sample_idea(num_inference_steps=1, num_waveforms_per_prompt=len(real), generator=seeds[0])

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from melreformer_hf.cli.errors import check_output_file
+from melreformer_hf._errors import EXIT_INTERRUPTED
+from melreformer_hf._threads import choose_threads, describe_threads
 
 MIN_SECONDS = 1.0
 MAX_SECONDS = 6 * 3600.0
-PIECE_FRAMES = 64
+PIPE = "-"
 
 Checkpoint = Annotated[
     str,
@@ -20,17 +25,29 @@ Checkpoint = Annotated[
         help="Pipeline: name of a bundled checkpoint, folder, or Hub id such as user/name.", rich_help_panel="Model"
     ),
 ]
+Output = Annotated[
+    str,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="File to write: .wav, .flac, .ogg or .mp3; a picture beside it, FILE.png, shows idea and mel. "
+        "- writes WAV to standard output while it is made.",
+    ),
+]
 Peak = Annotated[
-    float,
+    float | None,
     typer.Option(
         max=0.0,
         metavar="DB",
-        help="Level of the file's loudest sample in dB of full scale; the model itself is as soft as its training data.",
+        help="Level of the file's loudest sample in dB of full scale. Default: -1 for generated music, which the model "
+        "plays as softly as its training data; the recording's own level for an expanded one.",
     ),
 ]
 KeepLevel = Annotated[bool, typer.Option("--keep-level", help="Write the model's own level instead.")]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads. Default: torch's choice.", rich_help_panel="Machine")
+    int | None,
+    typer.Option(min=1, help="CPU threads. Default: at most one per available core.", rich_help_panel="Machine"),
 ]
 Device = Annotated[
     str,
@@ -47,9 +64,7 @@ def generate(
             metavar="SECONDS", help="Length of a piece, 1 to 21600 (6 hours). Default: the model draws a length."
         ),
     ] = None,
-    output: Annotated[
-        Path, typer.Option(metavar="FILE.wav", help="WAV file to write; FILE.png beside it shows idea and mel.")
-    ] = Path("song.wav"),
+    output: Output = "song.wav",
     seed: Annotated[
         int | None,
         typer.Option(
@@ -60,79 +75,99 @@ def generate(
         ),
     ] = None,
     steps: Annotated[
-        int, typer.Option(min=1, metavar="NUMBER", help="Denoising steps of the idea: fewer are faster, coarser.")
-    ] = 20,
-    num_waveforms: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="NUMBER", help="Denoising steps of the idea: fewer are faster, coarser. Default: 20."
+        ),
+    ] = None,
+    num: Annotated[
         int,
         typer.Option(
-            min=1, metavar="NUMBER", help="Pieces to generate; several are numbered: FILE-0.wav, FILE-1.wav."
+            "--num",
+            "-n",
+            min=1,
+            metavar="NUMBER",
+            help="Pieces, each with a seed of its own, which is printed: SEED, SEED + 1, ... in FILE-0, FILE-1, ...",
         ),
     ] = 1,
-    peak: Peak = -1.0,
+    peak: Peak = None,
     keep_level: KeepLevel = False,
     checkpoint: Checkpoint = "piano-tiny",
     threads: Threads = None,
     device: Device = "auto",
 ) -> None:
-    """Generate music and write it as a WAV file, with a picture of its idea and mel.
+    """Generate music and write it while it is made, with a picture of its idea and mel.
 
-    Nothing is downloaded for a bundled checkpoint.
+    Any length takes the same memory; what was made is kept when it is interrupted. Nothing is downloaded for a bundled
+    checkpoint.
 
-    Example: melreformer generate --seconds 20 --output song.wav --seed 7
+    Example: melreformer generate --seconds 20 --output song.mp3 --seed 7
     """
-    check_output_file(output, ".wav")
+    files = _names(output, num)
     check_seconds(seconds)
-    level = None if keep_level else peak
-    pipe = load_pipeline(checkpoint, device, threads)
+    level = None if keep_level else -1.0 if peak is None else peak
+    pipe = load_pipeline(checkpoint, device, threads, to_stderr=output == PIPE)
     import torch
 
-    seed = torch.seed() % 2**32 if seed is None else seed
-    generator = torch.Generator().manual_seed(seed)
-    started = time.perf_counter()
+    first = torch.seed() % 2**32 if seed is None else seed
     pipe.set_progress_bar_config(desc="idea", unit="step")
-    ideas, num_frames = pipe.sample_idea(steps, seconds, num_waveforms, generator)
-    result = _render(pipe, ideas, num_frames)
-    _report(result, pipe.mel_config, output, time.perf_counter() - started, f"seed {seed}", level)
+    for index, file in enumerate(files):
+        started, own = time.perf_counter(), (first + index) % 2**63
+        drawn = pipe.sample_idea(seconds, num_inference_steps=steps, generator=torch.Generator().manual_seed(own))
+        render(pipe, drawn, file, level, f"seed {own}", started)
 
 
 def expand(
     recording: Annotated[Path, typer.Argument(metavar="RECORDING", help="WAV, FLAC, OGG or MP3 file.")],
-    output: Annotated[
-        Path, typer.Option(metavar="FILE.wav", help="WAV file to write; FILE.png beside it shows idea and mel.")
-    ] = Path("expanded.wav"),
+    output: Output = "expanded.wav",
     seconds: Annotated[
         float | None,
         typer.Option(
             metavar="SECONDS", help="Length of the result, 1 to 21600 (6 hours). Default: the recording's length."
         ),
     ] = None,
-    peak: Peak = -1.0,
-    keep_level: KeepLevel = False,
+    peak: Peak = None,
     checkpoint: Checkpoint = "piano-tiny",
     threads: Threads = None,
     device: Device = "auto",
 ) -> None:
-    """Shrink a recording to its idea and let the model expand that to full length again.
+    """Shrink a recording to its idea and let the model expand that to full length again, as loud as the recording.
 
     The bundled model knows piano only: whatever it hears, it plays as piano.
 
     Example: melreformer expand song.mp3 --output again.wav
     """
-    check_output_file(output, ".wav")
+    (file,) = _names(output, 1)
     check_seconds(seconds)
-    level = None if keep_level else peak
     if not recording.is_file():
         raise FileNotFoundError(f"No audio file at {recording}.")
     from melreformer_hf.audio.io import read_audio
 
-    pipe = load_pipeline(checkpoint, device, threads)
+    pipe = load_pipeline(checkpoint, device, threads, to_stderr=output == PIPE)
     waveform, rate = read_audio(recording, pipe.sampling_rate)
     started = time.perf_counter()
-    idea, num_frames = pipe.idea_of(waveform, rate)
-    if seconds is not None:
-        num_frames = num_frames.new_tensor([pipe.frames_of(seconds)])
-    result = _render(pipe, idea, num_frames)
-    _report(result, pipe.mel_config, output, time.perf_counter() - started, f"from {recording}", level)
+    render(pipe, pipe.idea_of(waveform, rate, seconds), file, peak, f"from {recording}", started)
+
+
+def _names(output: str, count: int) -> list[Path | None]:
+    """The files to write, `None` for standard output; refused before hours of work go into them.
+
+    Raises:
+        ValueError: a suffix that is not written, a folder of that name, or several pieces for a pipe.
+    """
+    if output == PIPE:
+        if count > 1:
+            raise ValueError(f"--num must be 1 with --output -, got {count}.")
+        if sys.stdout.isatty():
+            raise ValueError("--output - writes WAV to standard output: pipe it, for example into aplay or a file.")
+        return [None]
+    from melreformer_hf.audio.io import encoding_of
+
+    path = Path(output)
+    encoding_of(path)
+    if path.is_dir():
+        raise ValueError(f"--output must be a file, got the folder {path}.")
+    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{index}") for index in range(count)]
 
 
 def check_seconds(seconds: float | None) -> None:
@@ -174,52 +209,81 @@ def quiet_libraries() -> None:
     diffusers_logging.disable_progress_bar()
 
 
-def load_pipeline(checkpoint: str, device: str, threads: int | None):
+def load_pipeline(checkpoint: str, device: str, threads: int | None, to_stderr: bool = False):
     """The pipeline, on a device, without the progress bars of its libraries."""
-    import torch
-
     from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
 
     quiet_libraries()
-    if threads is not None:
-        torch.set_num_threads(threads)
+    choose_threads(threads)
     device = choose_device(device)
     started = time.perf_counter()
     pipe = MelReformerPipeline.from_pretrained(checkpoint).to(device)
-    where = f"cpu, {torch.get_num_threads()} threads" if device == "cpu" else device
-    typer.echo(f"loaded {checkpoint} in {time.perf_counter() - started:.1f} s, on {where}")
+    where = f"cpu, {describe_threads()}" if device == "cpu" else device
+    typer.echo(f"loaded {checkpoint} in {time.perf_counter() - started:.1f} s, on {where}", err=to_stderr)
     return pipe
 
 
-def _render(pipe, ideas, num_frames):
-    """Expand ideas and make them audible below a progress bar: the samples of the pipeline's own call."""
-    import torch
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Inside, SIGTERM is as Ctrl-C: what was made is kept."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def render(pipe, drawn, file: Path | None, peak_db: float | None, origin: str, started: float) -> None:
+    """Write one idea's music, a picture beside it, and say what was written.
+
+    Args:
+        pipe: the pipeline.
+        drawn: ideas (1, mel, column) and num_frames (1,).
+        file: to write; `None` is standard output.
+        peak_db: level of the loudest sample; `None` keeps the pipeline's.
+        origin: where the idea is from, in words.
+        started: when work on it began, of `time.perf_counter`.
+
+    Raises:
+        OSError: the disk is full; what was made is kept, and the message says where.
+        typer.Exit: interrupted; what was made is kept.
+    """
     from tqdm import tqdm
 
-    from melreformer_hf.pipelines.pipeline_utils import MusicPipelineOutput
+    from melreformer_hf.pipelines.writing import write_stream, write_to_pipe
+    from melreformer_hf.plotting import MelSummary, save_idea_and_mel
 
-    samples, rate = num_frames * pipe.mel_config.hop_length, pipe.sampling_rate
-    mels, chunks = [], []
+    frames, rate = int(drawn.num_frames[0]), pipe.sampling_rate
+    samples = frames * pipe.mel_config.hop_length
+    summary = MelSummary(frames)
     layout = "{l_bar}{bar}| {n:.1f}/{total:.1f} s of music [{elapsed}<{remaining}]"
-    with tqdm(total=int(samples.max()), unit_scale=1 / rate, desc="music", bar_format=layout) as bar:
-        pieces = pipe.stream_idea(
-            ideas, num_frames, PIECE_FRAMES / pipe.mel_config.frame_rate, callback_on_mel=mels.append
-        )
-        for chunk in pieces:
-            chunks.append(chunk)
+    with (
+        _terminated_as_interrupted(),
+        tqdm(total=samples, unit_scale=1 / rate, desc="music", bar_format=layout) as bar,
+    ):
+
+        def advance(chunk) -> None:
             bar.update(chunk.shape[-1])
-    return MusicPipelineOutput(torch.cat(chunks, -1), torch.cat(mels, -1), ideas.float(), num_frames, samples, rate)
 
-
-def _report(result, mel_config, output: Path, seconds: float, origin: str, level: float | None) -> None:
-    from melreformer_hf.plotting import save_idea_and_mel
-
-    for index, path in enumerate(result.save(output, level)):
-        frames = int(result.num_frames[index])
-        picture = path.with_suffix(".png")
-        save_idea_and_mel(result.ideas[index], result.mels[index, :, :frames], mel_config, picture, origin)
-        typer.echo(f"wrote {path} ({result.durations[index]:.1f} s, {origin}) and {picture}")
-    typer.echo(f"{sum(result.durations):.1f} s of music in {seconds:.1f} s: {speed(sum(result.durations) / seconds)}")
+        chunks = pipe.stream_idea(*drawn, callback_on_mel=lambda mel: summary.add(mel[0]))
+        if file is None:
+            # The loudest sample is not known before the end: the level is that of the idea made audible.
+            gain = 1.0 if peak_db is None else pipe.live_gain(drawn.ideas)
+            write_to_pipe(chunks, sys.stdout.buffer, samples, rate, gain, advance)
+            return
+        written = write_stream(chunks, file, rate, peak_db, advance)
+    seconds, took = written.num_samples / rate, time.perf_counter() - started
+    if isinstance(written.stopped, KeyboardInterrupt):
+        typer.echo(f"interrupted: the {seconds:.1f} of {samples / rate:.1f} s that were made are in {written.path}")
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if written.stopped is not None:
+        raise OSError(
+            f"{written.stopped} The {seconds:.1f} of {samples / rate:.1f} s that were made are in {written.path}."
+        ) from written.stopped
+    picture = written.path.with_suffix(".png")
+    save_idea_and_mel(drawn.ideas[0], summary.mel(), pipe.mel_config, picture, origin, num_frames=frames)
+    typer.echo(f"wrote {written.path} ({seconds:.1f} s, {origin}) and {picture}")
+    typer.echo(f"{seconds:.1f} s of music in {took:.1f} s: {speed(seconds / took)}")
 
 
 def speed(factor: float) -> str:

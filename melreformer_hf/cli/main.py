@@ -8,6 +8,7 @@ import typer
 
 import melreformer_hf
 from melreformer_hf._errors import EXIT_MISTAKE, told_in_one_line
+from melreformer_hf._threads import sleep_while_waiting
 from melreformer_hf.cli import checkpoints, data, demo, doctor, evaluate, generate, train
 
 app = typer.Typer(
@@ -53,6 +54,7 @@ def settings(
 
 def main() -> None:
     """Run the command; mistakes of the user end with one line and exit code 2, not with a traceback."""
+    sleep_while_waiting()  # torch reads it when a command imports it
     code = 0
     with told_in_one_line(lambda: SETTINGS["traceback"]):
         try:

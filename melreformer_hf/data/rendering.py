@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from melreformer_hf._files import replacing
-from melreformer_hf.audio.io import read_audio, write_wav
+from melreformer_hf.audio.io import read_audio, write_audio
 from melreformer_hf.data.metadata import check_metadata, find_row, read_metadata
 
 MIDI_SUFFIXES = (".mid", ".midi")
@@ -76,7 +76,7 @@ def render_file(
             raise ValueError(
                 f"{midi} renders to silence: has {soundfont} the instruments that it plays? {said[-200:]}"
             )
-        write_wav(output, waveform, rate)
+        write_audio(output, waveform, rate)
     finally:
         raw.unlink(missing_ok=True)
 

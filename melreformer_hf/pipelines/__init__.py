@@ -1,1 +1,1 @@
-"""Part of `melreformer_hf`."""
+"""Pipelines: a base, the part that ends in a vocoder, outputs per task, and one file per pipeline."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -15,32 +13,33 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from melreformer_hf.audio.mel import log_mel_spectrogram
 from melreformer_hf.audio.resize import resize_mel
 from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
-from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel, set_spaced_timesteps
+from melreformer_hf.models.idea_stylegan2.modeling_idea_stylegan2 import IdeaStyleGan2Model
+from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel
 from melreformer_hf.models.mel_reformer.modeling_mel_reformer import MelReformerModel
-from melreformer_hf.pipelines.pipeline_utils import (
-    MelPipeline,
-    MusicPipelineOutput,
-    check_callback,
-    row_generators,
-    tell_callback,
-)
+from melreformer_hf.models.melgan_vocoder.modeling_melgan_vocoder import MelGanVocoderModel
+from melreformer_hf.nn.ideas import IdeaSample
+from melreformer_hf.pipelines.ideas import IdeaModel, check_settings, settings_of
+from melreformer_hf.pipelines.mel_to_audio import CHUNK_FRAMES, MelToAudio
+from melreformer_hf.pipelines.outputs import MusicPipelineOutput
+from melreformer_hf.pipelines.pipeline_utils import AudioPipeline, bare, check_count, check_seconds, row_generators
 from melreformer_hf.processing.feature_extraction_mel import check_waveform
 
-MAX_SECONDS = 6 * 3600.0
-OUTPUT_TYPES = ("pt", "np", "mel", "idea")
+OUTPUT_TYPES = ("pt", "np", "mel", "idea", "latent")
 
 
-class MelReformerPipeline(MelPipeline):
+class MelReformerPipeline(MelToAudio, AudioPipeline):
     """Music generation.
 
     Args:
-        unet: draws ideas.
-        scheduler: its noise schedule, `DPMSolverMultistepScheduler` or `DDIMScheduler`.
+        idea: draws ideas: `IdeaUNetModel`, `IdeaStyleGan2Model`, or another `pipelines.ideas.IdeaModel`.
         expansion: makes an idea a full-length mel.
         vocoder: makes a mel audible.
+        scheduler: noise schedule of an idea model that denoises, `DPMSolverMultistepScheduler` or `DDIMScheduler`;
+            `None` for one that does not.
 
     Raises:
-        ValueError: the parts were trained with different mel contracts or idea sizes.
+        ValueError: the parts were trained with different mel contracts or idea sizes, or the scheduler is missing or
+            one too many.
 
     Example:
         >>> import torch
@@ -48,127 +47,104 @@ class MelReformerPipeline(MelPipeline):
         >>> pipe = MelReformerPipeline.from_pretrained("piano-tiny")
         >>> output = pipe(audio_length_in_s=2, num_inference_steps=4, generator=torch.Generator().manual_seed(0))
         >>> output.audios.shape
-        torch.Size([1, 44032])
+        torch.Size([1, 1, 44032])
     """
 
-    model_cpu_offload_seq = "unet->expansion->vocoder"
-    _callback_tensor_inputs = ["latents", "log2_num_frames"]
+    model_cpu_offload_seq = "idea->expansion->vocoder"
+    _callback_tensor_inputs = ["latents", "num_frames"]
+    _optional_components = ["scheduler"]
 
     def __init__(
         self,
-        unet: IdeaUNetModel,
-        scheduler: DPMSolverMultistepScheduler | DDIMScheduler,
+        idea: IdeaUNetModel | IdeaStyleGan2Model | IdeaModel,
         expansion: MelReformerModel,
-        vocoder: HifiVocoderModel,
+        vocoder: HifiVocoderModel | MelGanVocoderModel,
+        scheduler: DPMSolverMultistepScheduler | DDIMScheduler | None = None,
     ) -> None:
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler, expansion=expansion, vocoder=vocoder)
-        self._interrupt = False
-        unet.mel_config.check_matches(expansion.config.mel_config, "unet", "expansion")
-        expansion.config.mel_config.check_matches(vocoder.config.mel_config, "expansion", "vocoder")
-        if unet.config.num_columns != expansion.config.idea_columns:
+        self.register_modules(idea=idea, scheduler=scheduler, expansion=expansion, vocoder=vocoder)
+        drawing, expanding, sounding = bare(idea), bare(expansion).config, bare(vocoder).config
+        drawing.mel_config.check_matches(expanding.mel_config, "idea", "expansion")
+        expanding.mel_config.check_matches(sounding.mel_config, "expansion", "vocoder")
+        if drawing.config.num_columns != expanding.idea_columns:
             raise ValueError(
-                f"unet draws ideas of {unet.config.num_columns} columns, expansion reads "
-                f"{expansion.config.idea_columns}; load parts that were trained together."
+                f"idea draws {drawing.config.num_columns} columns, expansion reads {expanding.idea_columns}; load "
+                "parts that were trained together."
             )
+        wanted = "scheduler" in settings_of(drawing)
+        if wanted != (scheduler is not None):
+            words = "denoises and needs a scheduler, got None" if wanted else f"takes no scheduler, got {scheduler!r}"
+            raise ValueError(f"{type(drawing).__name__} {words}.")
 
-    @property
-    def mel_config(self):
-        """The mel contract of all parts."""
-        return self.vocoder.config.mel_config
-
-    @property
-    def sampling_rate(self) -> int:
-        """Samples per second of the audio."""
-        return self.mel_config.sampling_rate
-
-    def frames_of(self, audio_length_in_s: float, name: str = "audio_length_in_s") -> int:
-        """Frames of a duration in seconds, at least one.
-
-        Args:
-            audio_length_in_s: the duration.
-            name: of the argument, for the error.
-
-        Raises:
-            ValueError: the duration is not a positive number of at most six hours.
-        """
-        seconds = audio_length_in_s
-        if isinstance(seconds, bool) or not isinstance(seconds, numbers.Real) or not 0 < seconds <= MAX_SECONDS:
-            raise ValueError(
-                f"{name} must be a number of seconds above 0 and at most {MAX_SECONDS:.0f}, got {seconds!r}."
-            )
-        return max(1, round(float(seconds) * self.mel_config.frame_rate))
-
-    def check_inputs(self, num_inference_steps: int, num_waveforms: int, output_type: str) -> None:
+    def check_inputs(self, num_inference_steps: int | None, num_waveforms: int, output_type: str) -> None:
         """Raise ValueError naming argument, rule and value."""
-        for name, value in (
-            ("num_inference_steps", num_inference_steps),
-            ("num_waveforms_per_prompt", num_waveforms),
-        ):
-            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
-        most = self.scheduler.config.num_train_timesteps
-        if num_inference_steps > most:
-            raise ValueError(f"num_inference_steps must be at most {most}, got {num_inference_steps}.")
+        check_count("num_waveforms_per_prompt", num_waveforms)
+        if num_inference_steps is not None:
+            most = None if self.scheduler is None else self.scheduler.config.num_train_timesteps
+            check_count("num_inference_steps", num_inference_steps, most)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type must be one of {OUTPUT_TYPES}, got {output_type!r}.")
 
     @torch.no_grad()
     def sample_idea(
         self,
-        num_inference_steps: int = 20,
         audio_length_in_s: float | None = None,
         num_waveforms_per_prompt: int = 1,
+        *,
+        num_inference_steps: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        truncation_psi: float | None = None,
+        audio_end_in_s: float | None = None,
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw ideas and durations.
+    ) -> IdeaSample:
+        """Draw ideas and durations; arguments as `__call__`.
 
         Returns:
-            ideas (batch, mel, column) as log-mels, and lengths (batch,) in frames. Each row's noise and duration come
-            from a generator of its own: rows do not change when others join the batch.
+            ideas (batch, mel, column) as log-mels, and num_frames (batch,). Each row's noise and duration come from a
+            generator of its own: rows do not change when others join the batch.
 
         Raises:
             ValueError: an argument breaks its rule.
         """
         self.check_inputs(num_inference_steps, num_waveforms_per_prompt, "idea")
-        names = check_callback(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
-        unet, device = self.unet, self._execution_device
-        generators = row_generators(generator, num_waveforms_per_prompt)
-        shape = (1, 1, unet.mel_config.num_mel_bins, unet.config.num_columns)
-        noise, durations = [], []
-        for row in generators:
-            source = row.device if row is not None else "cpu"
-            noise.append(torch.randn(shape, generator=row, device=source).to(device))
-            durations.append(unet.sample_log2_num_frames(1, row).to(device))
-        latents, durations = torch.cat(noise) * self.scheduler.init_noise_sigma, torch.cat(durations)
-        if audio_length_in_s is not None:
-            durations = torch.full_like(durations, math.log2(self.frames_of(audio_length_in_s)))
-        set_spaced_timesteps(self.scheduler, num_inference_steps, unet.config.noise_power, device)
-        self._interrupt = False
-        with self.progress_bar(total=num_inference_steps) as bar:
-            for index, timestep in enumerate(self.scheduler.timesteps):
-                if self._interrupt:
-                    break
-                model_input = self.scheduler.scale_model_input(latents, timestep)
-                predicted = unet(model_input.to(unet.dtype), timestep, durations).sample.float()
-                latents = self.scheduler.step(predicted, timestep, latents, return_dict=False)[0]
-                if callback_on_step_end is not None:
-                    tensors = {"latents": latents, "log2_num_frames": durations}
-                    tensors = tell_callback(self, callback_on_step_end, names, index, timestep, tensors)
-                    latents, durations = tensors["latents"], tensors["log2_num_frames"]
-                bar.update()
-        ideas = unet.denormalize_idea(latents).clamp(min=self.mel_config.floor_value)
-        return ideas, durations.exp2().round().long().clamp(min=1)
+        model, batch = bare(self.idea), int(num_waveforms_per_prompt)
+        given = {"num_inference_steps": num_inference_steps, "latents": latents, "truncation_psi": truncation_psi}
+        settings, known = check_settings(model, given), settings_of(model)
+        seconds, num_frames = one_length(audio_length_in_s, audio_end_in_s), None
+        if seconds is not None:
+            num_frames = torch.full((batch,), self.frames_of(seconds), device=self._execution_device)
+        total = None
+        if "num_inference_steps" in known:
+            total = settings.get("num_inference_steps", known["num_inference_steps"].default)
+        with self.telling(callback_on_step_end, callback_on_step_end_tensor_inputs, total) as on_step:
+            if "on_step" in known:
+                settings["on_step"] = on_step
+            elif callback_on_step_end is not None:
+                raise ValueError(f"callback_on_step_end: {type(model).__name__} has no steps; leave it out.")
+            if self.scheduler is not None:
+                settings["scheduler"] = self.scheduler
+            return model.sample(
+                batch,
+                row_generators(generator, batch),
+                num_frames,
+                device=self._execution_device,
+                module=self.idea,
+                **settings,
+            )
 
     @torch.no_grad()
     def __call__(
         self,
-        num_inference_steps: int = 20,
         audio_length_in_s: float | None = None,
         num_waveforms_per_prompt: int = 1,
+        *,
+        num_inference_steps: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        truncation_psi: float | None = None,
+        audio_end_in_s: float | None = None,
         output_type: str = "pt",
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
@@ -177,135 +153,163 @@ class MelReformerPipeline(MelPipeline):
         """Generate music.
 
         Args:
-            num_inference_steps: denoising steps of the idea.
             audio_length_in_s: length in seconds; `None` draws lengths from what the idea model was trained on.
             num_waveforms_per_prompt: pieces.
+            num_inference_steps: denoising steps of the idea; default: the idea model's own (20 for a UNet).
             generator: drives everything random; one, or one per piece. The same gives the same samples.
-            output_type: `pt` (tensor), `np` (array), or stop at the `mel` or the `idea` (then `audios` holds that).
+            latents: noise to begin with in place of noise that is drawn: (batch, 1, mel, column) of unit variance for
+                a UNet, (batch, style_size) for StyleGAN2.
+            truncation_psi: how far StyleGAN2's styles keep from their mean; 1 draws freely.
+            audio_end_in_s: another name of `audio_length_in_s`.
+            output_type: what `audios` holds: sound (batch, channel, sample) as `pt` (tensor) or `np` (array), or, to
+                stop earlier, `mel` (batch, mel, frame) or `idea`, also called `latent`, (batch, mel, column).
             callback_on_step_end: called as `(pipeline, step, timestep, tensors)` after each denoising step; returns the
                 dictionary, whose entries replace the pipeline's. Setting `pipeline._interrupt = True` ends the
                 denoising.
             callback_on_step_end_tensor_inputs: what `tensors` holds: `latents` (batch, 1, mel, column), the noisy idea,
-                and `log2_num_frames` (batch,), the durations.
+                and `num_frames` (batch,), the durations.
             return_dict: whether to return `MusicPipelineOutput` rather than a tuple of `audios`.
 
         Raises:
             ValueError: an argument breaks its rule.
         """
         self.check_inputs(num_inference_steps, num_waveforms_per_prompt, output_type)
-        ideas, num_frames = self.sample_idea(
-            num_inference_steps,
+        drawn = self.sample_idea(
             audio_length_in_s,
             num_waveforms_per_prompt,
-            generator,
-            callback_on_step_end,
-            callback_on_step_end_tensor_inputs,
+            num_inference_steps=num_inference_steps,
+            generator=generator,
+            latents=latents,
+            truncation_psi=truncation_psi,
+            audio_end_in_s=audio_end_in_s,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
-        output = self._render(ideas, num_frames, output_type)
-        self.maybe_free_model_hooks()
+        output = self.render_idea(*drawn, output_type=output_type)
         return output if return_dict else (output.audios,)
 
-    def _render(self, ideas: torch.Tensor, num_frames: torch.Tensor, output_type: str) -> MusicPipelineOutput:
-        samples = num_frames * self.mel_config.hop_length
-        mels = ideas[..., :0]
-        audios: torch.Tensor | np.ndarray = ideas
-        if output_type != "idea":
-            pieces = list(self._mel_stream(ideas, num_frames, 64))
-            mels = torch.cat(pieces, dim=-1)
-            audios = mels
-        if output_type in ("pt", "np"):
-            audios = torch.cat(list(self.vocoder.stream(iter(pieces))), dim=-1).float()
-            inside = torch.arange(audios.shape[-1], device=audios.device) < samples[:, None]
-            audios = audios * inside
-            if output_type == "np":
-                audios = audios.cpu().numpy()
-        return MusicPipelineOutput(audios, mels.float(), ideas.float(), num_frames, samples, self.sampling_rate)
-
-    def _mel_stream(self, ideas: torch.Tensor, num_frames: torch.Tensor, chunk_frames: int) -> Iterator[torch.Tensor]:
+    def _mels(self, ideas: torch.Tensor, num_frames: torch.Tensor, chunk_frames: int) -> Iterator[torch.Tensor]:
+        """Log-mels (batch, mel, frame) of ideas while they are made."""
         if not isinstance(ideas, torch.Tensor) or not ideas.is_floating_point():
             kind = ideas.dtype if isinstance(ideas, torch.Tensor) else type(ideas).__name__
             raise ValueError(f"ideas must be a floating point tensor (batch, mel, column), got {kind}.")
         if not ideas.isfinite().all():
             raise ValueError("ideas must be finite log-mels, got NaN or infinite values.")
-        chunks = self.expansion.stream(ideas.to(self.expansion.dtype), num_frames, chunk_frames)
-        return (chunk.to(self.vocoder.dtype) for chunk in chunks)
+        expansion = bare(self.expansion)
+        ideas = ideas.to(self._execution_device, expansion.dtype)
+        yield from expansion.stream(ideas, num_frames, chunk_frames, module=self.expansion)
 
     @torch.no_grad()
+    def render_idea(
+        self,
+        ideas: torch.Tensor,
+        num_frames: torch.Tensor,
+        *,
+        output_type: str = "pt",
+        peak_db: float | None = -1.0,
+    ) -> MusicPipelineOutput:
+        """Expand ideas and make them audible, whole: the concatenation of `stream_idea`.
+
+        Args:
+            ideas: (batch, mel, column) log-mels.
+            num_frames: (batch,) lengths in frames.
+            output_type: as `__call__`.
+            peak_db: the output's.
+
+        Raises:
+            ValueError: an argument breaks its rule.
+        """
+        self.check_inputs(None, 1, output_type)
+        num_frames = torch.as_tensor(num_frames)
+        mels = ideas[..., :0]
+        audios: torch.Tensor | np.ndarray = ideas
+        try:
+            if output_type not in ("idea", "latent"):
+                pieces = list(self._mels(ideas, num_frames, CHUNK_FRAMES))
+                audios = mels = torch.cat(pieces, dim=-1)
+            if output_type in ("pt", "np"):
+                audios = torch.cat(list(self.make_audible(pieces, num_frames)), dim=-1)
+        finally:
+            self.maybe_free_model_hooks()
+        if output_type == "np":
+            audios = audios.cpu().numpy()
+        samples = num_frames * self.mel_config.hop_length
+        return MusicPipelineOutput(
+            audios=audios,
+            num_samples=samples,
+            sampling_rate=self.sampling_rate,
+            peak_db=peak_db,
+            mels=mels.float(),
+            ideas=ideas.float(),
+            num_frames=num_frames,
+        )
+
     def stream_idea(
         self,
         ideas: torch.Tensor,
         num_frames: torch.Tensor,
-        chunk_length_in_s: float = 0.75,
+        chunk_length_in_s: float | None = None,
         callback_on_mel: Callable[[torch.Tensor], None] | None = None,
     ) -> Iterator[torch.Tensor]:
         """Expand ideas and make them audible, chunk by chunk at constant memory.
 
+        With `enable_model_cpu_offload` expansion and vocoder take turns on the device for every chunk: longer chunks
+        then cost less.
+
         Args:
             ideas: (batch, mel, column) log-mels, of `sample_idea`, `idea_of` or your own.
             num_frames: (batch,) lengths in frames.
-            chunk_length_in_s: about how much audio a chunk holds.
+            chunk_length_in_s: about how much audio a chunk holds; default 0.75 seconds, about. The first comes as
+                early as it can.
             callback_on_mel: told every (batch, mel, frame) piece of the mel before it becomes audible.
 
         Yields:
-            (batch, samples) float32 tensors; rows shorter than the longest end in silence.
+            (batch, channel, sample) float32 tensors; rows shorter than the longest end in silence.
 
         Raises:
             ValueError: an argument breaks its rule (when the first chunk is asked for).
         """
-        chunk_frames = self.frames_of(chunk_length_in_s, "chunk_length_in_s")
-
-        def told(pieces: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
-            for piece in pieces:
-                if callback_on_mel is not None:
-                    callback_on_mel(piece.float())
-                yield piece
-
-        num_frames, position = torch.as_tensor(num_frames), 0
-        for chunk in self.vocoder.stream(told(self._mel_stream(ideas, num_frames, chunk_frames))):
-            samples = num_frames.to(chunk.device) * self.mel_config.hop_length
-            inside = torch.arange(position, position + chunk.shape[-1], device=chunk.device) < samples[:, None]
-            position += chunk.shape[-1]
-            yield chunk.float() * inside
+        chunk_frames, num_frames = self.chunk_frames_of(chunk_length_in_s), torch.as_tensor(num_frames)
+        mels = self._mels(ideas, num_frames, chunk_frames)
+        yield from self.calmly(self.make_audible(mels, num_frames, callback_on_mel))
 
     def stream(
         self,
-        num_inference_steps: int = 20,
         audio_length_in_s: float | None = None,
         num_waveforms_per_prompt: int = 1,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        chunk_length_in_s: float = 0.75,
-        callback_on_step_end: Callable | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        *,
+        chunk_length_in_s: float | None = None,
+        **arguments,
     ) -> Iterator[torch.Tensor]:
         """Generate music and yield it while it is made, at constant memory whatever its length.
 
-        Args: as `__call__`, and
-            chunk_length_in_s: about how much audio a chunk holds; the first comes as early as it can.
+        Args:
+            audio_length_in_s: as `__call__`.
+            num_waveforms_per_prompt: as `__call__`.
+            chunk_length_in_s: as `stream_idea`.
+            arguments: all others of `sample_idea`.
 
         Yields:
-            (batch, samples) tensors whose concatenation equals the `audios` of `__call__` with the same generator.
+            (batch, channel, sample) tensors whose concatenation equals the `audios` of `__call__` with the same
+            generator.
 
         Raises:
             ValueError: an argument breaks its rule (when the first chunk is asked for).
         """
-        self.frames_of(chunk_length_in_s, "chunk_length_in_s")
-        ideas, num_frames = self.sample_idea(
-            num_inference_steps,
-            audio_length_in_s,
-            num_waveforms_per_prompt,
-            generator,
-            callback_on_step_end,
-            callback_on_step_end_tensor_inputs,
-        )
-        yield from self.stream_idea(ideas, num_frames, chunk_length_in_s)
+        self.chunk_frames_of(chunk_length_in_s)
+        drawn = self.sample_idea(audio_length_in_s, num_waveforms_per_prompt, **arguments)
+        yield from self.stream_idea(*drawn, chunk_length_in_s)
 
     @torch.no_grad()
-    def idea_of(self, waveform: np.ndarray | torch.Tensor, sampling_rate: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def idea_of(
+        self, waveform: np.ndarray | torch.Tensor, sampling_rate: int, audio_length_in_s: float | None = None
+    ) -> IdeaSample:
         """Idea (1, mel, column) and length (1,) in frames of a recording.
 
         Args:
             waveform: (samples,) mono floating point, full scale at 1.
             sampling_rate: its samples per second; must be the pipeline's.
+            audio_length_in_s: another length, to which the idea shall be expanded.
 
         Raises:
             ValueError: another rate, more channels, empty, too short, or not finite.
@@ -315,19 +319,23 @@ class MelReformerPipeline(MelPipeline):
                 f"sampling_rate must be {self.sampling_rate}, the rate of this pipeline, got {sampling_rate}. Resample "
                 "first, for example by reading the file with melreformer_hf.audio.io.read_audio(path, rate)."
             )
-        mel = log_mel_spectrogram(check_waveform(waveform).to(self._execution_device), self.mel_config)[None]
-        idea = resize_mel(mel, self.expansion.config.idea_columns)
-        return idea, torch.tensor([mel.shape[-1]], device=mel.device)
+        frames = None if audio_length_in_s is None else self.frames_of(audio_length_in_s)
+        with torch.no_grad():
+            mel = log_mel_spectrogram(check_waveform(waveform).to(self._execution_device), self.mel_config)[None]
+            idea = resize_mel(mel, bare(self.expansion).config.idea_columns)
+        return IdeaSample(idea, torch.tensor([frames or mel.shape[-1]], device=mel.device))
 
-    @torch.no_grad()
     def expand(
         self,
         waveform: np.ndarray | torch.Tensor,
         sampling_rate: int,
         audio_length_in_s: float | None = None,
+        *,
         output_type: str = "pt",
     ) -> MusicPipelineOutput:
         """Shrink a recording to its idea and expand that freely: what the pipeline can say in one idea.
+
+        The result is as loud as the recording, and `save` keeps it so: silence stays silence.
 
         Args:
             waveform: (samples,) mono floating point, full scale at 1.
@@ -338,24 +346,38 @@ class MelReformerPipeline(MelPipeline):
         Raises:
             ValueError: an argument breaks its rule.
         """
-        self.check_inputs(1, 1, output_type)
-        idea, num_frames = self.idea_of(waveform, sampling_rate)
-        if audio_length_in_s is not None:
-            num_frames = torch.full_like(num_frames, self.frames_of(audio_length_in_s))
-        return self._render(idea, num_frames, output_type)
+        self.check_inputs(None, 1, output_type)
+        drawn = self.idea_of(waveform, sampling_rate, audio_length_in_s)
+        return self.render_idea(*drawn, output_type=output_type, peak_db=None)
 
     def expand_stream(
         self,
         waveform: np.ndarray | torch.Tensor,
         sampling_rate: int,
         audio_length_in_s: float | None = None,
-        chunk_length_in_s: float = 0.75,
+        *,
+        chunk_length_in_s: float | None = None,
     ) -> Iterator[torch.Tensor]:
-        """`expand`, yielding (1, samples) chunks while they are made."""
-        idea, num_frames = self.idea_of(waveform, sampling_rate)
-        if audio_length_in_s is not None:
-            num_frames = torch.full_like(num_frames, self.frames_of(audio_length_in_s))
-        yield from self.stream_idea(idea, num_frames, chunk_length_in_s)
+        """`expand`, yielding (1, 1, samples) chunks while they are made."""
+        self.chunk_frames_of(chunk_length_in_s)
+        drawn = self.idea_of(waveform, sampling_rate, audio_length_in_s)
+        yield from self.stream_idea(*drawn, chunk_length_in_s)
+
+
+def one_length(audio_length_in_s: float | None, audio_end_in_s: float | None) -> float | None:
+    """A length that has two names.
+
+    Raises:
+        ValueError: they say different things.
+    """
+    if audio_length_in_s is None and audio_end_in_s is not None:
+        return check_seconds("audio_end_in_s", audio_end_in_s)
+    if audio_end_in_s is not None and audio_end_in_s != audio_length_in_s:
+        raise ValueError(
+            f"audio_end_in_s is another name of audio_length_in_s; give one, got {audio_end_in_s!r} and "
+            f"{audio_length_in_s!r}."
+        )
+    return audio_length_in_s
 
 
 __all__ = ["MelReformerPipeline"]

@@ -1,84 +1,40 @@
-"""What the package's pipelines share: loading from the Hub, generators, outputs."""
+"""Base of the package's pipelines: loading, seeds per row, progress, callbacks, hooks, threads."""
 
 from __future__ import annotations
 
-import math
+import numbers
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import BaseOutput
 from huggingface_hub import snapshot_download
-from safetensors import safe_open
 from torch import nn
 
-from melreformer_hf.audio.io import write_wav
+from melreformer_hf._threads import calm_number, using_threads
 from melreformer_hf.hub.mixin import HubMixin
+from melreformer_hf.pipelines.loading import check_configurations, check_weights, locate
 
-BUNDLED = Path(__file__).parents[1] / "checkpoints"
-
-
-@dataclass
-class MusicPipelineOutput(BaseOutput):
-    """What a generation made.
-
-    Args:
-        audios: (batch, sample) tensor or array, full scale at 1; rows shorter than the longest end in silence.
-        mels: (batch, mel, frame) log-mels.
-        ideas: (batch, mel, column) log-mel ideas.
-        num_frames: (batch,) true lengths of the mels in frames.
-        num_samples: (batch,) true lengths of the audios in samples.
-        sampling_rate: samples per second.
-    """
-
-    audios: object
-    mels: torch.Tensor
-    ideas: torch.Tensor
-    num_frames: torch.Tensor
-    num_samples: torch.Tensor
-    sampling_rate: int
-
-    @property
-    def durations(self) -> list[float]:
-        """Length of every row in seconds."""
-        return [samples / self.sampling_rate for samples in self.num_samples.tolist()]
-
-    def save(self, path: str | os.PathLike, peak_db: float | None = None) -> list[Path]:
-        """Write 16-bit WAV files: `path` for one row, `path` with -0, -1, ... before its suffix for several.
-
-        Args:
-            path: of the file.
-            peak_db: every row is scaled so that its loudest sample has this level, in dB of full scale, at most 0;
-                `None` keeps the model's level, which is that of its training recordings. Silence stays silence.
-
-        Raises:
-            ValueError: `peak_db` is above 0 or no number.
-        """
-        if peak_db is not None and not -math.inf < peak_db <= 0:
-            raise ValueError(f"peak_db must be a number of at most 0, or None to keep the level, got {peak_db!r}.")
-        path = Path(path)
-        rows = torch.as_tensor(self.audios)
-        if peak_db is not None:
-            rows = rows / rows.abs().amax(-1, keepdim=True).clamp(min=1e-5) * 10 ** (peak_db / 20)
-        names = [path] if len(rows) == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(len(rows))]
-        return [
-            write_wav(name, row[:length], self.sampling_rate)
-            for name, row, length in zip(names, rows, self.num_samples.tolist(), strict=True)
-        ]
+MAX_SECONDS = 6 * 3600.0
 
 
-class MelPipeline(HubMixin, DiffusionPipeline):
+class AudioPipeline(HubMixin, DiffusionPipeline):
     """Base of the package's pipelines.
 
     diffusers loads components of other packages from folders only, and would refuse a Hub id; the base downloads the
     whole (pickle-free) repository first. Names of bundled checkpoints work in place of a path.
+
+    A pipeline calls its components, or hands `module=` to their methods, and never reaches past `forward`: so it works
+    with `enable_model_cpu_offload` and with components in wrappers such as `torch.compile(...)`. What is not computed
+    (configurations, lengths) it asks of `bare(component)`.
     """
 
     card_template = "pipeline_card.md"
     card_tags = ("music", "unconditional-audio-generation", "mel-spectrogram", "vocoder")
+    _callback_tensor_inputs: list[str] = []
+    _interrupt = False
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
@@ -90,20 +46,11 @@ class MelPipeline(HubMixin, DiffusionPipeline):
             ValueError: a folder without a pipeline, a name that is neither bundled nor a Hub id, or a component whose
                 configuration or some of whose weights are missing (they would be random).
         """
-        name = str(pretrained_model_name_or_path)
-        if not Path(name).exists() and (BUNDLED / name / "model_index.json").is_file():
-            name = str(BUNDLED / name)
-        if Path(name).exists() and not (Path(name) / "model_index.json").is_file():
-            raise ValueError(f"{name} is no saved pipeline: it has no model_index.json.")
-        if not Path(name).exists() and (name.count("/") != 1 or name.startswith((".", "/"))):
-            bundled = sorted(path.parent.name for path in BUNDLED.glob("*/model_index.json"))
-            raise ValueError(
-                f"No pipeline {name!r}: it is neither a folder, nor a bundled checkpoint ({', '.join(bundled)}), nor a "
-                "Hub id like user/name."
-            )
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", torch.float32)
-        folder = Path(name if Path(name).exists() else cls.download(name, **kwargs))
+        folder = locate(pretrained_model_name_or_path)
+        if folder is None:
+            folder = Path(cls.download(str(pretrained_model_name_or_path), **kwargs))
         check_configurations(folder)
         pipe = super().from_pretrained(str(folder), **kwargs)
         for part, module in pipe.components.items():
@@ -121,44 +68,91 @@ class MelPipeline(HubMixin, DiffusionPipeline):
             **{name: kwargs[name] for name in names if kwargs.get(name) is not None},
         )
 
+    @property
+    def device(self) -> torch.device:
+        """Where the components are; wrappers need not tell it."""
+        modules = (part for part in self.components.values() if isinstance(part, nn.Module))
+        return next((parameter.device for module in modules for parameter in module.parameters()), torch.device("cpu"))
 
-def check_configurations(folder: Path) -> None:
-    """Refuse a saved pipeline whose models have weights but no configuration: they would be built with default sizes.
+    @contextmanager
+    def telling(
+        self, callback: Callable | None, tensor_inputs: Sequence[str], total: int | None
+    ) -> Iterator[Callable[[int, torch.Tensor, dict], tuple[dict, bool]]]:
+        """Progress bar and callback around the steps of a sampler.
+
+        Args:
+            callback: the user's, or `None`.
+            tensor_inputs: the tensors that it asks for, among `_callback_tensor_inputs`.
+            total: steps; `None` for a sampler without steps, which gets no bar.
+
+        Yields:
+            what a sampler calls after every step: `(step, timestep, tensors)` -> tensors to go on with, and whether to.
+
+        Raises:
+            ValueError: the callback cannot be called, or asks for what the pipeline does not tell.
+        """
+        names = check_callback(self, callback, tensor_inputs)
+        self._interrupt = False
+        if total is None:
+            yield lambda step, timestep, tensors: (tensors, not self._interrupt)
+            return
+        with self.progress_bar(total=total) as bar:
+
+            def told(step: int, timestep: torch.Tensor, tensors: dict) -> tuple[dict, bool]:
+                if callback is not None:
+                    tensors = tell_callback(self, callback, names, step, timestep, tensors)
+                bar.update()
+                return tensors, not self._interrupt
+
+            yield told
+
+    def calmly(self, chunks: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Make chunks with as many CPU threads as other work leaves free, and free offloaded components at the end."""
+        threads = calm_number(self._execution_device)
+        try:
+            while True:
+                with using_threads(threads):
+                    chunk = next(chunks, None)
+                if chunk is None:
+                    return
+                yield chunk
+        finally:
+            self.maybe_free_model_hooks()
+
+
+def bare(module: nn.Module) -> nn.Module:
+    """A model without the wrappers around it, `torch.compile`'s and those that keep it as `.module`: to read its
+    configuration, never to compute with it."""
+    while True:
+        inner = getattr(module, "_orig_mod", None)
+        if inner is None and not hasattr(module, "config"):
+            inner = getattr(module, "module", None)
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner
+
+
+def check_count(name: str, value: object, most: int | None = None) -> None:
+    """Refuse what is no whole number of at least 1 (and at most `most`).
 
     Raises:
-        ValueError: names the file that is missing.
+        ValueError: names the argument.
     """
-    for weights in sorted(folder.glob("*/*.safetensors")):
-        if not (weights.parent / "config.json").is_file():
-            raise ValueError(f"{folder} is incomplete: {weights.parent.name}/config.json is missing.")
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be at most {most}, got {value}.")
 
 
-def check_weights(folder: Path, module: nn.Module) -> None:
-    """Refuse a component whose files do not hold all of its weights in its shapes; the libraries would only warn.
-
-    Args:
-        folder: of the component, with safetensors files.
-        module: the component as it was loaded.
+def check_seconds(name: str, seconds: object) -> float:
+    """A duration as a float.
 
     Raises:
-        ValueError: no weights, or names the first that is missing or misshapen.
+        ValueError: it is no positive number of at most six hours.
     """
-    shapes: dict[str, list[int]] = {}
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            shapes |= {key: file.get_slice(key).get_shape() for key in file.keys()}
-    if not shapes:
-        raise ValueError(f"{folder} holds no weights (*.safetensors).")
-    expected = module.state_dict()
-    present = {expected[key].data_ptr() for key in shapes if key in expected}
-    for key, tensor in expected.items():
-        if key not in shapes and (tensor.data_ptr() not in present or tensor.numel() == 0):
-            raise ValueError(f"The weights in {folder} do not fit its configuration: {key!r} is missing.")
-        if key in shapes and list(tensor.shape) != shapes[key]:
-            raise ValueError(
-                f"The weights in {folder} do not fit its configuration: {key!r} has shape {shapes[key]}, the "
-                f"configuration asks for {list(tensor.shape)}."
-            )
+    if isinstance(seconds, bool) or not isinstance(seconds, numbers.Real) or not 0 < seconds <= MAX_SECONDS:
+        raise ValueError(f"{name} must be a number of seconds above 0 and at most {MAX_SECONDS:.0f}, got {seconds!r}.")
+    return float(seconds)
 
 
 def check_callback(pipe: DiffusionPipeline, callback: Callable | None, tensor_inputs: Sequence[str]) -> list[str]:
@@ -229,4 +223,13 @@ def row_seed(generator: torch.Generator) -> int:
     return torch.randint(2**62, (1,), generator=generator, device=generator.device).item()
 
 
-__all__ = ["BUNDLED", "MelPipeline", "MusicPipelineOutput", "row_generators"]
+__all__ = [
+    "MAX_SECONDS",
+    "AudioPipeline",
+    "bare",
+    "check_callback",
+    "check_count",
+    "check_seconds",
+    "row_generators",
+    "tell_callback",
+]

@@ -5,41 +5,54 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its threads must not spin beside other visitors'
 
 import gradio as gr
 import numpy as np
 import torch
 
-from melreformer_hf.audio.io import read_audio
+from melreformer_hf._threads import choose_threads
+from melreformer_hf.audio.io import read_audio, to_int16, write_audio
+from melreformer_hf.audio.resize import resize_mel
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
-from melreformer_hf.plotting import mel_figure
+from melreformer_hf.plotting import MelSummary, mel_figure
 
 MAX_SECONDS = 120
 MIN_SECONDS = 1
 MAX_UPLOAD_MEGABYTES = 20
 MAX_SEED = 2**31 - 1
+STEPS = (4, 50)
+STRETCH = (0.25, 4.0)
 SECONDS_BETWEEN_PICTURES = 0.7
-IDEA, MEL = "the idea", "the mel it becomes"
+CACHE_SECONDS = 3600  # files of visitors are deleted after this time
+# The idea is drawn in coarse blocks: at its own resolution it could not be told from what it becomes.
+IDEA_BLOCKS = 64
+IDEA, MEL = "the idea, in coarse blocks", "the mel it becomes"
 EXAMPLE = Path(__file__).parent / "prelude.ogg"
 HOW = """A diffusion model draws a small **idea** of a piece, {columns} columns wide. An autoregressive model **expands** it
 to any length; a vocoder makes it **audible** while it grows. Everything runs on this machine; nothing is downloaded."""
 NO_LIVE = "The live player needs `ffmpeg`, which is not installed here: the piece can be heard when it is finished."
 LIMITS = f"""Up to {MAX_SECONDS} seconds and {MAX_UPLOAD_MEGABYTES} MB of WAV, FLAC, OGG or MP3 are shrunk to an idea and
-expanded again. The bundled model knows piano only: whatever it hears, it plays as piano."""
-HEARD_PEAK = 0.35  # of the idea made audible; the piece's own peaks are higher
-MAX_GAIN = 100.0
-# In the browser: what is left unfinished says so; a finished piece keeps its numbers.
-STOPPED = "(status) => status.trim().endsWith('...') ? status + ' stopped.' : status"
+expanded again, as loud as they were. The bundled model knows piano only: whatever it hears, it plays as piano."""
+# In the browser: no sound of this page goes on.
+SILENCE = "() => document.querySelectorAll('audio').forEach(audio => audio.pause())"
 CSS = """
 .picture img {width: 100%; height: auto; background: white}
 .picture button, .picture .image-frame, .picture .image-container {height: auto; width: 100%}
 .status {min-height: 3em}
 """
+
+
+def unchecked(component: gr.components.Component) -> gr.components.Component:
+    """Lets what a program sends come through as it is: `check_number` refuses it in words, Gradio with a traceback."""
+    component.preprocess = lambda payload: payload
+    return component
 
 
 def launch_settings() -> dict:
@@ -52,11 +65,6 @@ def refusal(message: str) -> gr.Error:
     return gr.Error(message, duration=20, print_exception=False)
 
 
-def to_int16(audio: torch.Tensor) -> np.ndarray:
-    """(samples,) float to int16 at its own level; Gradio would raise floats to full scale."""
-    return (audio.clamp(-1, 1) * 32767).round().to(torch.int16).cpu().numpy()
-
-
 def rate_words(factor: float) -> str:
     """Words for seconds of music per second of work."""
     return (
@@ -64,11 +72,13 @@ def rate_words(factor: float) -> str:
     )
 
 
-def check_length(seconds: float) -> float:
-    """A length that this demo makes, or an error that the visitor sees."""
-    if not MIN_SECONDS <= seconds <= MAX_SECONDS:
-        raise refusal(f"The length must be {MIN_SECONDS} to {MAX_SECONDS} seconds, got {seconds:g}.")
-    return float(seconds)
+def check_number(name: str, value: object, low: float, high: float, whole: bool = False) -> float:
+    """A number between limits, or an error that the visitor, or the program that asks, reads."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not low <= value <= high or (whole and value != int(value)):
+        kind = "a whole number" if whole else "a number"
+        raise refusal(f"{name} must be {kind} from {low:g} to {high:g}, got {value!r}.")
+    return int(value) if whole else float(value)
 
 
 def read_recording(recording: str | None, rate: int) -> torch.Tensor:
@@ -84,100 +94,153 @@ def read_recording(recording: str | None, rate: int) -> torch.Tensor:
         raise refusal(str(error).replace(recording, name)) from error
 
 
+class Stops:
+    """Which visitors have pressed Stop, per tab. A piece ends by itself when it sees that: so it can leave what was
+    made, which an event that Gradio cancels cannot."""
+
+    def __init__(self) -> None:
+        self._pressed: set[tuple[str | None, str]] = set()
+
+    def start(self, visitor: str | None, tab: str, tabs: tuple[str, ...]) -> None:
+        """A piece was asked for in one tab: pieces in others end."""
+        self._pressed.update((visitor, other) for other in tabs if other != tab)
+        self._pressed.discard((visitor, tab))
+
+    def stop(self, visitor: str | None, tab: str) -> None:
+        """Stop was pressed."""
+        self._pressed.add((visitor, tab))
+
+    def pressed(self, visitor: str | None, tab: str) -> bool:
+        """Whether the piece of a tab shall end."""
+        return (visitor, tab) in self._pressed
+
+    def forget(self, visitor: str | None, tabs: tuple[str, ...]) -> None:
+        """A visitor has left: their pieces end, and nothing is kept once they have."""
+        self._pressed.difference_update((visitor, tab) for tab in tabs)
+
+
+def visitor_of(request: gr.Request | None) -> str | None:
+    """The visitor's session; `None` for programs without one."""
+    return getattr(request, "session_hash", None)
+
+
 class Player:
     """Plays ideas of one pipeline: what the outputs of both tabs show, step by step.
 
     Args:
         pipeline: makes the music.
-        live: whether chunks are sent to a live player.
+        live: whether chunks are sent to a live player; else the player gets the piece when it is finished.
     """
 
     def __init__(self, pipeline: MelReformerPipeline, live: bool) -> None:
         self.pipeline, self.live, self.rate = pipeline, live, pipeline.sampling_rate
+        self.stops = Stops()
 
     def picture(self, mel: torch.Tensor, name: str, seconds: float, high: float, share: float = 1.0) -> np.ndarray:
         """(height, width, 3) figure of a (mel, column) log-mel over `seconds`; beyond `share` of them it stays grey."""
         config = self.pipeline.mel_config
         return np.asarray(mel_figure(mel, config, seconds, name, config.floor_value, high, share=share))
 
+    def idea_picture(self, idea: torch.Tensor, seconds: float, high: float) -> np.ndarray:
+        """Figure of a (mel, column) idea in coarse blocks."""
+        blocks = min(IDEA_BLOCKS, idea.shape[1])
+        wide = torch.arange(480) * blocks // 480  # as many columns as the figure has pixels: blocks keep their edges
+        return self.picture(resize_mel(idea, blocks)[:, wide], IDEA, seconds, high)
+
     def blank(self, name: str, seconds: float) -> np.ndarray:
         """The figure before anything is drawn."""
         config = self.pipeline.mel_config
         return self.picture(torch.zeros(config.num_mel_bins, 0), name, seconds, config.floor_value + 1)
 
-    @torch.no_grad()
-    def gain(self, idea: torch.Tensor) -> float:
-        """A gain for the whole piece, known before its first sound: models play as softly as their recordings.
-
-        The idea itself, made audible, is a short summary whose loudest sample tells about how loud the piece will be.
-        """
-        summary = self.pipeline.vocoder(idea.to(self.pipeline.vocoder.dtype)).waveform
-        return min(HEARD_PEAK / max(summary.abs().max().item(), 1e-5), MAX_GAIN)
-
-    def play(self, idea: torch.Tensor, num_frames: torch.Tensor, started: float, origin: str) -> Iterator[tuple]:
-        """(chunk, whole piece, idea, mel, status) while the piece is made.
+    def play(
+        self, idea: torch.Tensor, num_frames: torch.Tensor, gain: float, started: float, origin: str, stopped: Callable
+    ) -> Iterator[tuple]:
+        """(player, file, idea, mel, status) while the piece is made.
 
         Args:
             idea: (1, mel, column).
             num_frames: (1,).
+            gain: of the sound.
             started: when the visitor's wait began, of `time.perf_counter`.
             origin: for the status, such as the seed.
+            stopped: tells whether the visitor has pressed Stop.
         """
         frames, low = int(num_frames[0]), self.pipeline.mel_config.floor_value
         length = frames / self.pipeline.mel_config.frame_rate
         high = max(idea.max().item() + 1.0, low + 1.0)
-        drawn = self.picture(idea[0].cpu(), IDEA, length, high)
+        drawn = self.idea_picture(idea[0].cpu(), length, high)
         yield gr.skip(), None, drawn, self.blank(MEL, length), f"Expanding the idea to {length:.1f} s ..."
-        mels: list[torch.Tensor] = []
-        chunks: list[torch.Tensor] = []
-        gain = self.gain(idea)
-        shown, heard_after = 0.0, None
-        for chunk in self.pipeline.stream_idea(
-            idea, num_frames, callback_on_mel=lambda mel: mels.append(mel[0].cpu())
-        ):
-            chunks.append(gain * chunk[0].cpu())
+        summary, chunks, shown, heard_after = MelSummary(frames), [], 0.0, 0.0
+        for chunk in self.pipeline.stream_idea(idea, num_frames, callback_on_mel=lambda mel: summary.add(mel[0])):
+            chunks.append(to_int16(chunk[0, 0].cpu().numpy(), gain))
             now = time.perf_counter()
             heard_after = heard_after or now - started
-            sound = (self.rate, to_int16(chunks[-1])) if self.live else gr.skip()
+            if stopped():
+                break
+            sound = (self.rate, chunks[-1]) if self.live else gr.skip()
             if now - shown < SECONDS_BETWEEN_PICTURES:
                 yield sound, gr.skip(), gr.skip(), gr.skip(), gr.skip()
                 continue
             shown = now
             made = sum(len(part) for part in chunks) / self.rate
-            mel = torch.cat(mels, dim=1)
-            picture = self.picture(mel, MEL, length, high, mel.shape[1] / frames)
+            picture = self.picture(summary.mel(), MEL, length, high, summary.position / frames)
             yield sound, gr.skip(), gr.skip(), picture, f"{made:.1f} of {length:.1f} s are made ..."
-        seconds = time.perf_counter() - started
-        picture = self.picture(torch.cat(mels, dim=1), MEL, length, high)
+        whole = np.concatenate(chunks)
+        made, seconds, file = len(whole) / self.rate, time.perf_counter() - started, self.file(whole)
+        picture = self.picture(summary.mel(), MEL, length, high, summary.position / frames)
+        if stopped():
+            status = f"**Stopped after {made:.1f} of {length:.1f} s**, which can be downloaded. {origin}"
+            yield None, file, drawn, picture, status
+            return
         status = (
             f"**{length:.1f} s of music in {seconds:.1f} s**, {rate_words(length / seconds)}; the first sound was "
             f"ready after {heard_after:.1f} s. {origin}"
         )
-        yield gr.skip(), (self.rate, to_int16(torch.cat(chunks))), drawn, picture, status
+        yield gr.skip() if self.live else (self.rate, whole), file, drawn, picture, status
 
-    def generate(self, seconds: float, seed: float, new_seed: bool, steps: float) -> Iterator[tuple]:
+    def file(self, samples: np.ndarray) -> str:
+        """A WAV file of (samples,) int16, in a folder that Gradio takes it from."""
+        folder = Path(tempfile.mkdtemp(prefix="melreformer-"))
+        return str(write_audio(folder / "piece.wav", torch.from_numpy(samples / 32767.0), self.rate))
+
+    def generate(
+        self, seconds: float, seed: float, new_seed: bool, steps: float, request: gr.Request | None = None
+    ) -> Iterator[tuple]:
         """Draw an idea and play it; the last output is the seed."""
-        started, seconds = time.perf_counter(), check_length(seconds)
+        started, visitor = time.perf_counter(), visitor_of(request)
+        seconds = check_number("The length in seconds", seconds, MIN_SECONDS, MAX_SECONDS)
+        steps = check_number("The number of steps", steps, *STEPS, whole=True)
+        if not isinstance(new_seed, bool):
+            raise refusal(f"Whether there is a new seed must be true or false, got {new_seed!r}.")
         if new_seed:
             seed = random.SystemRandom().randrange(MAX_SEED)
-        if seed is None or not 0 <= seed <= MAX_SEED:
-            raise refusal(f"The seed must be a whole number from 0 to {MAX_SEED}, got {seed}.")
-        seed = int(seed)
+        seed = check_number("The seed", seed, 0, MAX_SEED, whole=True)
+
+        def stopped() -> bool:
+            return self.stops.pressed(visitor, "generate")
+
         empty = [self.blank(name, seconds) for name in (IDEA, MEL)]
-        yield gr.skip(), None, *empty, f"Drawing an idea in {int(steps)} steps ...", seed
+        if stopped():
+            yield None, None, *empty, "Stopped.", seed
+            return
+        yield None, None, *empty, f"Drawing an idea in {steps} steps ...", seed
         generator = torch.Generator().manual_seed(seed)
-        drawn = _checked(lambda: self.pipeline.sample_idea(int(steps), seconds, generator=generator))
-        for output in self.play(*drawn, started, f"Seed {seed}."):
+        drawn = _checked(lambda: self.pipeline.sample_idea(seconds, num_inference_steps=steps, generator=generator))
+        gain = self.pipeline.live_gain(drawn.ideas)
+        for output in self.play(*drawn, gain, started, f"Seed {seed}.", stopped):
             yield *output, seed
 
-    def expand(self, recording: str | None, stretch: float) -> Iterator[tuple]:
-        """Shrink a recording to its idea and play that, `stretch` times as long."""
-        started, waveform = time.perf_counter(), read_recording(recording, self.rate)
+    def expand(self, recording: str | None, stretch: float, request: gr.Request | None = None) -> Iterator[tuple]:
+        """Shrink a recording to its idea and play that, `stretch` times as long and as loud as it was."""
+        started, visitor = time.perf_counter(), visitor_of(request)
+        stretch = check_number("The stretch", stretch, *STRETCH)
+        waveform = read_recording(recording, self.rate)
         seconds = waveform.numel() / self.rate
-        idea, _ = _checked(lambda: self.pipeline.idea_of(waveform, self.rate))
-        frames = self.pipeline.frames_of(check_length(max(seconds * stretch, MIN_SECONDS)))
+        wanted = max(seconds * stretch, MIN_SECONDS)
+        wanted = check_number("The length of the result in seconds", wanted, MIN_SECONDS, MAX_SECONDS)
+        drawn = _checked(lambda: self.pipeline.idea_of(waveform, self.rate, wanted))
         origin = f"From the idea of {seconds:.1f} s of {Path(recording).name}."
-        yield from self.play(idea, torch.tensor([frames], device=idea.device), started, origin)
+        yield from self.play(*drawn, 1.0, started, origin, lambda: self.stops.pressed(visitor, "expand"))
 
 
 def _checked(function: Callable):
@@ -188,17 +251,16 @@ def _checked(function: Callable):
 
 
 def _outputs(player: Player) -> list[gr.components.Component]:
-    """Status, players and pictures of a tab."""
-    status = gr.Markdown("", elem_classes="status")
-    streamed = gr.Audio(
-        label="Live, while it is made",
-        streaming=True,
-        autoplay=True,
+    """Player, file, pictures and status of a tab. Labels are the names of the API's outputs."""
+    status = gr.Markdown("", elem_classes="status", label="status")
+    sound = gr.Audio(
+        label="The piece, while it is made" if player.live else "The piece",
+        streaming=player.live,
+        autoplay=player.live,
         interactive=False,
-        visible=player.live,
         buttons=[],
     )
-    whole = gr.Audio(label="The whole piece, to keep", type="numpy", interactive=False, buttons=["download"])
+    file = gr.File(label="The piece as a WAV file", interactive=False)
     with gr.Row():
         pictures = [
             gr.Image(
@@ -213,7 +275,7 @@ def _outputs(player: Player) -> list[gr.components.Component]:
             )
             for name in (IDEA, MEL)
         ]
-    return [streamed, whole, *pictures, status]
+    return [sound, file, *pictures, status]
 
 
 def _buttons(name: str, start: str, stop: str) -> list[gr.Button]:
@@ -225,22 +287,31 @@ def _buttons(name: str, start: str, stop: str) -> list[gr.Button]:
         ]
 
 
-def _connect(
-    function: Callable, inputs: list, outputs: list, buttons: list[gr.Button], status: gr.Markdown, name: str
-) -> None:
-    """Wire a tab: one piece at a time is made for all visitors; Stop ends the visitor's own."""
+TABS = ("generate", "expand")
+
+
+def _connect(player: Player, inputs: list, outputs: list, buttons: list[gr.Button], status: gr.Markdown, tab: str):
+    """Wire a tab: one piece at a time is made for all visitors; Stop ends the visitor's own and all its sound."""
     start, stop = buttons
-    playing = start.click(
-        function,
+
+    def begin(request: gr.Request) -> None:
+        player.stops.start(visitor_of(request), tab, TABS)
+
+    def end(request: gr.Request) -> None:
+        player.stops.stop(visitor_of(request), tab)
+
+    hidden = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    start.click(begin, js=SILENCE, **hidden)
+    start.click(
+        getattr(player, tab),
         inputs,
         outputs,
-        api_name=name,
+        api_name=tab,
         show_progress_on=status,
         concurrency_id="model",
         concurrency_limit=1,
     )
-    stop.click(None, cancels=[playing])
-    stop.click(None, [status], [status], js=STOPPED, api_visibility="private")
+    stop.click(end, js=SILENCE, **hidden)
 
 
 def _generate_tab(player: Player) -> None:
@@ -257,10 +328,10 @@ def _generate_tab(player: Player) -> None:
                 info="The same seed, length and steps give the same music.",
             )
             steps = gr.Slider(
-                4, 50, value=20, step=1, label="Denoising steps", info="Fewer are faster; the idea gets coarser."
+                *STEPS, value=20, step=1, label="Denoising steps", info="Fewer are faster; the idea gets coarser."
             )
             buttons = _buttons("Generate", "generate", "stop")
-            inputs = [seconds, seed, new_seed, steps]
+            inputs = [unchecked(field) for field in (seconds, seed, new_seed, steps)]
             gr.Examples(
                 [[10, 1, False, 20], [20, 7, False, 20], [60, 42, False, 20]],
                 inputs,
@@ -270,7 +341,7 @@ def _generate_tab(player: Player) -> None:
             )
         with gr.Column(scale=2, min_width=320):
             outputs = _outputs(player)
-    _connect(player.generate, inputs, [*outputs, seed], buttons, outputs[-1], "generate")
+    _connect(player, inputs, [*outputs, seed], buttons, outputs[-1], "generate")
 
 
 def _expand_tab(player: Player) -> None:
@@ -289,8 +360,7 @@ def _expand_tab(player: Player) -> None:
                     api_visibility="private",
                 )
             stretch = gr.Slider(
-                0.25,
-                4.0,
+                *STRETCH,
                 value=1.0,
                 step=0.25,
                 label="Stretch",
@@ -299,7 +369,7 @@ def _expand_tab(player: Player) -> None:
             buttons = _buttons("Expand its idea", "expand", "stop_expanding")
         with gr.Column(scale=2, min_width=320):
             outputs = _outputs(player)
-    _connect(player.expand, [recording, stretch], outputs, buttons, outputs[-1], "expand")
+    _connect(player, [recording, unchecked(stretch)], outputs, buttons, outputs[-1], "expand")
 
 
 def build_demo(pipeline: MelReformerPipeline, live: bool | None = None) -> gr.Blocks:
@@ -312,15 +382,23 @@ def build_demo(pipeline: MelReformerPipeline, live: bool | None = None) -> gr.Bl
     pipeline.set_progress_bar_config(disable=True)
     live = shutil.which("ffmpeg") is not None if live is None else live
     player = Player(pipeline, live)
-    how = HOW.format(columns=pipeline.unet.config.num_columns)
-    with gr.Blocks(title="MelReformer", analytics_enabled=False) as demo:
+
+    def leave(request: gr.Request) -> None:
+        player.stops.forget(visitor_of(request), TABS)
+
+    how = HOW.format(columns=pipeline.expansion.config.idea_columns)
+    with gr.Blocks(title="MelReformer", analytics_enabled=False, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)) as demo:
         gr.Markdown(f"# MelReformer\n{how}" + ("" if live else f"\n\n{NO_LIVE}"))
-        with gr.Tab("Generate"):
+        with gr.Tab("Generate") as tab:
             _generate_tab(player)
-        with gr.Tab("Expand a recording"):
+        with gr.Tab("Expand a recording") as other:
             _expand_tab(player)
+        for each in (tab, other):  # what plays in a tab is not heard in another
+            each.select(None, js=SILENCE, api_visibility="private")
+        demo.unload(leave)
     return demo.queue(max_size=16)
 
 
 if __name__ == "__main__":
+    choose_threads()
     build_demo(MelReformerPipeline.from_pretrained("piano-tiny")).launch(**launch_settings())

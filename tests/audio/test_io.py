@@ -8,7 +8,7 @@ import soundfile
 import torch
 from audio_files import RATE, tone
 
-from melreformer_hf.audio.io import read_audio, resample, write_wav
+from melreformer_hf.audio.io import open_audio, read_audio, resample, write_audio
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
@@ -84,11 +84,45 @@ def test_files_that_are_too_long_are_refused_before_they_are_decoded(tmp_path):
 
 
 def test_writing_is_whole_or_not_at_all(tmp_path):
-    path = write_wav(tmp_path / "a.wav", torch.from_numpy(tone(0.2)) * 4, RATE)
+    path = write_audio(tmp_path / "a.wav", torch.from_numpy(tone(0.2)) * 4, RATE)
     data, rate = soundfile.read(path)
     assert rate == RATE and 0.99 < np.abs(data).max() <= 1.0  # scaled, not clipped
     with pytest.raises(ValueError, match="NaN"):
-        write_wav(tmp_path / "b.wav", torch.tensor([0.0, float("nan")]), RATE)
-    with pytest.raises(FileNotFoundError, match="missing"):
-        write_wav(tmp_path / "missing" / "c.wav", torch.zeros(9), RATE)
+        write_audio(tmp_path / "b.wav", torch.tensor([0.0, float("nan")]), RATE)
     assert [file.name for file in tmp_path.iterdir()] == ["a.wav"]
+    write_audio(tmp_path / "new" / "folder" / "c.wav", torch.zeros(9), RATE)
+    assert soundfile.info(tmp_path / "new" / "folder" / "c.wav").frames == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "tolerance"),
+    [("a.wav", "WAV", 1e-4), ("a.FLAC", "FLAC", 1e-4), ("a.ogg", "OGG", 0.1), ("a.mp3", "MP3", 0.1)],
+)
+def test_the_suffix_says_the_format(tmp_path, name, kind, tolerance):
+    stereo = torch.from_numpy(np.stack([tone(1.0), tone(1.0, 880.0)]))
+    write_audio(tmp_path / name, stereo, RATE)
+    assert soundfile.info(tmp_path / name).format in (kind, "MPEG" if kind == "MP3" else kind)
+    data, rate = soundfile.read(tmp_path / name)
+    assert rate == RATE and data.shape[1] == 2 and abs(len(data) - RATE) <= 2 * 1152
+    difference = data[2000:18000] - stereo.numpy().T[2000:18000]
+    assert np.abs(difference).max() < tolerance
+    with pytest.raises(ValueError, match="must end in .wav, .flac, .ogg, .mp3, got .*song.m4a"):
+        write_audio(tmp_path / "song.m4a", stereo, RATE)
+    with pytest.raises(ValueError, match="MP3 has the sampling rates .* got 22000"):
+        write_audio(tmp_path / "b.mp3", stereo, 22000)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_ten_minutes_of_vorbis_are_written(tmp_path):
+    noise = torch.randn(1, 600 * 8000, generator=torch.Generator().manual_seed(0)) * 0.1
+    write_audio(tmp_path / "a.ogg", noise, 8000)
+    assert soundfile.info(tmp_path / "a.ogg").frames == noise.shape[1]
+
+
+def test_a_full_disk_is_told():
+    with (
+        pytest.raises(OSError, match="/dev/full|could not be written"),
+        open_audio("/dev/full", "a.wav", RATE) as write,
+    ):
+        for _ in range(10):
+            write(torch.zeros(1, 100_000))

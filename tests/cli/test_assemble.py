@@ -20,13 +20,13 @@ def test_assembled_parts_generate_what_the_parts_do(tmp_path):
     parts = tiny_parts()
     words = ["assemble", "--output", str(tmp_path / "pipe"), "--card", str(tmp_path / "card.json")]
     words += ["--prediction-type", "v_prediction"]
-    for name in ("unet", "expansion", "vocoder"):
+    for name in ("idea", "expansion", "vocoder"):
         parts[name].save_pretrained(tmp_path / name)
         words += [f"--{name}", str(tmp_path / name)]
     (tmp_path / "card.json").write_text(json.dumps({"title": "Tiny", "metrics": "none"}))
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    assert str(tmp_path / "unet") not in (tmp_path / "pipe" / "unet" / "config.json").read_text()
+    assert str(tmp_path / "idea") not in (tmp_path / "pipe" / "idea" / "config.json").read_text()
     assert "# Tiny" in (tmp_path / "pipe" / "README.md").read_text()
     loaded = MelReformerPipeline.from_pretrained(tmp_path / "pipe")
     loaded.set_progress_bar_config(disable=True)
@@ -51,7 +51,7 @@ def test_an_assembled_pipeline_tells_what_its_parts_tell_and_computes_in_full_pr
     index = json.loads((tmp_path / "pipe" / "model_index.json").read_text())
     assert index["vocoder"] == ["melreformer_hf", "HifiVocoderModel"]
     loaded = DiffusionPipeline.from_pretrained(tmp_path / "pipe")
-    assert loaded.vocoder.dtype == loaded.expansion.dtype == loaded.unet.dtype == torch.float32
+    assert loaded.vocoder.dtype == loaded.expansion.dtype == loaded.idea.dtype == torch.float32
 
 
 def test_prediction_type_is_what_the_training_wrote_down(tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -41,25 +44,41 @@ def test_generate_writes_wav_and_picture(checkpoint, tmp_path):
     assert (tmp_path / "song.png").read_bytes()[:4] == b"\x89PNG"
     pipe = MelReformerPipeline.from_pretrained(checkpoint)
     pipe.set_progress_bar_config(disable=True)
-    called = pipe(3, 1.5, generator=torch.Generator().manual_seed(5))
+    called = pipe(1.5, num_inference_steps=3, generator=torch.Generator().manual_seed(5))
     called.save(tmp_path / "called.wav", peak_db=-1.0)
     np.testing.assert_allclose(soundfile.read(tmp_path / "called.wav")[0], data, atol=1e-4)
     assert abs(20 * np.log10(np.abs(data).max()) + 1) < 0.01
     run(*words, "--keep-level", "--output", str(tmp_path / "soft.wav"))
     np.testing.assert_allclose(
-        soundfile.read(tmp_path / "soft.wav")[0], called.audios[0] / called.audios.abs().max().clamp(min=1), atol=1e-4
+        soundfile.read(tmp_path / "soft.wav")[0],
+        called.audios[0, 0] / called.audios.abs().max().clamp(min=1),
+        atol=1e-4,
     )
     run(*words, "--output", str(tmp_path / "again.wav"))
     assert (soundfile.read(tmp_path / "again.wav")[0] == data).all()
 
 
-def test_several_pieces_and_progress(checkpoint, tmp_path, capfd):
-    words = ("generate", "--checkpoint", checkpoint, "--seconds", "1", "--steps", "2", "--num-waveforms", "2")
-    text = run(*words, "--output", str(tmp_path / "song.wav"))
+def test_several_pieces_have_seeds_of_their_own(checkpoint, tmp_path, capfd):
+    words = ("generate", "--checkpoint", checkpoint, "--seconds", "1", "--steps", "2")
+    folder = tmp_path / "new" / "folder"
+    text = run(*words, "--num", "2", "--seed", "7", "-o", str(folder / "song.flac"))
     for index in range(2):
-        assert (tmp_path / f"song-{index}.png").is_file() and str(tmp_path / f"song-{index}.wav") in text
+        assert (folder / f"song-{index}.png").is_file() and str(folder / f"song-{index}.flac") in text
+        assert f"seed {7 + index}" in text
     shown = text + capfd.readouterr().err
     assert "idea: 100%" in shown and "1.0/1.0 s of music" in shown
+    run(*words, "--seed", "8", "-o", str(tmp_path / "alone.flac"))
+    alone, second = (soundfile.read(path)[0] for path in (tmp_path / "alone.flac", folder / "song-1.flac"))
+    np.testing.assert_array_equal(alone, second)
+    assert soundfile.info(folder / "song-0.flac").format == "FLAC" and not list(folder.glob(".*"))
+
+
+def test_a_pipe_gets_a_wav_file(checkpoint, tmp_path):
+    words = [sys.executable, "-m", "melreformer_hf", "generate", "--checkpoint", checkpoint, "--seconds", "1.5"]
+    result = subprocess.run([*words, "--steps", "2", "--seed", "5", "-o", "-"], capture_output=True, check=True)
+    assert b"loaded" in result.stderr and b"seed" not in result.stdout[:44]
+    data, rate = soundfile.read(io.BytesIO(result.stdout))
+    assert rate == RATE and abs(data.size / rate - 1.5) < 0.02 and np.abs(data).max() > 0.1
 
 
 def test_speed_has_words_for_both_sides():
@@ -70,6 +89,9 @@ def test_expand_reads_another_rate(checkpoint, tmp_path):
     soundfile.write(tmp_path / "in.flac", tone(1.0, rate=44100), 44100)
     run("expand", str(tmp_path / "in.flac"), "--checkpoint", checkpoint, "--output", str(tmp_path / "out.wav"))
     assert abs(soundfile.info(tmp_path / "out.wav").duration - 1.0) < 0.02
+    soundfile.write(tmp_path / "silence.wav", np.zeros(RATE), RATE)
+    run("expand", str(tmp_path / "silence.wav"), "-o", str(tmp_path / "still.ogg"))
+    assert np.abs(soundfile.read(tmp_path / "still.ogg")[0]).max() < 1e-3
 
 
 def test_data_build(tmp_path):
@@ -111,4 +133,5 @@ def test_converted_weights_have_their_original_s_licence_or_none():
 
 def test_doctor_reports(monkeypatch):
     text = run("doctor")
-    assert "torch 2" in text and "soundfile" in text and "will be used" in text
+    assert "torch 2" in text and "reads and writes WAV" in text and "will be used" in text
+    assert "available cores" in text and ("sleep while they wait" in text or "1 thread " in text)

@@ -22,7 +22,7 @@ from melreformer_hf import _errors as errors
 from melreformer_hf._registration import FAMILIES
 from melreformer_hf.cli import demo, generate
 from melreformer_hf.cli.main import app, main
-from melreformer_hf.pipelines.pipeline_mel_reformer import MAX_SECONDS
+from melreformer_hf.pipelines.pipeline_utils import MAX_SECONDS
 
 COMMANDS = ("generate", "expand", "demo", "train", "evaluate", "convert", "assemble", "push", "doctor", "data build")
 
@@ -65,15 +65,15 @@ def mistake(monkeypatch, capsys, tmp_path):
         ("generate --seconds long", "--seconds"),
         ("generate --steps 0", "--steps"),
         ("generate --seed -1", "--seed"),
-        ("generate --num-waveforms 0", "--num-waveforms"),
+        ("generate --num 0", "--num"),
         ("generate --threads 0", "--threads"),
         ("generate --sead 3", "--seed"),
         ("generate --device quantum", "'quantum'"),
         ("generate --device cuda:99", "finds no such device"),
         ("generate --checkpoint nowhere", "neither a folder, nor a bundled checkpoint"),
         ("generate --checkpoint ./nowhere/at/all", "neither a folder"),
-        ("generate --output song.mp3", ".wav file, got song.mp3"),
-        ("generate --output missing/song.wav", "No folder missing"),
+        ("generate --output song.m4a", "must end in .wav, .flac, .ogg, .mp3, got 'song.m4a'"),
+        ("generate -o -  --num 2", "--num must be 1 with --output -, got 2"),
         ("genarate", "generate"),
         ("expand", "Missing argument"),
         ("expand nowhere.wav", "nowhere.wav"),
@@ -94,11 +94,11 @@ def mistake(monkeypatch, capsys, tmp_path):
             "convert --family hifi_vocoder --checkpoint a --arguments b --output c",
             "No JSON or YAML file of arguments at b",
         ),
-        ("assemble --unet a --expansion b --vocoder c --output d --dtype float8", "float8"),
-        ("assemble --unet a --expansion b --vocoder c --output d --prediction-type epsilon", "epsilon"),
-        ("assemble --unet a --expansion b --vocoder c --output d --card nowhere.json", "nowhere.json"),
-        ("assemble --unet a --expansion b --vocoder c --output d --refine-steps -1", "--refine-steps"),
-        ("assemble --unet a --expansion b --vocoder c", "--output"),
+        ("assemble --idea a --expansion b --vocoder c --output d --dtype float8", "float8"),
+        ("assemble --idea a --expansion b --vocoder c --output d --prediction-type epsilon", "epsilon"),
+        ("assemble --idea a --expansion b --vocoder c --output d --card nowhere.json", "nowhere.json"),
+        ("assemble --idea a --expansion b --vocoder c --output d --refine-steps -1", "--refine-steps"),
+        ("assemble --idea a --expansion b --vocoder c", "--output"),
         ("data render", "midi"),
         ("data render . --soundfont none.sf2 --output x --gain -1", "--gain"),
         ("doctor --fast", "--fast"),
@@ -141,8 +141,8 @@ def test_wrong_recordings(mistake, checkpoint, tmp_path):
         ("expansion/config.json", {"num_attention_heads": 5}, "num_attention_heads"),
         ("expansion/config.json", {"hidden_size": "wide"}, "hidden_size"),
         ("vocoder/config.json", {"architecture": "organ"}, "organ"),
-        ("unet/config.json", {"num_colums": 8}, "num_columns"),
-        ("unet/config.json", {"mel_std": 0.0}, "mel_std"),
+        ("idea/config.json", {"num_colums": 8}, "num_columns"),
+        ("idea/config.json", {"mel_std": 0.0}, "mel_std"),
     ],
 )
 def test_wrong_configurations(mistake, checkpoint, tmp_path, file, change, fragment):
@@ -160,7 +160,7 @@ def test_wrong_configurations(mistake, checkpoint, tmp_path, file, change, fragm
         ("vocoder/config.json", None),
         ("vocoder/model.safetensors", b"garbage"),
         ("vocoder/model.safetensors", None),
-        ("unet/diffusion_pytorch_model.safetensors", b"garbage"),
+        ("idea/diffusion_pytorch_model.safetensors", b"garbage"),
         ("model_index.json", None),
         ("model_index.json", b"{"),
     ],

@@ -17,7 +17,7 @@ from melreformer_hf._registration import FAMILIES
 from melreformer_hf.hub.cards import DETAILS, details_of, joined_details, write_card
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.hub.push import push_folder
-from melreformer_hf.pipelines.pipeline_utils import BUNDLED
+from melreformer_hf.pipelines.loading import BUNDLED
 from melreformer_hf.training.checkpointing import save_model
 
 MODELS = sorted(name for name in melreformer_hf.__all__ if name.endswith(("Model", "Pipeline")))
@@ -83,7 +83,7 @@ def test_parts_of_a_pipeline_have_no_cards_of_their_own(tmp_path):
 
 
 def test_a_part_saved_alone_has_one(tmp_path):
-    tiny_parts()["unet"].save_pretrained(tmp_path)
+    tiny_parts()["idea"].save_pretrained(tmp_path)
     card = ModelCard.load(tmp_path / "README.md")
     assert "IdeaUNetModel.from_pretrained" in card.text and "AutoModel" not in card.text
     assert not list(tmp_path.glob(".*"))
@@ -124,9 +124,9 @@ def test_a_pipeline_keeps_its_card_and_gives_its_parts_data_licence_and_metrics(
     loaded = type(pipe).from_pretrained(tmp_path / "first")
     loaded.save_pretrained(tmp_path / "second")
     assert details_of((tmp_path / "second" / "README.md").read_text()) == CARD
-    loaded.unet.save_pretrained(tmp_path / "unet")
+    loaded.idea.save_pretrained(tmp_path / "idea")
     loaded.vocoder.save_pretrained(tmp_path / "vocoder")
-    for part in ("unet", "vocoder"):
+    for part in ("idea", "vocoder"):
         assert details_of((tmp_path / part / "README.md").read_text()) == CARD
     for saved in (tmp_path / "second").rglob("*.json"):
         assert str(tmp_path) not in saved.read_text(), "where a folder lies is nobody's business"
@@ -134,12 +134,12 @@ def test_a_pipeline_keeps_its_card_and_gives_its_parts_data_licence_and_metrics(
 
 def test_the_parts_cards_make_the_pipelines(tmp_path):
     parts = tiny_parts()
-    parts["unet"].save_pretrained(tmp_path / "unet", card={**CARD, "data": "Ideas."})
+    parts["idea"].save_pretrained(tmp_path / "idea", card={**CARD, "data": "Ideas."})
     parts["vocoder"].save_pretrained(tmp_path / "vocoder", card={"license": "cc-by-4.0", "metrics": "loud"})
-    joined = joined_details({"idea model": str(tmp_path / "unet"), "vocoder": str(tmp_path / "vocoder")})
+    joined = joined_details({"idea model": str(tmp_path / "idea"), "vocoder": str(tmp_path / "vocoder")})
     assert joined["data"] == "**idea model**: Ideas." and joined["license"] == "cc-by-4.0"
     assert joined["metrics"] == f"**idea model**: {CARD['metrics']}\n\n**vocoder**: loud"
-    unlike = joined_details({"idea model": str(tmp_path / "unet"), "expansion": str(tmp_path / "nowhere")})
+    unlike = joined_details({"idea model": str(tmp_path / "idea"), "expansion": str(tmp_path / "nowhere")})
     assert unlike["license"] == "unknown"
 
 
@@ -184,8 +184,8 @@ def test_saving_writes_the_feature_extractor(vocoder, tmp_path):
         json.loads((tmp_path / name / "preprocessor_config.json").read_text()) for name in ("model", "extractor")
     ]
     assert written[0] == written[1]
-    tiny_parts()["unet"].save_pretrained(tmp_path / "unet")
-    assert not (tmp_path / "unet" / "preprocessor_config.json").exists()
+    tiny_parts()["idea"].save_pretrained(tmp_path / "idea")
+    assert not (tmp_path / "idea" / "preprocessor_config.json").exists()
 
 
 def test_what_a_training_publishes_names_its_place_and_its_feature_extractor(vocoder, tmp_path):

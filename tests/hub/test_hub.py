@@ -29,7 +29,7 @@ save_file({{"music": music(pipe)}}, sys.argv[1] + "/music.safetensors")
 print(pipe.push_to_hub("user/pipe", card={{"data": "Sines.", "license": "cc0-1.0"}}))
 pipe.vocoder.save_pretrained(sys.argv[1] + "/vocoder", push_to_hub=True, repo_id="user/vocoder", private=True,
                              commit_message="A vocoder", card={{"title": "Quiet"}})
-pipe.unet.push_to_hub("unet", tags=["small"], revision="tiny")
+pipe.idea.push_to_hub("unet", tags=["small"], revision="tiny")
 """
 LOAD = f"""
 import sys, torch
@@ -69,9 +69,9 @@ def card_of(repository: Repository, revision: str = "main") -> ModelCard:
 def test_what_is_pushed_is_whole_and_carries_its_own_card(hub, pushed):
     pipe = hub.repository("models", "user/pipe")
     expected = {"README.md", "model_index.json", "scheduler/scheduler_config.json", ".gitattributes"}
-    expected |= {f"{part}/config.json" for part in ("unet", "expansion", "vocoder")}
+    expected |= {f"{part}/config.json" for part in ("idea", "expansion", "vocoder")}
     expected |= {f"{part}/model.safetensors" for part in ("expansion", "vocoder")}
-    assert set(pipe.files()) == expected | {"unet/diffusion_pytorch_model.safetensors"}
+    assert set(pipe.files()) == expected | {"idea/diffusion_pytorch_model.safetensors"}
     card = card_of(pipe)
     assert card.data.license == "cc0-1.0" and card.data.library_name == "melreformer_hf" and "Sines." in card.text
     assert 'MelReformerPipeline.from_pretrained("user/pipe")' in card.text

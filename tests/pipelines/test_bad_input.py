@@ -112,13 +112,13 @@ def test_callbacks_change_the_tensors_that_they_ask_for(pipe):
 
     def half_as_long(pipe, step, timestep, tensors):
         told.append({name: tuple(value.shape) for name, value in tensors.items()})
-        return {"log2_num_frames": tensors["log2_num_frames"] - int(step == 0)}
+        return {"num_frames": tensors["num_frames"] // (2 if step == 0 else 1)}
 
-    names = ["latents", "log2_num_frames"]
+    names = ["latents", "num_frames"]
     asked = {"callback_on_step_end": half_as_long, "callback_on_step_end_tensor_inputs": names}
     frames = generate(pipe).num_frames
-    assert generate(pipe, **asked).num_frames.tolist() == (frames / 2).round().long().tolist()
-    assert told == [{"latents": (1, 1, BINS, COLUMNS), "log2_num_frames": (1,)}] * 2
+    assert generate(pipe, **asked).num_frames.tolist() == (frames // 2).tolist()
+    assert told == [{"latents": (1, 1, BINS, COLUMNS), "num_frames": (1,)}] * 2
     silent = generate(pipe, output_type="idea", callback_on_step_end=lambda p, i, t, x: {"latents": x["latents"] - 99})
     assert torch.equal(silent.ideas, torch.full_like(silent.ideas, pipe.mel_config.floor_value))
 
@@ -145,12 +145,12 @@ def test_ideas_of_the_wrong_kind(pipe, ideas, frames, fragment):
 def test_lengths_in_a_list_are_lengths(pipe):
     idea = torch.zeros(1, BINS, COLUMNS)
     chunks = [torch.cat(list(pipe.stream_idea(idea, frames)), dim=-1) for frames in ([40], torch.tensor([40]))]
-    assert chunks[0].shape == (1, 40 * 256) and torch.equal(*chunks)
+    assert chunks[0].shape == (1, 1, 40 * 256) and torch.equal(*chunks)
 
 
 def test_models_refuse_tensors_of_the_wrong_kind(pipe):
     idea, frames, mel = torch.zeros(2, BINS, COLUMNS), torch.tensor([8, 6]), torch.zeros(2, BINS, 8)
-    expansion, vocoder, unet = pipe.expansion, pipe.vocoder, pipe.unet
+    expansion, vocoder, unet = pipe.expansion, pipe.vocoder, pipe.idea
     noisy, infinite = torch.zeros(2, 1, BINS, COLUMNS), torch.full((2, BINS, COLUMNS), float("inf"))
     cases = {
         "labels must have shape": lambda: expansion(idea, frames, mel[..., :4], mel),

@@ -17,8 +17,8 @@ from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
 from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
 from melreformer_hf.pipelines import pipeline_mel_reformer
+from melreformer_hf.pipelines.loading import BUNDLED
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
-from melreformer_hf.pipelines.pipeline_utils import BUNDLED
 
 RATE, HOP = 22050, 256
 CLOSE = {"rtol": 0, "atol": 1e-4}
@@ -36,7 +36,7 @@ def generate(pipe, **arguments):
 def test_length_sampling_rate_and_fields(pipe):
     output = generate(pipe, audio_length_in_s=1.3)
     frames = round(1.3 * RATE / HOP)
-    assert output.audios.shape == (1, frames * HOP) and output.mels.shape == (1, 16, frames)
+    assert output.audios.shape == (1, 1, frames * HOP) and output.mels.shape == (1, 16, frames)
     assert output.ideas.shape == (1, 16, 32) and output.sampling_rate == RATE
     assert output.durations == [frames * HOP / RATE]
     assert output.audios.isfinite().all() and output.audios.any()
@@ -62,7 +62,7 @@ def test_durations_are_drawn_and_rows_end_in_silence(pipe):
     assert len(set(output.num_frames.tolist())) > 1
     assert all(64 <= frames <= 128 for frames in output.num_frames.tolist())
     for audio, samples in zip(output.audios, output.num_samples.tolist(), strict=True):
-        assert not audio[samples:].any()
+        assert not audio[:, samples:].any()
 
 
 @pytest.mark.parametrize("chunk", [0.1, 0.75, 10.0])
@@ -112,7 +112,8 @@ def test_expand_keeps_length_streams_and_stretches(pipe):
 
 def test_output_types_and_callback(pipe):
     assert torch.equal(generate(pipe, output_type="mel").audios, generate(pipe).mels)
-    assert torch.equal(generate(pipe, output_type="idea").audios, generate(pipe).ideas)
+    for name in ("idea", "latent"):
+        assert torch.equal(generate(pipe, output_type=name).audios, generate(pipe).ideas)
     assert isinstance(generate(pipe, return_dict=False), tuple)
     seen = []
 
@@ -144,7 +145,7 @@ def test_half_precision_runs_and_stays_close(pipe, tmp_path, dtype, tolerance):
     pipe.save_pretrained(tmp_path)
     half = MelReformerPipeline.from_pretrained(tmp_path, dtype=dtype)
     half.set_progress_bar_config(disable=True)
-    assert {half.unet.dtype, half.expansion.dtype, half.vocoder.dtype} == {dtype}
+    assert {half.idea.dtype, half.expansion.dtype, half.vocoder.dtype} == {dtype}
     output, expected = generate(half).audios, generate(pipe).audios
     assert output.dtype == torch.float32 and output.isfinite().all()
     assert (output - expected).abs().mean() < tolerance * expected.abs().mean()
@@ -223,7 +224,7 @@ def test_ideas_and_mels_that_are_not_finite_are_refused(pipe, value):
         list(pipe.vocoder.stream(mel.split(16, dim=-1)))
     broken = tiny_pipeline()
     with torch.no_grad():
-        next(broken.unet.parameters()).fill_(value)
+        next(broken.idea.parameters()).fill_(value)
     with pytest.raises(ValueError, match="finite"):
         generate(broken)
 
@@ -266,7 +267,7 @@ def test_folders_that_would_load_as_random_weights_are_refused(pipe, tmp_path):
         MelReformerPipeline.from_pretrained(tmp_path / "whole")
     save_file(tensors, weights, metadata={"format": "pt"})
     assert MelReformerPipeline.from_pretrained(tmp_path / "whole").sampling_rate == RATE
-    _change(tmp_path / "whole" / "unet" / "config.json", mel_mean_of_all=0.0)
+    _change(tmp_path / "whole" / "idea" / "config.json", mel_mean_of_all=0.0)
     with pytest.raises(ValueError, match="mel_mean_of_all"):
         MelReformerPipeline.from_pretrained(tmp_path / "whole")
     (tmp_path / "whole" / "vocoder" / "config.json").unlink()
@@ -300,7 +301,7 @@ def test_bundled_checkpoint_makes_music_that_changes():
     pipe = MelReformerPipeline.from_pretrained("piano-tiny")
     pipe.set_progress_bar_config(disable=True)
     output = pipe(num_inference_steps=8, audio_length_in_s=8.0, generator=seeded(3))
-    audio = output.audios[0]
+    audio = output.audios[0, 0]
     seconds = audio[: 7 * RATE].reshape(7, RATE)
     loudness = seconds.square().mean(-1).sqrt()
     assert (loudness > 1e-3).all()  # no silence

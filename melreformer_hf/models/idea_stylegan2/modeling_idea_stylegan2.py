@@ -12,7 +12,7 @@ place of the weights, which is the same function without a weight per picture; t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,10 +23,12 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
+from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.idea_stylegan2.configuration_idea_stylegan2 import IdeaStyleGan2Config
 from melreformer_hf.models.idea_stylegan2.weights_idea_stylegan2 import ORIGINAL_FORMAT
 from melreformer_hf.nn.equalized import EqualizedLinear, scaled_leaky_relu
+from melreformer_hf.nn.ideas import IdeaSample, check_lengths, row_generators_of
 from melreformer_hf.nn.resample2d import FirFilter2d, filter_after_transposed, upsampling_filter
 from melreformer_hf.originals.formats import OriginalCheckpointMixin
 
@@ -47,19 +49,6 @@ class IdeaStyleGan2Output(ModelOutput):
     sample: torch.FloatTensor | None = None
     log2_num_frames: torch.FloatTensor | None = None
     styles: torch.FloatTensor | None = None
-
-
-@dataclass
-class IdeaStyleGan2GenerationOutput(ModelOutput):
-    """Output of `IdeaStyleGan2Model.generate`: what the expansion reads.
-
-    Args:
-        idea: (batch, mel, column) log-mel, at least the value of silence.
-        num_frames: (batch,) int64 duration in frames.
-    """
-
-    idea: torch.FloatTensor | None = None
-    num_frames: torch.LongTensor | None = None
 
 
 class MappingNetwork(nn.Module):
@@ -300,8 +289,8 @@ class IdeaStyleGan2Model(OriginalCheckpointMixin, IdeaStyleGan2PreTrainedModel):
         >>> import torch
         >>> from melreformer_hf import IdeaStyleGan2Config, IdeaStyleGan2Model
         >>> model = IdeaStyleGan2Model(IdeaStyleGan2Config.preset("tiny")).eval()
-        >>> drawn = model.generate(2, generator=torch.Generator().manual_seed(0), truncation_psi=0.7)
-        >>> tuple(drawn.idea.shape), tuple(drawn.num_frames.shape)
+        >>> drawn = model.sample(2, generator=torch.Generator().manual_seed(0), truncation_psi=0.7)
+        >>> tuple(drawn.ideas.shape), tuple(drawn.num_frames.shape)
         ((2, 128, 256), (2,))
     """
 
@@ -436,61 +425,62 @@ class IdeaStyleGan2Model(OriginalCheckpointMixin, IdeaStyleGan2PreTrainedModel):
         output = IdeaStyleGan2Output(sample=sample, log2_num_frames=log2_num_frames, styles=styles)
         return output.to_tuple() if return_dict is False else output
 
+    @property
+    def mel_config(self) -> MelConfig:
+        """The mel contract of ideas."""
+        return self.config.mel_config
+
     @torch.no_grad()
-    def generate(
+    def sample(
         self,
         batch_size: int = 1,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        truncation_psi: float = 1.0,
         num_frames: int | torch.Tensor | None = None,
-    ) -> IdeaStyleGan2GenerationOutput:
+        truncation_psi: float = 1.0,
+        latents: torch.Tensor | None = None,
+        device: torch.device | str | None = None,
+        module: Callable[..., IdeaStyleGan2Output] | None = None,
+    ) -> IdeaSample:
         """Draw ideas and durations for the expansion.
 
         Args:
             batch_size: ideas.
             generator: drives latents and noise, row after row, so that a row stays when others follow; or one per row.
-            truncation_psi: see `forward`.
             num_frames: durations in frames, one or (batch,), in place of the predicted ones.
+            truncation_psi: see `forward`.
+            latents: (batch, style_size) standard normal, in place of those that would be drawn.
+            device: where the model runs; default: where it is.
+            module: called in place of the model: the model in a wrapper, such as `torch.compile(model)`.
 
         Raises:
             ValueError: the model makes no mels (several channels), or knows no durations and was given none; an
                 argument breaks its rule.
         """
-        config = self.config
+        config, device = self.config, self.device if device is None else torch.device(device)
         if config.num_channels != 1:
-            raise ValueError(f"generate makes mels of num_channels=1, this model has {config.num_channels}.")
+            raise ValueError(f"sample makes mels of num_channels=1, this model has {config.num_channels}.")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
-        rows = list(generator) if isinstance(generator, Sequence) else [generator] * batch_size
-        if len(rows) != batch_size:
-            raise ValueError(f"generator must be one, or one per row: got {len(rows)} for batch_size={batch_size}.")
-        lengths = self._given_lengths(num_frames, batch_size)
-        latents, noises = [], []
+        rows = row_generators_of(generator, batch_size)
+        if num_frames is None and self.duration is None:
+            raise ValueError("num_frames must be given: this model was built with predict_duration=False.")
+        lengths = None if num_frames is None else check_lengths(num_frames, batch_size, device)
+        drawn, noises = [], []
         # Row after row, latents before noise: a row then has the same idea in any batch.
         for row in rows:
-            latents.append(_randn((1, config.style_size), row, self.style_mean))
+            if latents is None:
+                drawn.append(_randn((1, config.style_size), row, self.style_mean))
             noises.append(self.draw_noise(1, row))
         # Lists of layers per row -> per layer (batch, 1, row, column)
-        noise = [torch.cat(layer) for layer in zip(*noises, strict=True)]
-        output = self(torch.cat(latents), truncation_psi=truncation_psi, noise=noise)
+        noise = [torch.cat(layer).to(device) for layer in zip(*noises, strict=True)]
+        latents = torch.cat(drawn) if latents is None else latents.to(self.style_mean.dtype)
+        run = self if module is None else module
+        output = run(latents.to(device), truncation_psi=truncation_psi, noise=noise, return_dict=True)
         if lengths is None:
             limited = output.log2_num_frames.clamp(config.log2_frames_min, config.log2_frames_max)
             lengths = limited.exp2().round().long().clamp(min=1)
-        idea = self.denormalize_idea(output.sample.float()).clamp(min=config.mel_config.floor_value)
-        return IdeaStyleGan2GenerationOutput(idea=idea, num_frames=lengths)
-
-    def _given_lengths(self, num_frames: int | torch.Tensor | None, batch_size: int) -> torch.Tensor | None:
-        if num_frames is None:
-            if self.duration is None:
-                raise ValueError("num_frames must be given: this model was built with predict_duration=False.")
-            return None
-        lengths = torch.as_tensor(num_frames, device=self.device)
-        whole = not lengths.is_floating_point() and lengths.dtype != torch.bool
-        if not whole or lengths.ndim > 1 or lengths.numel() not in (1, batch_size) or lengths.min() < 1:
-            raise ValueError(
-                f"num_frames must be a positive whole number, or {batch_size} of them, got {num_frames!r}."
-            )
-        return lengths.long().expand(batch_size).clone()
+        ideas = self.denormalize_idea(output.sample.float()).clamp(min=config.mel_config.floor_value)
+        return IdeaSample(ideas, lengths)
 
 
 def _randn(shape: tuple[int, ...], generator: torch.Generator | None, like: torch.Tensor) -> torch.Tensor:
@@ -500,7 +490,6 @@ def _randn(shape: tuple[int, ...], generator: torch.Generator | None, like: torc
 
 
 __all__ = [
-    "IdeaStyleGan2GenerationOutput",
     "IdeaStyleGan2Model",
     "IdeaStyleGan2Output",
     "IdeaStyleGan2PreTrainedModel",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,11 +23,15 @@ from melreformer_hf._text import suggest
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.nn.configuration import mel_config_of
+from melreformer_hf.nn.ideas import IdeaSample, check_lengths, log2_of_lengths, row_generators_of
 
 # What `diffusers.training_utils.EMAModel.save_pretrained` writes into the config of the model that it averages.
 EMA_KEYS = frozenset(
     {"decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power"}
 )
+
+# (step, timestep, tensors) -> tensors to go on with, and whether to go on.
+OnStep = Callable[[int, torch.Tensor, dict[str, torch.Tensor]], tuple[dict[str, torch.Tensor], bool]]
 
 SCHEDULERS = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}
 
@@ -91,6 +96,9 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
         log2_frames_max: longest duration of the prior.
         noise_power: how noise levels are spaced, in training and in sampling: 1 evenly in the schedule's time, more puts
             more of them near pure noise, where an idea's loudness and outline are decided (see `set_spaced_timesteps`).
+        leap_timestep: sampling's first step leaps from pure noise at least down to this time step, however many steps
+            there are; `None` does not. Above it a network that was trained for a short time takes the mean of the noise
+            for the idea's: every step there makes loud ideas louder and soft ones silent.
 
     Raises:
         ValueError: sizes that do not fit one another; the message names the rule.
@@ -124,6 +132,7 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
         log2_frames_min: float = 8.0,
         log2_frames_max: float = 14.0,
         noise_power: float = 1.0,
+        leap_timestep: int | None = None,
     ) -> None:
         super().__init__()
         self._check_sizes(num_columns, patch_size, block_out_channels, layers_per_block, norm_num_groups)
@@ -188,6 +197,9 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
         power = self.config.noise_power
         if not (math.isfinite(power) and power >= 1.0):
             raise ValueError(f"noise_power must be a number of at least 1, got {power!r}.")
+        leap = self.config.leap_timestep
+        if leap is not None and (isinstance(leap, bool) or not isinstance(leap, int) or leap < 1):
+            raise ValueError(f"leap_timestep must be a positive whole number or None, got {leap!r}.")
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict, **kwargs: object) -> tuple[dict, dict, dict]:
@@ -279,6 +291,83 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
         drawn = drawn * self.config.log2_frames_std + self.config.log2_frames_mean
         return drawn.clamp(self.config.log2_frames_min, self.config.log2_frames_max)
 
+    def _draw(
+        self, rows: list[torch.Generator | None], latents: torch.Tensor | None, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Noise (batch, 1, mel, column) and log2 durations (batch,), row after row from the row's own generator."""
+        shape = (1, 1, self.mel_config.num_mel_bins, self.config.num_columns)
+        if latents is not None and (
+            tuple(latents.shape) != (len(rows), *shape[1:]) or not latents.is_floating_point()
+        ):
+            raise ValueError(
+                f"latents must be floating point of shape {(len(rows), *shape[1:])}, got {tuple(latents.shape)} of "
+                f"{latents.dtype}."
+            )
+        noise, durations = [], []
+        for row in rows:
+            if latents is None:
+                noise.append(torch.randn(shape, generator=row, device=row.device if row is not None else "cpu"))
+            durations.append(self.sample_log2_num_frames(1, row))
+        drawn = torch.cat(noise) if latents is None else latents.float()
+        return drawn.to(device), torch.cat(durations).to(device)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        batch_size: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        num_frames: int | torch.Tensor | None = None,
+        *,
+        scheduler: SchedulerMixin,
+        num_inference_steps: int = 20,
+        latents: torch.Tensor | None = None,
+        device: torch.device | str | None = None,
+        module: Callable[..., IdeaUNetOutput] | None = None,
+        on_step: OnStep | None = None,
+    ) -> IdeaSample:
+        """Draw ideas and durations for the expansion.
+
+        Args:
+            batch_size: ideas.
+            generator: drives noise and durations, row after row; or one per row.
+            num_frames: durations in frames, one or (batch,), in place of drawn ones.
+            scheduler: takes the steps; `make_scheduler()` or its like.
+            num_inference_steps: denoising steps.
+            latents: (batch, 1, mel, column) noise of unit variance to begin with, in place of noise that is drawn.
+            device: where the model runs; default: where it is.
+            module: called in place of the model: the model in a wrapper, such as `torch.compile(model)`.
+            on_step: told `(step, timestep, tensors)` after every step, where `tensors` holds `latents` and
+                `num_frames`; gives tensors to go on with, and whether to.
+
+        Raises:
+            ValueError: an argument breaks its rule.
+        """
+        device = self.device if device is None else torch.device(device)
+        latents, told = self._draw(row_generators_of(generator, batch_size), latents, device)
+        latents = latents * scheduler.init_noise_sigma
+        if num_frames is None:
+            lengths = told.exp2().round().long().clamp(min=1)
+        else:
+            lengths = check_lengths(num_frames, batch_size, device)
+            told = log2_of_lengths(lengths)
+        config, run = self.config, self if module is None else module
+        set_spaced_timesteps(scheduler, num_inference_steps, config.noise_power, device, config.leap_timestep)
+        for step, timestep in enumerate(scheduler.timesteps):
+            model_input = scheduler.scale_model_input(latents, timestep).to(self.dtype)
+            predicted = run(model_input, timestep, told, return_dict=True).sample.float()
+            latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
+            if on_step is None:
+                continue
+            tensors, go_on = on_step(step, timestep, {"latents": latents, "num_frames": lengths})
+            latents = tensors["latents"]
+            if tensors["num_frames"] is not lengths:
+                lengths = check_lengths(tensors["num_frames"], batch_size, device)
+                told = log2_of_lengths(lengths)
+            if not go_on:
+                break
+        ideas = self.denormalize_idea(latents).clamp(min=self.mel_config.floor_value)
+        return IdeaSample(ideas, lengths)
+
 
 def make_scheduler(name: str = "dpm", prediction_type: str = "v_prediction"):
     """The noise schedule that ideas are trained and sampled with.
@@ -305,9 +394,13 @@ def make_scheduler(name: str = "dpm", prediction_type: str = "v_prediction"):
 
 
 def set_spaced_timesteps(
-    scheduler: SchedulerMixin, num_inference_steps: int, noise_power: float = 1.0, device: torch.device | None = None
+    scheduler: SchedulerMixin,
+    num_inference_steps: int,
+    noise_power: float = 1.0,
+    device: torch.device | None = None,
+    leap_timestep: int | None = None,
 ) -> None:
-    """Set a scheduler's time steps to T (1 - (i / n) ** noise_power), from pure noise down.
+    """Set a scheduler's time steps to T (1 - u ** noise_power) for even u, from pure noise down.
 
     Thousands of values that go up and down together tell their mean through a thousand times their own noise: what an
     idea has in common is decided in the noisiest hundredth of a squared-cosine schedule, and evenly spaced steps leap
@@ -319,16 +412,30 @@ def set_spaced_timesteps(
         num_inference_steps: n.
         noise_power: 1 or more.
         device: of the time steps.
+        leap_timestep: the second step lies here or below; the others are spaced over what is left.
+
+    Raises:
+        ValueError: too many steps for the room below `leap_timestep`.
     """
+    count, total = num_inference_steps, scheduler.config.num_train_timesteps
     accepts = "timesteps" in inspect.signature(scheduler.set_timesteps).parameters
-    if noise_power == 1.0 or not accepts:
-        scheduler.set_timesteps(num_inference_steps, device=device)
+    if not accepts or (noise_power == 1.0 and leap_timestep is None):
+        scheduler.set_timesteps(count, device=device)
         return
-    last, chosen = scheduler.config.num_train_timesteps, []
-    for index in range(num_inference_steps):
-        wanted = round(scheduler.config.num_train_timesteps * (1.0 - (index / num_inference_steps) ** noise_power)) - 1
+    if leap_timestep is not None and count > leap_timestep + 2:
+        raise ValueError(
+            f"num_inference_steps must be at most {leap_timestep + 2} (leap_timestep={leap_timestep}), got {count}."
+        )
+    places = [index / count for index in range(count)]
+    if leap_timestep is not None and count > 1:
+        # u of the second step; from there to 1 the same number of steps as without a leap, evenly.
+        second = max(places[1], (1.0 - (leap_timestep + 1) / total) ** (1.0 / noise_power))
+        places = [0.0, *(second + (1.0 - second) * index / (count - 1) for index in range(count - 1))]
+    last, chosen = total, []
+    for index, place in enumerate(places):
+        wanted = round(total * (1.0 - place**noise_power)) - 1
         # No step twice, and room for those that follow.
-        last = max(min(wanted, last - 1), num_inference_steps - 1 - index)
+        last = max(min(wanted, last - 1), count - 1 - index)
         chosen.append(last)
     scheduler.set_timesteps(timesteps=chosen, device=device)
 

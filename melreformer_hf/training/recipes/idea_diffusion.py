@@ -201,7 +201,10 @@ class IdeaDiffusionRecipe(AudioRecipe):
     def _sample(self, model: nn.Module, held_out: dict[str, torch.Tensor]) -> torch.Tensor:
         """Ideas sampled freely for the durations of held-out ones, (batch, mel, column) log-mel."""
         scheduler = make_scheduler("dpm", self.options.prediction_type)
-        set_spaced_timesteps(scheduler, self.options.sampling_steps, model.config.noise_power)
+        config = model.config
+        set_spaced_timesteps(
+            scheduler, self.options.sampling_steps, config.noise_power, leap_timestep=config.leap_timestep
+        )
         generator = torch.Generator().manual_seed(1)
         count = self.options.validation_samples
         durations = held_out["log2_num_frames"].repeat(-(-count // len(held_out["idea"])))[:count]

@@ -80,8 +80,8 @@ def test_any_proportions(bins, columns, widths, coarsest):
 def test_tiny_preset_draws_full_size_ideas():
     torch.manual_seed(0)
     model = IdeaStyleGan2Model(IdeaStyleGan2Config.preset("tiny")).eval()
-    drawn = model.generate(1, seeded(0))
-    assert drawn.idea.shape == (1, 128, 256) and model.config.num_styles == 12
+    drawn = model.sample(1, seeded(0))
+    assert drawn.ideas.shape == (1, 128, 256) and model.config.num_styles == 12
     assert model.config.coarsest_shape == (4, 8)
     with pytest.raises(ValueError, match="base"):
         IdeaStyleGan2Config.preset("large")
@@ -164,32 +164,32 @@ def test_noise_kinds():
 
 def test_generation_is_repeatable_and_rows_stay():
     model = tiny_model()
-    one, three = model.generate(1, seeded(0), 0.7), model.generate(3, seeded(0), 0.7)
-    torch.testing.assert_close(one.idea, three.idea[:1], rtol=1e-4, atol=1e-5)
+    one, three = model.sample(1, seeded(0), truncation_psi=0.7), model.sample(3, seeded(0), truncation_psi=0.7)
+    torch.testing.assert_close(one.ideas, three.ideas[:1], rtol=1e-4, atol=1e-5)
     assert torch.equal(one.num_frames, three.num_frames[:1]) and three.num_frames.dtype == torch.int64
-    assert (three.idea[0] - three.idea[1]).abs().max() > 1e-2
-    listed = model.generate(2, [seeded(7), seeded(0)], 0.7)
-    torch.testing.assert_close(listed.idea[1:], one.idea, rtol=1e-4, atol=1e-5)
-    assert three.idea.min() >= model.config.mel_config.floor_value
+    assert (three.ideas[0] - three.ideas[1]).abs().max() > 1e-2
+    listed = model.sample(2, [seeded(7), seeded(0)], truncation_psi=0.7)
+    torch.testing.assert_close(listed.ideas[1:], one.ideas, rtol=1e-4, atol=1e-5)
+    assert three.ideas.min() >= model.config.mel_config.floor_value
     torch.manual_seed(11)
-    unseeded = model.generate(1)
+    unseeded = model.sample(1)
     torch.manual_seed(11)
-    torch.testing.assert_close(model.generate(1).idea, unseeded.idea)
+    torch.testing.assert_close(model.sample(1).ideas, unseeded.ideas)
 
 
 def test_durations_are_limited_and_can_be_given():
     limits = {"log2_frames_mean": 5.0, "log2_frames_std": 4.0, "log2_frames_min": 4.0, "log2_frames_max": 6.5}
     model = tiny_model(**limits)
-    frames = model.generate(64, seeded(1)).num_frames
+    frames = model.sample(64, seeded(1)).num_frames
     assert frames.min() == 16 and frames.max() == 91 and frames.unique().numel() > 4
-    assert model.generate(2, seeded(1), num_frames=300).num_frames.tolist() == [300, 300]
-    given = model.generate(2, seeded(1), num_frames=torch.tensor([7, 9]))
+    assert model.sample(2, seeded(1), num_frames=300).num_frames.tolist() == [300, 300]
+    given = model.sample(2, seeded(1), num_frames=torch.tensor([7, 9]))
     assert given.num_frames.tolist() == [7, 9]
     silent = tiny_model(predict_duration=False)
     assert silent(latents(1)).log2_num_frames is None
-    assert silent.generate(1, seeded(1), num_frames=40).num_frames.tolist() == [40]
+    assert silent.sample(1, seeded(1), num_frames=40).num_frames.tolist() == [40]
     with pytest.raises(ValueError, match="num_frames must be given"):
-        silent.generate(1)
+        silent.sample(1)
 
 
 def path_length(output) -> torch.Tensor:
@@ -214,7 +214,7 @@ def test_normalization_goes_both_ways():
 
 def test_feeds_the_expansion():
     model = tiny_model(log2_frames_mean=5.0, log2_frames_min=4.0, log2_frames_max=6.0)
-    drawn = model.generate(2, seeded(2))
+    drawn = model.sample(2, seeded(2))
     config = MelReformerConfig(
         mel=MEL,
         idea_columns=20,
@@ -229,7 +229,7 @@ def test_feeds_the_expansion():
     )
     model.config.mel_config.check_matches(config.mel_config)
     expansion = MelReformerModel(config).eval()
-    mel = expansion.generate(drawn.idea, drawn.num_frames)
+    mel = expansion.generate(drawn.ideas, drawn.num_frames)
     assert mel.shape == (2, 12, drawn.num_frames.max())
 
 
@@ -250,7 +250,7 @@ def test_original_files(suffix, tmp_path):
     assert loaded.config.mapping_rate_multiplier == 0.02 and loaded.style_mean.any()
     assert loaded(torch.zeros(1, 12)).sample.shape == (1, 3, 16, 16)
     with pytest.raises(ValueError, match="num_channels=1, this model has 3"):
-        loaded.generate(1, num_frames=3)
+        loaded.sample(1, num_frames=3)
 
 
 @pytest.mark.parametrize(
@@ -321,11 +321,11 @@ def test_wrong_inputs():
         (lambda: model(latents(1), noise="loud"), "noise must be .* got 'loud'"),
         (lambda: model(latents(1), noise=[]), "must hold 5 tensors"),
         (lambda: model(latents(3), noise=model.draw_noise(2)), r"noise\[0\] must have shape \(3 or 1, 1, 3, 5\)"),
-        (lambda: model.generate(0), "batch_size must be"),
-        (lambda: model.generate(2, [seeded(0)]), "got 1 for batch_size=2"),
-        (lambda: model.generate(2, num_frames=0), "num_frames must be a positive whole number"),
-        (lambda: model.generate(2, num_frames=1.5), "num_frames"),
-        (lambda: model.generate(2, num_frames=torch.tensor([1, 2, 3])), "or 2 of them"),
+        (lambda: model.sample(0), "batch_size must be"),
+        (lambda: model.sample(2, [seeded(0)]), "got 1 for batch_size=2"),
+        (lambda: model.sample(2, num_frames=0), "num_frames must be a positive whole number"),
+        (lambda: model.sample(2, num_frames=1.5), "num_frames"),
+        (lambda: model.sample(2, num_frames=torch.tensor([1, 2, 3])), "or 2 of them"),
     ]:
         with pytest.raises(ValueError, match=pattern):
             call()

@@ -1,0 +1,109 @@
+"""What pipelines return: one class per task."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from diffusers.utils import BaseOutput
+
+from melreformer_hf.audio.io import write_audio
+
+
+@dataclass
+class AudioOutput(BaseOutput):
+    """Sound, of any task.
+
+    Args:
+        audios: (batch, channel, sample) tensor, or array with `output_type="np"`, full scale at 1; rows shorter than
+            the longest end in silence.
+        num_samples: (batch,) true lengths of the audios in samples.
+        sampling_rate: samples per second.
+        peak_db: level that `save` gives the loudest sample of every row, in dB of full scale, unless told otherwise;
+            `None` keeps the level of the audios.
+    """
+
+    audios: torch.Tensor | np.ndarray
+    num_samples: torch.Tensor
+    sampling_rate: int
+    peak_db: float | None
+
+    @property
+    def durations(self) -> list[float]:
+        """Length of every row in seconds."""
+        return [samples / self.sampling_rate for samples in self.num_samples.tolist()]
+
+    def save(self, path: str | os.PathLike, peak_db: float | None | Literal["auto"] = "auto") -> list[Path]:
+        """Write audio files: `path` for one row, `path` with -0, -1, ... before its suffix for several.
+
+        Args:
+            path: of the file: .wav and .flac (16 bit), .ogg (Vorbis) or .mp3; its folder is made when missing.
+            peak_db: every row is scaled so that its loudest sample has this level, in dB of full scale, at most 0;
+                `None` keeps the level of the audios. Default: the output's own `peak_db`, which is loud for music that
+                was generated and `None` for recordings that were processed. Silence stays silence.
+
+        Raises:
+            ValueError: `peak_db` is above 0 or no number, an unknown suffix, or audios that hold no sound.
+        """
+        peak_db = self.peak_db if isinstance(peak_db, str) and peak_db == "auto" else peak_db
+        check_peak(peak_db)
+        path, rows = Path(path), torch.as_tensor(self.audios)
+        if rows.ndim != 3 or rows.shape[-1] < int(self.num_samples.max()):
+            raise ValueError('save needs sound: call the pipeline with output_type="pt" or "np".')
+        names = [path] if len(rows) == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(len(rows))]
+        return [
+            write_audio(name, at_peak(row[:, :length], peak_db), self.sampling_rate)
+            for name, row, length in zip(names, rows, self.num_samples.tolist(), strict=True)
+        ]
+
+
+@dataclass
+class MusicPipelineOutput(AudioOutput):
+    """Music by way of mels.
+
+    Args:
+        audios: (batch, channel, sample), see `AudioOutput`.
+        num_samples: (batch,) true lengths of the audios in samples.
+        sampling_rate: samples per second.
+        peak_db: level that `save` gives the loudest sample.
+        mels: (batch, mel, frame) log-mels.
+        ideas: (batch, mel, column) log-mel ideas.
+        num_frames: (batch,) true lengths of the mels in frames.
+    """
+
+    mels: torch.Tensor
+    ideas: torch.Tensor
+    num_frames: torch.Tensor
+
+
+def check_peak(peak_db: float | None) -> None:
+    """Refuse what is no level.
+
+    Raises:
+        ValueError: above 0, or no number.
+    """
+    if peak_db is None:
+        return
+    if isinstance(peak_db, bool) or not isinstance(peak_db, (int, float)) or not -math.inf < peak_db <= 0:
+        raise ValueError(f"peak_db must be a number of at most 0, or None to keep the level, got {peak_db!r}.")
+
+
+def peak_gain(peak: float, peak_db: float | None) -> float:
+    """Factor that gives a loudest sample `peak` a level in dB; 1 where the level is kept, and for silence."""
+    # What is softer than the last bit of a 16-bit file is silence, and stays it.
+    if peak_db is None or peak < 2.0**-16:
+        return 1.0
+    return 10 ** (peak_db / 20) / peak
+
+
+def at_peak(audio: torch.Tensor, peak_db: float | None) -> torch.Tensor:
+    """(..., sample) scaled so that its loudest sample has a level in dB of full scale."""
+    return audio * peak_gain(audio.abs().max().item() if audio.numel() else 0.0, peak_db)
+
+
+__all__ = ["AudioOutput", "MusicPipelineOutput", "at_peak", "check_peak", "peak_gain"]

@@ -37,7 +37,7 @@ _WRITING_FAILED = ("PytorchStreamWriter failed", "file write failed", "unexpecte
 
 def expected_errors() -> tuple[type[BaseException], ...]:
     """Errors that tell of wrong input rather than of a bug: bad values, files, settings, networks, missing extras."""
-    found: list[type[BaseException]] = [ValueError, OSError, ImportError]
+    found: list[type[BaseException]] = [ValueError, OSError, ImportError, FloatingPointError]
     for module, name in _LIBRARY_ERRORS:
         error = getattr(sys.modules.get(module), name, None)
         if isinstance(error, type):

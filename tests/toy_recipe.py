@@ -35,7 +35,7 @@ class Network(nn.Module):
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         return self.second(self.first(values).tanh())
 
-    def save_pretrained(self, folder: Path, card: dict | None = None) -> None:
+    def save_pretrained(self, folder: Path, card: dict | None = None, repo_id: str | None = None) -> None:
         (Path(folder) / "weights.json").write_text(json.dumps(self.first.weight.tolist()))
 
 

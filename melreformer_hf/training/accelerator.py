@@ -22,6 +22,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             "mixed_precision must be no or bf16 on a CPU, got fp16, which is about a hundred times slower there."
         )
     accelerator = Accelerator(cpu=cpu, mixed_precision=config.mixed_precision)
+    # Accelerate falls back to one process without a word when its environment is incomplete.
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
         raise ValueError(

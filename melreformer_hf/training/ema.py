@@ -26,6 +26,7 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
+        # Unless the module is sharded these are the eval model's own weights: no second copy.
         self._averages = list(self.model.parameters())
 
     @torch.no_grad()
@@ -40,7 +41,9 @@ class WeightAverage:
         """Follow the trained module after its optimizer step number `step` (counted from 1)."""
         keep = min(self.decay, (1 + step) / (10 + step))
         theirs = [parameter.detach() for parameter in module.parameters()]
+        # One call for all tensors: hundreds of small kernels would cost more than the sums.
         torch._foreach_lerp_(self._averages, theirs, 1.0 - keep)
+        # Buffers (statistics, codebooks) are averages already, or counters: copied.
         for own, other in zip(self.model.buffers(), module.buffers(), strict=True):
             own.copy_(other)
 

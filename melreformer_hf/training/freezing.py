@@ -15,6 +15,7 @@ def freeze(*modules: nn.Module) -> Iterator[None]:
     The trainer drops gradients that reach another module than a phase's own in any case; this saves computing them.
     Parameters that were frozen before stay so afterwards.
     """
+    # Only those that train now: the rest stays frozen at the end.
     parameters = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)

@@ -22,6 +22,7 @@ def load_pretrained(model: nn.Module, source: str, recipe: Recipe) -> None:
     Raises:
         ValueError: the weights belong to another contract or have other names or shapes.
     """
+    # The same class: a base model of another family would fill half of the names.
     start = type(model).from_pretrained(source)
     recipe.check_start(start)
     weights, own = plain_state_dict(start), plain_state_dict(model)
@@ -37,9 +38,8 @@ def load_pretrained(model: nn.Module, source: str, recipe: Recipe) -> None:
     model.load_state_dict({name: value for name, value in weights.items() if name in model.state_dict()}, strict=False)
     for path, layer in model.named_modules():
         for name in getattr(layer, "parametrizations", {}) if parametrize.is_parametrized(layer) else ():
-            setattr(
-                layer, name, weights[f"{path}.{name}" if path else name]
-            )  # the norm's inverse: g = |v|, v = weight
+            # the norm's inverse: g = |v|, v = weight
+            setattr(layer, name, weights[f"{path}.{name}" if path else name])
 
 
 def checkpoint_gradients(model: nn.Module) -> None:

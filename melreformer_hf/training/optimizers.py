@@ -77,11 +77,14 @@ def orthogonalize(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """
     a, b, c = _POLYNOMIAL
     wide = matrix.bfloat16() if matrix.numel() > 65536 else matrix.float()
+    # The smaller Gram matrix.
     flipped = wide.shape[0] > wide.shape[1]
     wide = wide.T if flipped else wide
+    # The Frobenius norm bounds the largest singular value: it is at most one afterwards.
     wide = wide / (wide.norm() + 1e-7)
     for _ in range(steps):
         gram = wide @ wide.T
+        # One Newton-Schulz step: singular values s become a s + b s^3 + c s^5.
         wide = a * wide + (b * gram + c * gram @ gram) @ wide
     return (wide.T if flipped else wide).to(matrix.dtype)
 
@@ -135,7 +138,7 @@ class Muon(torch.optim.Optimizer):
         # Singular values belong to the whole matrix: a sharded one is gathered, and each process keeps its part.
         whole = direction.full_tensor() if isinstance(direction, DTensor) else direction
         update = orthogonalize(whole.flatten(1))  # (output, rest)
-        scale = 0.2 * math.sqrt(max(update.shape))  # eq. 4 of arXiv 2502.16982: updates as large as AdamW's
+        scale = 0.2 * math.sqrt(max(update.shape))  # arXiv 2502.16982: updates as large as AdamW's
         update = update.view_as(whole)
         if isinstance(direction, DTensor):
             update = distribute_tensor(update, direction.device_mesh, direction.placements)
@@ -151,6 +154,7 @@ class Muon(torch.optim.Optimizer):
         step = state["step"].item()
         state["mean"].lerp_(parameter.grad, 1 - first)
         state["square"].mul_(second).addcmul_(parameter.grad, parameter.grad, value=1 - second)
+        # Bias corrections of Adam (arXiv 1412.6980, algorithm 1).
         scale = (state["square"] / (1 - second**step)).sqrt_().add_(group["eps"])
         parameter.addcdiv_(state["mean"], scale, value=-group["lr"] / (1 - first**step))
 

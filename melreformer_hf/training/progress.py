@@ -90,6 +90,7 @@ class RunningMeans:
         if not self._sums:
             return {}
         names = list(self._sums)
+        # One tensor: one message between processes and one transfer, however many numbers there are.
         means = torch.stack([self._sums[name].float() / self._counts[name] for name in names])
         values = reduce(means).tolist()
         self._sums, self._counts = {}, {}
@@ -133,6 +134,7 @@ class Clock:
         if self._mark is None:
             self._mark = (done, now)
         share, minutes = self._mark
+        # Whichever budget ends first.
         by_minutes = self.config.max_minutes - now if self.config.max_minutes else math.inf
         by_share = (now - minutes) / (done - share) * (1 - done) if done > share else math.inf
         left = min(by_minutes, by_share)

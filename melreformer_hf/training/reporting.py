@@ -54,6 +54,7 @@ class TrainingLog:
         for name, picture in result.pictures.items():
             self.writer.add_image(name, picture, step, dataformats="HWC")
         for name, waveform in result.audio.items():
+            # TensorBoard would wrap what exceeds full scale around.
             clipped = waveform.detach().float().cpu().reshape(1, -1).clamp(-1, 1)
             self.writer.add_audio(name, clipped, step, result.sampling_rate)
         self.writer.flush()

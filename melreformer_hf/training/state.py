@@ -45,6 +45,7 @@ class TrainingState:
             load_pretrained(model, config.init_from, recipe)
         if config.gradient_checkpointing:
             checkpoint_gradients(model)
+        # Before wrapping: a wrapper cannot be copied, and a shard is no model.
         self.average = WeightAverage(model.to(accelerator.device), config.ema_decay)
         self.modules: dict[str, nn.Module] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -57,6 +58,7 @@ class TrainingState:
         self.average.follow(self.modules["model"])
         companions = {name: place_frozen(module, accelerator.device) for name, module in frozen.items()}
         recipe.modules = {**self.modules, **companions}
+        # After `trainables`: a recipe may make these where it makes its modules.
         self.stateful = recipe.stateful()
         for stateful in self.stateful.values():
             if isinstance(stateful, nn.Module):

@@ -66,6 +66,7 @@ class Updater:
             batch, context = next(batches), self._context(index)
             anchor = batch.anchor
             self._micro_step(batch.to(self.accelerator.device, non_blocking=True), context, step)
+        # Modules without a phase in the last batch: DDP has not shared their gradients.
         for name, averaged in list(step.waiting.items()):
             if not averaged:
                 wrapping.average_gradients(state.modules[name])

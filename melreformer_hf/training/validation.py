@@ -19,6 +19,7 @@ def run_validation(recipe: Recipe, model: nn.Module, seed: int) -> Validation:
     Raises:
         ValueError: the recipe did not report its own `best_metric`.
     """
+    # Sampling draws on the device too.
     devices = [parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"][:1]
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.manual_seed(seed)

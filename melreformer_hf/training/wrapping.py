@@ -58,6 +58,7 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 def copy_like(target: torch.Tensor, source: torch.Tensor) -> None:
     """Copy a whole tensor into one that may be sharded."""
     if isinstance(target, DTensor):
+        # Each process keeps its part of what all of them have.
         source = distribute_tensor(source.to(target.device), target.device_mesh, target.placements)
     target.copy_(source)
 
@@ -129,6 +130,7 @@ def average_gradients(module: nn.Module) -> None:
 def gradients_of_others_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Put the gradients of modules aside within a block, so that a loss which passes through them adds nothing."""
     parameters = [parameter for module in modules for parameter in module.parameters()]
+    # Pointers are swapped, nothing is computed or copied.
     gradients = [parameter.grad for parameter in parameters]
     for parameter in parameters:
         parameter.grad = None

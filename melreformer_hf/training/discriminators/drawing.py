@@ -73,6 +73,7 @@ class DiscriminatorDraw(nn.Module):
         energies = torch.zeros_like(sums)
         if known.any():
             energies[known] = sums[known] / counts[known]
+            # A discriminator that was never drawn must not stay undrawn for being unknown.
             energies[~known] = energies[known].mean()
         return torch.softmax(energies / self.temperature, dim=0)
 

@@ -69,11 +69,13 @@ def feature_matching_loss(
         check_pairs(real_layers, fake_layers, "layers")
         terms = []
         for real, fake in zip(real_layers, fake_layers, strict=True):
-            difference = (real.detach() - fake).abs().mean()
+            difference = (real.detach() - fake).abs().mean()  # the real side teaches, it is not taught
             terms.append(difference / (real.detach() + offset).abs().mean() if relative else difference)
         per_discriminator.append(torch.stack(terms))
     if reduction == "sum":
+        # HiFi-GAN: discriminators with more layers weigh more.
         return torch.cat(per_discriminator).sum()
+    # EnCodec: each discriminator weighs the same.
     return torch.stack([terms.mean() for terms in per_discriminator]).mean()
 
 

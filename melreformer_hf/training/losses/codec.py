@@ -59,7 +59,7 @@ def channel_average_loss(
             raise ValueError(
                 f"stages[{index}] must be ({waveform.shape[0]}, channel, position), got {tuple(stage.shape)}."
             )
-        average = stage.mean(dim=1, keepdim=True)
+        average = stage.mean(dim=1, keepdim=True)  # (batch, 1, position)
         terms.append(weight * mse_loss(average, stage_target(waveform, average.shape[-1])))
     return torch.stack(terms).sum()
 
@@ -88,6 +88,7 @@ def spectrogram_distance(
         )
     terms = []
     for prediction, target, weight in zip(predictions, targets, log_weights, strict=True):
+        # As in SoundStream: linear for what is loud, logarithmic for what is quiet.
         absolute = (prediction - target).abs().mean()
         if logarithmic:
             prediction, target = ((power + _LOG_EPSILON).log() for power in (prediction, target))
@@ -133,13 +134,13 @@ def multi_window_mel_distance(
     for window in windows:
         config = MelConfig(
             sampling_rate=sampling_rate,
-            n_fft=max(window, _SHORTEST_TRANSFORM),
+            n_fft=max(window, _SHORTEST_TRANSFORM),  # 64 bands of a shorter one would be partly empty
             win_length=window,
             hop_length=window // 4,
             num_mel_bins=_NUM_MEL_BINS,
             power=2.0,
         )
-        energy = Transform.of(config).window().square().sum().item()
+        energy = Transform.of(config).window().square().sum().item()  # powers of all windows are then alike
         pairs.append([mel_spectrogram(waveform.float(), config) / energy for waveform in (prediction, target)])
     predicted, wanted = zip(*pairs, strict=True)
     return spectrogram_distance(predicted, wanted, window_weights(windows))

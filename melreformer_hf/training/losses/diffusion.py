@@ -3,7 +3,7 @@
 Source: the velocity loss of Salimans and Ho (arXiv 2202.00512), truncated in the manner of Min-SNR (arXiv 2303.09556).
 Deviation: the weight is min(SNR, max_snr) + 1 instead of min(SNR, max_snr), because few-step samplers begin at pure
 noise, where Min-SNR weighs nothing. The weight belongs to the error of the clean sample, so that networks which
-predict the velocity and networks which predict the clean sample minimise the same quantity.
+predict the velocity and networks which predict the clean sample minimize the same quantity.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PREDICTION_TYPES = ("sample", "v_prediction")
 
 def signal_to_noise_ratio(scheduler: SchedulerMixin, timesteps: torch.Tensor) -> torch.Tensor:
     """Power of the signal over power of the noise, (batch,) float32, at each of `timesteps` (batch,)."""
-    alpha = scheduler.alphas_cumprod.to(timesteps.device)[timesteps].float()
+    alpha = scheduler.alphas_cumprod.to(timesteps.device)[timesteps].float()  # share of the signal's power
     return alpha / (1 - alpha)
 
 
@@ -56,7 +56,7 @@ def diffusion_loss(
 
     Args:
         model: called as `model(noisy, timesteps, log2_num_frames).sample`.
-        clean: (batch, 1, mel, column) normalised ideas.
+        clean: (batch, 1, mel, column) normalized ideas.
         log2_num_frames: (batch,) log2 of the durations in frames, NaN where withheld; `None` withholds all.
         scheduler: the noise schedule; its `prediction_type` says what `model` predicts.
         noise: standard normal, shaped like `clean`.
@@ -72,8 +72,10 @@ def diffusion_loss(
     _check(clean, noise, timesteps, scheduler, max_snr)
     predicted = model(scheduler.add_noise(clean, noise, timesteps), timesteps, log2_num_frames).sample.float()
     ratio = signal_to_noise_ratio(scheduler, timesteps)
+    # SNR + 1 is the weight of the clean sample's error in the velocity loss (v = alpha * noise - sigma * clean).
     weight = (ratio if max_snr is None else ratio.clamp(max=max_snr)) + 1
     if scheduler.config.prediction_type == "v_prediction":
+        # The velocity's error is sqrt(SNR + 1) times the clean sample's: the weight is divided out.
         target, weight = scheduler.get_velocity(clean, noise, timesteps), weight / (ratio + 1)
     else:
         target = clean

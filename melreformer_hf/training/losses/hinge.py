@@ -70,6 +70,7 @@ def separation_term(
     check_pairs(real_logits, fake_logits, "logits")
     terms = []
     for real, fake in zip(real_logits, fake_logits, strict=True):
+        # Broadcasting would compare every position with every other.
         if real.shape != fake.shape:
             raise ValueError(
                 f"separation_term pairs logits: shapes must be equal, got {tuple(real.shape)}, {tuple(fake.shape)}."

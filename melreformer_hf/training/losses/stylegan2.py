@@ -47,6 +47,7 @@ def r1_penalty(real_logits: torch.Tensor, inputs: torch.Tensor | Sequence[torch.
     for index, tensor in enumerate(inputs):
         if tensor.shape[0] != batch:
             raise ValueError(f"inputs[{index}] must have a batch of {batch}, as real_logits, got {tensor.shape[0]}.")
+    # rows do not mix: the sum gives each its own
     gradients = torch.autograd.grad(real_logits.sum(), inputs, create_graph=True)
     return torch.stack([_wide(gradient).square().sum() for gradient in gradients]).sum() / batch
 
@@ -69,9 +70,10 @@ def path_lengths(pictures: torch.Tensor, styles: torch.Tensor, noise: torch.Tens
     if noise.shape != pictures.shape:
         raise ValueError(f"noise must have the pictures' shape {tuple(pictures.shape)}, got {tuple(noise.shape)}.")
     rows, columns = pictures.shape[-2:]
+    # The product with a random picture y gives J^T y by one backward pass, without the Jacobian J.
     projected = (pictures * noise).sum() / math.sqrt(rows * columns)
     (gradient,) = torch.autograd.grad(projected, styles, create_graph=True)
-    return _wide(gradient).square().sum(2).mean(1).sqrt()
+    return _wide(gradient).square().sum(2).mean(1).sqrt()  # over (batch, style, size): |J^T y| of eq. 4
 
 
 def path_length_penalty(
@@ -87,7 +89,7 @@ def path_length_penalty(
     Returns:
         (penalty, new running mean), scalars; the mean is detached.
     """
-    mean = mean + decay * (lengths.mean() - mean)
+    mean = mean + decay * (lengths.mean() - mean)  # follows before it is compared, as in the original
     return (lengths - mean).square().mean(), mean.detach()
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from melreformer_hf.training.recipes.base import Recipe
 
+# Names and places, not classes: `melreformer train --list` must not load torch.
 RECIPES: dict[str, str] = {
     "conv_upsampler": "melreformer_hf.training.recipes.conv_upsampler:ConvUpsamplerRecipe",
     "expansion": "melreformer_hf.training.recipes.expansion:ExpansionRecipe",

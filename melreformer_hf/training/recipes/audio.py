@@ -85,6 +85,7 @@ class AudioRecipe(Recipe):
         return "streamed audio" if hours is None else f"{hours:.2f} hours of audio"
 
     def check_start(self, pretrained: nn.Module) -> None:
+        # diffusers models have the contract as a property, transformers models in their config.
         theirs = getattr(pretrained, "mel_config", None) or pretrained.config.mel_config
         theirs.check_matches(self.mel, "init_from", "this training")
 

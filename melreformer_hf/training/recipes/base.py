@@ -133,6 +133,7 @@ class Recipe(abc.ABC):
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
         self.options = build_dataclass(self.Options, config.options, f"The {self.name} recipe's options")
+        # Filled by the trainer: wrapped modules replace those that `trainables` gave.
         self.modules: dict[str, nn.Module] = {}
 
     def __getstate__(self) -> dict:

@@ -46,7 +46,7 @@ class ConvUpsamplerRecipe(ExpansionDataRecipe):
         output = self.modules["model"](rows["idea"], rows["num_frames"], rows["start"], self.options.window_frames)
         error = (output.output_features.float() - rows["labels"]).abs()  # (window, mel, frame)
         inside = inside_mask(rows["start"], self.options.window_frames, rows["num_frames"])
-        loss = (error * inside).sum() / (inside.sum() * error.shape[1])
+        loss = (error * inside).sum() / (inside.sum() * error.shape[1])  # mean over what belongs to the crop
         yield Phase("model", loss, {"loss": loss})
 
 

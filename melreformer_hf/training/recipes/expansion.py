@@ -57,6 +57,7 @@ class ExpansionRecipe(ExpansionDataRecipe):
     def __init__(self, config: TrainingConfig) -> None:
         super().__init__(config)
         self.model_config = MelReformerConfig.preset(self.options.preset, **config.model)
+        # What lengths were trained goes with the model, which draws no others.
         if "frames_per_column" not in config.model:
             columns = self.model_config.idea_columns
             trained = (self.options.min_frames / columns, self.options.max_frames / columns)
@@ -78,6 +79,7 @@ class ExpansionRecipe(ExpansionDataRecipe):
         tensors = idea_and_windows(
             item["waveform"], self.mel, model.idea_columns, self.options, generator, lead=model.fold_size
         )
+        # Noise on the past, so that the decoder does not lean on it alone (exposure bias).
         noise = torch.randn(tensors["labels"].shape, generator=generator) * self.options.input_noise
         return {**tensors, "noise": noise.to(torch.bfloat16)}  # half the bytes between processes
 
@@ -95,6 +97,7 @@ class ExpansionRecipe(ExpansionDataRecipe):
         if sampled:
             given = torch.cat([self._predicted(window, given, sampled), given[sampled:]])
         output = self.modules["model"](labels=labels, decoder_input_features=given, **window)
+        # Beyond the end of a crop there is only filling.
         inside = inside_mask(rows["start"], labels.shape[-1], rows["num_frames"])
 
         def mel_l1(features: torch.Tensor, count: int | None = None) -> torch.Tensor:

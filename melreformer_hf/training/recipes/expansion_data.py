@@ -78,6 +78,7 @@ def idea_and_windows(
         dict of `idea` (mel, column), `num_frames` (), `start` (count,), `labels` (count, mel, lead + length); windows
         longer than the crop are filled with silence.
     """
+    # (mel, frame)
     mel = log_mel_spectrogram(_focused(waveform, mel_config.hop_length, options, generator), mel_config)
     frames, length = mel.shape[-1], options.window_frames
     start = torch.randint(max(frames - length, 0) + 1, (options.windows_per_crop,), generator=generator)
@@ -98,7 +99,7 @@ def _focused(
     if not options.focus_share:
         return waveform
     chosen, size, place = torch.rand(3, generator=generator).tolist()
-    samples = int((0.75 + 0.5 * size) * options.focus_frames) * hop_length
+    samples = int((0.75 + 0.5 * size) * options.focus_frames) * hop_length  # whole frames
     if chosen >= options.focus_share or samples >= len(waveform):
         return waveform
     start = int(place * ((len(waveform) - samples) // hop_length + 1)) * hop_length
@@ -109,16 +110,16 @@ def flatten_windows(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """One row per window: the idea and length of a crop are repeated for each of its windows."""
     count = batch["start"].shape[1]
     return {
-        "idea": batch["idea"].repeat_interleave(count, 0),
+        "idea": batch["idea"].repeat_interleave(count, 0),  # (batch * window, mel, column)
         "num_frames": batch["num_frames"].repeat_interleave(count, 0),
-        "start": batch["start"].flatten(),
-        "labels": batch["labels"].flatten(0, 1),
+        "start": batch["start"].flatten(),  # (batch * window,)
+        "labels": batch["labels"].flatten(0, 1),  # (batch * window, mel, lead + length)
     }
 
 
 def inside_mask(start: torch.Tensor, length: int, num_frames: torch.Tensor) -> torch.Tensor:
     """One for the frames of a window that belong to the crop: (batch,), (batch,) -> (batch, 1, length) float32."""
-    frames = start[:, None] + torch.arange(length, device=start.device)
+    frames = start[:, None] + torch.arange(length, device=start.device)  # (batch, length)
     return (frames < num_frames[:, None])[:, None].float()
 
 

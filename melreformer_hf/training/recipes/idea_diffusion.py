@@ -1,6 +1,6 @@
 """Recipe `idea_diffusion`: noise and a duration to an idea.
 
-The network predicts the velocity of Salimans and Ho (arXiv 2202.00512). Its normalisation and its prior of durations
+The network predicts the velocity of Salimans and Ho (arXiv 2202.00512). Its normalization and its prior of durations
 are fitted to the training crops before the first step. Validation measures the loss at fixed noise, and how far the
 statistics of freely sampled ideas are from those of held-out ones.
 """
@@ -43,7 +43,7 @@ class IdeaDiffusionOptions(AudioOptions):
     condition_dropout: float = option(0.1, "share of the ideas whose duration is withheld")
     prediction_type: str = option("sample", "what the network predicts: sample (the clean idea) or v_prediction")
     max_snr: float = option(5.0, "signal-to-noise ratio from which on the loss weighs no more; 0 for no bound")
-    fit_crops: int = option(64, "training crops that normalisation and prior of durations are fitted to; 0 keeps them")
+    fit_crops: int = option(64, "training crops that normalization and prior of durations are fitted to; 0 keeps them")
     sampling_steps: int = option(20, "steps of DPM-Solver++ while validating")
     validation_ideas: int = option(
         48, "held-out ideas whose loss is measured; samples are compared with four times as many"
@@ -106,6 +106,7 @@ class IdeaDiffusionRecipe(AudioRecipe):
             "mel_std": round(ideas.std().item(), 4),
             "log2_frames_mean": round(lengths.mean().item(), 4),
             "log2_frames_std": round(max(lengths.std().item(), 0.1), 4),
+            # The shortest and longest crops bound the prior of durations.
             "log2_frames_min": math.log2(self.options.min_frames),
             "log2_frames_max": math.log2(self.options.max_frames),
         }
@@ -124,8 +125,9 @@ class IdeaDiffusionRecipe(AudioRecipe):
         idea, log2_frames = self._idea(item["waveform"])
         draws, steps = self.options.draws_per_idea, self.scheduler.config.num_train_timesteps
         # One draw from each of `draws` equal parts of the noise levels: less variance than independent draws.
-        place = (torch.arange(draws) + torch.rand(draws, generator=generator)) / draws
+        place = (torch.arange(draws) + torch.rand(draws, generator=generator)) / draws  # (draw,) in 0..1
         place = 1.0 - (1.0 - place) ** self.noise_power  # as sampling spaces its steps
+        # as classifier-free guidance needs it
         withheld = torch.rand(draws, generator=generator) < self.options.condition_dropout
         return {
             "idea": idea,
@@ -135,7 +137,8 @@ class IdeaDiffusionRecipe(AudioRecipe):
         }
 
     def phases(self, batch: dict[str, torch.Tensor], context: StepContext) -> Iterator[Phase]:
-        model, draws = self.modules["model"], batch["noise"].shape[1]
+        model, draws = self.modules["model"], batch["noise"].shape[1]  # noise: (batch, draw, 1, mel, column)
+        # (batch * draw, 1, mel, column)
         clean = unwrapped(model).normalize_idea(batch["idea"]).repeat_interleave(draws, 0)
         flat = {key: batch[key].flatten(0, 1) for key in ("noise", "timesteps", "log2_num_frames")}
         loss = self._loss(model, clean, flat["noise"], flat["timesteps"], flat["log2_num_frames"]).mean()
@@ -169,6 +172,7 @@ class IdeaDiffusionRecipe(AudioRecipe):
                 "idea": torch.stack([idea for idea, _ in pairs]),
                 "learned": torch.stack([self._idea(learned.item(index)["waveform"])[0] for index in range(4 * count)]),
                 "log2_num_frames": torch.stack([length for _, length in pairs]),
+                # Noise levels spread evenly: the loss of few ideas then has little variance.
                 "timesteps": ((torch.arange(count) + 0.5) / count * steps).long(),
                 "noise": torch.randn(count, 1, *pairs[0][0].shape, generator=generator),
             }
@@ -177,6 +181,7 @@ class IdeaDiffusionRecipe(AudioRecipe):
     def validate(self, model: nn.Module) -> Validation:
         device = next(model.parameters()).device
         held_out = {key: value.to(device) for key, value in self._reference().items()}
+        # In parts: a validation must not need more memory than a training step.
         rows = range(0, self.options.validation_ideas, 16)
         losses = [
             self._loss(

@@ -94,9 +94,9 @@ class ConvUpsamplerModel(HubMixin, PreTrainedModel):
         super().__init__(config)
         bins, width = config.mel_config.num_mel_bins, config.hidden_size
         sizes = (width, config.intermediate_size)
-        self.column_stem = nn.Conv1d(bins + 1, width, 7, padding=3)
+        self.column_stem = nn.Conv1d(bins + 1, width, 7, padding=3)  # bands and how far the idea is stretched
         self.column_blocks = nn.ModuleList([ConvNeXtBlock(*sizes) for _ in range(config.num_column_layers)])
-        self.frame_stem = nn.Conv1d(bins + width + 3, width, 7, padding=3)
+        self.frame_stem = nn.Conv1d(bins + width + 3, width, 7, padding=3)  # coarse mel, features, clock of three
         self.frame_blocks = nn.ModuleList(
             [ConvNeXtBlock(*sizes, dilation=2 ** (layer % 3)) for layer in range(config.num_frame_layers)]
         )
@@ -133,21 +133,25 @@ class ConvUpsamplerModel(HubMixin, PreTrainedModel):
         """
         config, margin = self.config, self.context_frames
         idea = (input_features - config.mel_shift) / config.mel_scale
+        # (batch, 1, 1), in octaves, of order one
         stretch = torch.log2(num_frames.float() / idea.shape[-1])[:, None, None] / 4
         hidden = self.column_stem(torch.cat([idea, stretch.expand(-1, 1, idea.shape[-1])], 1))
         for block in self.column_blocks:
             hidden = block(hidden)
+        # Each frame sees `margin` frames to either side: computed with the window, dropped at the end, so that windows join
+        # without seams.
         first, total = start - margin, length + 2 * margin
-        place = column_of(half_frames(first, total), num_frames, idea.shape[-1])
-        features = interpolate_columns(hidden.float().transpose(1, 2), place).transpose(1, 2)
-        coarse = interpolate_idea(idea, first, total, num_frames)
+        place = column_of(half_frames(first, total), num_frames, idea.shape[-1])  # (batch, frame), in columns
+        features = interpolate_columns(hidden.float().transpose(1, 2), place).transpose(1, 2)  # (batch, width, frame)
+        coarse = interpolate_idea(idea, first, total, num_frames)  # (batch, mel, frame)
+        # Where inside its column a frame lies: interpolated features alone do not say.
         phase = 2 * math.pi * place[:, None]
         clock = torch.cat([phase.sin(), phase.cos(), stretch.expand(-1, 1, total)], 1)
         hidden = self.frame_stem(torch.cat([coarse, features, clock], 1))
         for block in self.frame_blocks:
             hidden = block(hidden)
-        change = self.head(self.norm(hidden.transpose(1, 2))).transpose(1, 2)
-        result = (coarse + change.float())[..., margin : margin + length]
+        change = self.head(self.norm(hidden.transpose(1, 2))).transpose(1, 2)  # (batch, mel, frame)
+        result = (coarse + change.float())[..., margin : margin + length]  # the margins have seen padding
         return ConvUpsamplerOutput(output_features=result * config.mel_scale + config.mel_shift)
 
     @torch.no_grad()

@@ -90,6 +90,7 @@ class DiscriminatorEnsemble(nn.Module):
         logits, maps = [], []
         for family in self.families:
             family_logits, family_maps = family(waveform)
+            # Joined, not stacked: maps of different families have different shapes.
             logits += family_logits
             maps += family_maps
         return logits, maps
@@ -120,16 +121,18 @@ class VocoderRecipe(AudioRecipe):
         return self.crops("train", self.options.crop_frames, self.options.crop_frames, rank, world_size)
 
     def prepare(self, item: dict, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        # down only: never louder than full scale
         decibels = -self.options.gain_augmentation_db * torch.rand((), generator=generator)
-        waveform = item["waveform"] * 10 ** (decibels / 20)
+        waveform = item["waveform"] * 10 ** (decibels / 20)  # amplitude, hence 20
         return {"waveform": waveform, "mel": log_mel_spectrogram(waveform, self.mel)}
 
     def phases(self, batch: dict[str, torch.Tensor], context: StepContext) -> Iterator[Phase]:
         real = batch["waveform"]  # (batch, sample)
-        fake = self.modules["model"](batch["mel"]).waveform.float()
+        fake = self.modules["model"](batch["mel"]).waveform.float()  # (batch, sample)
         discriminator = self.modules.get("discriminator")
         adversarial = discriminator is not None and context.progress >= self.options.adversarial_start
         if adversarial:
+            # Without the generator's graph: its loss comes later, from a second pass.
             yield self._discriminator_phase(discriminator, fake.detach(), real)
         mel = log_mel_l1(fake, real, self.mel)
         stft = multi_resolution_stft_distance(fake, real)

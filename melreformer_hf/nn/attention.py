@@ -78,7 +78,8 @@ def attend(
 class AttentionMixin:
     """Base of models, before `PreTrainedModel`: every attention below has the implementation that the user chose.
 
-    A layer that calls `attend` has an attribute `attn_implementation`, `"sdpa"` until its model says otherwise.
+    A layer that calls `attend` has an attribute `attn_implementation`, `"sdpa"` until its model says otherwise. One that
+    cannot, because it needs the scores themselves, has `always_eager = True`.
     """
 
     def post_init(self) -> None:
@@ -108,7 +109,13 @@ class AttentionMixin:
                 f"{name!r}."
             )
         for module in self.modules():
-            if hasattr(type(module), "attn_implementation"):
+            if getattr(module, "always_eager", False):
+                if name not in ("sdpa", "eager"):
+                    raise ValueError(
+                        f'attn_implementation must be left out, or be "eager": {type(module).__name__} needs its own '
+                        f"scores, which other implementations do not return; got {name!r}."
+                    )
+            elif hasattr(type(module), "attn_implementation"):
                 module.attn_implementation = name
 
 

@@ -45,6 +45,8 @@ class ResidualConvBlock(nn.Module):
 class ResidualAttention(MultichannelAttention):
     """Attention whose scores are added to those of the layer before."""
 
+    always_eager = True
+
     def forward(self, hidden: torch.Tensor, scores: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Attend.
 

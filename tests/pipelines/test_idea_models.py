@@ -152,3 +152,20 @@ def test_more_steps_do_not_make_silence():
 
     few, many = level(20), level(60)
     assert many[0] < 0.08 and abs(many[1] - few[1]) < 6.0, (few, many)
+
+
+@needs_checkpoint
+def test_bundled_checkpoint_gives_the_samples_that_it_gave():
+    """Values of the first release: 3 s, 20 steps, seed 0."""
+    pipe = MelReformerPipeline.from_pretrained("piano-tiny")
+    pipe.set_progress_bar_config(disable=True)
+    output = pipe(3.0, generator=seeded())
+    audio = output.audios[0, 0]
+    assert audio.shape == (66048,)
+    assert audio.square().mean().sqrt().item() == pytest.approx(0.0037805701, abs=1e-6)
+    assert audio.abs().max().item() == pytest.approx(0.0369041450, abs=1e-5)
+    samples = [-0.00163301, -0.00046876, 0.01997812, 0.00077621, -0.01324382, 0.00435904, -0.00067637, 0.00068110]
+    torch.testing.assert_close(audio[10000:50000:5000], torch.tensor(samples), rtol=0, atol=1e-5)
+    ideas = [[-7.543662, -6.063848, -8.062624, -7.595443], [-7.466249, -5.196935, -7.001917, -9.187530]]
+    torch.testing.assert_close(output.ideas[0, ::64, ::64], torch.tensor(ideas), rtol=0, atol=1e-4)
+    assert output.mels.mean().item() == pytest.approx(-8.3618822, abs=1e-4)

@@ -34,11 +34,11 @@ FLAGS = (
     "--disable-sync",
     "--autoplay-policy=no-user-gesture-required",
 )
-# Length, loudest sample and share of silence of the file behind the download button of the whole piece.
+# Length, loudest sample and share of silence of the file of the piece.
 DECODE = """
 const done = arguments[arguments.length - 1];
 (async () => {
-  const link = [...document.querySelectorAll("a[download]")].find(a => a.href.endsWith(".wav") && a.offsetParent);
+  const link = [...document.querySelectorAll("a")].find(a => a.href.endsWith("piece.wav") && a.offsetParent);
   const bytes = await (await fetch(link.href)).arrayBuffer();
   const sound = await new AudioContext().decodeAudioData(bytes);
   const samples = sound.getChannelData(0);
@@ -165,7 +165,10 @@ def test_stop_ends_a_piece(address, browser):
     press(browser, "generate")
     wait_for(lambda: "s are made ..." in text_of(browser), "the first seconds")
     press(browser, "stop")
-    wait_for(lambda: "stopped." in text_of(browser), "the end")
+    wait_for(lambda: "Stopped after" in text_of(browser), "the end")
+    assert browser.execute_script("return [...document.querySelectorAll('audio')].every(a => a.paused)")
+    duration, peak, _ = wait_for(lambda: browser.execute_async_script(DECODE), "the file of what was made")
+    assert 0.5 < duration < 60 and peak > 0.01
     press(browser, "generate")  # the place is free again
     wait_for(lambda: "Drawing an idea" in text_of(browser) or "Expanding the idea" in text_of(browser), "a new piece")
     press(browser, "stop")

@@ -129,6 +129,8 @@ class Clock:
     def minutes_left(self) -> float | None:
         """Estimate of what is left, `None` in the first steps."""
         done, now = self.progress.share(self.config), self.progress.minutes
+        if done >= 1.0:
+            return 0.0
         if self.progress.step - self._first_step < self._FIRST_STEPS:
             return None
         if self._mark is None:

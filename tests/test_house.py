@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "melreformer_hf"
 MODULES = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
 MAX_FUNCTION_LINES, MAX_MODULE_LINES = 70, 550
 # Comments per 100 lines of code, of each folder as a whole.
-MIN_COMMENTS = {"nn": 2.5, "training": 2.0}
+MIN_COMMENTS = {"nn": 3.0, "models": 3.0, "training": 3.0}
 # Entry points, and the hooks by which each family's weights_<name>.py describes its original.
 SHARED_NAMES = {"main", "configuration_from_original", "key_table"}
 _NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)

@@ -104,7 +104,7 @@ def generate(
     Example: melreformer generate --seconds 20 --output song.mp3 --seed 7
     """
     files = _names(output, num)
-    check_seconds(seconds)
+    check_length(seconds)
     level = None if keep_level else -1.0 if peak is None else peak
     pipe = load_pipeline(checkpoint, device, threads, to_stderr=output == PIPE)
     import torch
@@ -114,7 +114,7 @@ def generate(
     for index, file in enumerate(files):
         started, own = time.perf_counter(), (first + index) % 2**63
         drawn = pipe.sample_idea(seconds, num_inference_steps=steps, generator=torch.Generator().manual_seed(own))
-        render(pipe, drawn, file, level, f"seed {own}", started)
+        render_piece(pipe, drawn, file, level, f"seed {own}", started)
 
 
 def expand(
@@ -138,7 +138,7 @@ def expand(
     Example: melreformer expand song.mp3 --output again.wav
     """
     (file,) = _names(output, 1)
-    check_seconds(seconds)
+    check_length(seconds)
     if not recording.is_file():
         raise FileNotFoundError(f"No audio file at {recording}.")
     from melreformer_hf.audio.io import read_audio
@@ -146,7 +146,7 @@ def expand(
     pipe = load_pipeline(checkpoint, device, threads, to_stderr=output == PIPE)
     waveform, rate = read_audio(recording, pipe.sampling_rate)
     started = time.perf_counter()
-    render(pipe, pipe.idea_of(waveform, rate, seconds), file, peak, f"from {recording}", started)
+    render_piece(pipe, pipe.idea_of(waveform, rate, seconds), file, peak, f"from {recording}", started)
 
 
 def _names(output: str, count: int) -> list[Path | None]:
@@ -170,7 +170,7 @@ def _names(output: str, count: int) -> list[Path | None]:
     return [path] if count == 1 else [path.with_stem(f"{path.stem}-{index}") for index in range(count)]
 
 
-def check_seconds(seconds: float | None) -> None:
+def check_length(seconds: float | None) -> None:
     """Refuse a length before the models are loaded.
 
     Raises:
@@ -233,7 +233,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def render(pipe, drawn, file: Path | None, peak_db: float | None, origin: str, started: float) -> None:
+def render_piece(pipe, drawn, file: Path | None, peak_db: float | None, origin: str, started: float) -> None:
     """Write one idea's music, a picture beside it, and say what was written.
 
     Args:
@@ -293,4 +293,4 @@ def speed(factor: float) -> str:
     return f"{1 / factor:.1f} times slower than real time"
 
 
-__all__ = ["check_seconds", "choose_device", "expand", "generate", "load_pipeline", "quiet_libraries", "speed"]
+__all__ = ["check_length", "choose_device", "expand", "generate", "load_pipeline", "quiet_libraries", "speed"]

@@ -1,0 +1,177 @@
+"""Language model of notes: one position per note, its attributes written one after the other.
+
+The structure is that of the spatial/depth transformers over residual codes (Lee et al., arXiv 2203.01941): a transformer
+runs once per note, small heads then write time, pitch, duration, velocity and pedal in turn, each knowing those before.
+`RQTransformerModel` itself does not serve: its codes share one vocabulary and its positions are a table of fixed length,
+while notes have an own vocabulary per attribute, pieces have any length, and what matters is how many seconds ago a note
+was. Positions are rotary over two clocks, order and time, within a sliding window, so that pieces have any length at
+constant memory.
+
+Notes that are given (a melody to accompany, what follows a gap) stand among the notes to come a few seconds before they
+sound, as in the Anticipatory Music Transformer (Thickstun et al., arXiv 2306.08620). Deviation: at least the next given
+note is always in sight, which makes the original's rests unnecessary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from melreformer_hf.hub.mixin import HubMixin
+from melreformer_hf.models.note_transformer.blocks_note_transformer import (
+    NoteBlock,
+    NoteCache,
+    NoteEmbedding,
+    NoteHead,
+)
+from melreformer_hf.models.note_transformer.configuration_note_transformer import NoteTransformerConfig
+
+
+@dataclass
+class NoteTransformerOutput(ModelOutput):
+    """Output of `NoteTransformerModel`.
+
+    Args:
+        loss: scalar, nats per note: the sum over attributes of the mean cross-entropies.
+        attribute_losses: (attribute,) mean cross-entropy of each attribute in nats.
+        last_hidden_state: (batch, position, hidden), the contexts from which the next notes are written.
+    """
+
+    loss: torch.FloatTensor | None = None
+    attribute_losses: torch.FloatTensor | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+
+
+class NoteTransformerPreTrainedModel(HubMixin, PreTrainedModel):
+    """Initial values and loading."""
+
+    config_class = NoteTransformerConfig
+    base_model_prefix = "note_transformer"
+    main_input_name = "attributes"
+    supports_gradient_checkpointing = False
+    _no_split_modules = ["NoteBlock"]
+    _supports_sdpa = True
+    card_pipeline_tag = "other"
+    card_tags = ("music", "midi", "symbolic-music")
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        spread = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, 0.0, spread)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, 0.0, spread)
+        elif isinstance(module, nn.RMSNorm):
+            init.ones_(module.weight)
+
+
+class NoteTransformerModel(NoteTransformerPreTrainedModel):
+    """Autoregressive model of notes.
+
+    Args:
+        config: sizes and window.
+
+    Example:
+
+        >>> import torch
+        >>> from melreformer_hf.models.note_transformer.configuration_note_transformer import NoteTransformerConfig
+        >>> from melreformer_hf.models.note_transformer.modeling_note_transformer import NoteTransformerModel
+        >>> model = NoteTransformerModel(NoteTransformerConfig.preset("test")).eval()
+        >>> roles, attributes = torch.tensor([[0, 2]]), torch.tensor([[[0, 0, 0, 0, 0], [0, 60, 20, 16, 0]]])
+        >>> output = model(roles, attributes, seconds=torch.zeros(1, 2))
+        >>> tuple(output.last_hidden_state.shape)
+        (1, 2, 32)
+    """
+
+    def __init__(self, config: NoteTransformerConfig) -> None:
+        super().__init__(config)
+        self.embedding = NoteEmbedding(config, config.num_marks + config.num_note_roles)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList([NoteBlock(config, index) for index in range(config.num_hidden_layers)])
+        self.norm = nn.RMSNorm(config.hidden_size, eps=1e-6)
+        self.head = NoteHead(config)
+        self.post_init()
+
+    def forward(
+        self,
+        roles: torch.Tensor,
+        attributes: torch.Tensor,
+        seconds: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        cache: NoteCache | None = None,
+        return_dict: bool | None = None,
+    ) -> NoteTransformerOutput | tuple:
+        """Contexts of the next notes, and with `labels` their loss.
+
+        Args:
+            roles: (batch, position) int64: marks first, then notes (`processing.midi.sequences` names them).
+            attributes: (batch, position, attribute) int64; those of positions that are no notes are not looked at. The
+                time of a given note is that from the last played note's onset to its own.
+            seconds: (batch, position) onsets in seconds; where a position is no note, the time it stands for.
+            labels: (batch, position, attribute) int64: the note that is played next, -100 where there is none to learn. A
+                piece's end is a time of `config.end_id` with -100 for the other attributes.
+            cache: of the positions before these; it is changed. `None` starts anew and keeps nothing.
+            return_dict: `False` gives a tuple.
+
+        Raises:
+            ValueError: shapes do not fit the configuration or one another.
+        """
+        self._check(roles, attributes, seconds, labels)
+        hidden = self.dropout(self.embedding(roles, attributes, roles >= self.config.num_marks))
+        times = seconds
+        if cache is not None:
+            times = seconds if cache.seconds is None else torch.cat([cache.seconds, seconds], dim=1)
+            cache.seconds = times[:, max(times.shape[1] - self.config.window + 1, 0) :]
+            cache.seen += seconds.shape[1]
+        for layer in self.layers:
+            hidden = layer(hidden, times, cache)
+        output = NoteTransformerOutput(last_hidden_state=self.norm(hidden))
+        if labels is not None:
+            self._add_losses(output, labels)
+        return output.to_tuple() if return_dict is False else output
+
+    def _check(
+        self, roles: torch.Tensor, attributes: torch.Tensor, seconds: torch.Tensor, labels: torch.Tensor | None
+    ) -> None:
+        expected = (*roles.shape, self.config.num_attributes)
+        if roles.ndim != 2 or roles.shape[1] < 1:
+            raise ValueError(f"roles must be (batch, position) with a position, got {tuple(roles.shape)}.")
+        if attributes.shape != expected:
+            raise ValueError(f"attributes must be {expected}, got {tuple(attributes.shape)}.")
+        if seconds.shape != roles.shape:
+            raise ValueError(f"seconds must be {tuple(roles.shape)}, got {tuple(seconds.shape)}.")
+        if labels is not None and labels.shape != expected:
+            raise ValueError(f"labels must be {expected}, got {tuple(labels.shape)}.")
+
+    def _add_losses(self, output: NoteTransformerOutput, labels: torch.Tensor) -> None:
+        learned = labels[..., 0] != -100
+        contexts, wanted = output.last_hidden_state[learned], labels[learned]  # (note, hidden), (note, attribute)
+        logits = self.head(contexts, wanted.clamp(min=0))
+        losses = [
+            cross_entropy(values.float(), wanted[:, index], reduction="sum")
+            / (wanted[:, index] != -100).sum().clamp(1)
+            for index, values in enumerate(logits)
+        ]
+        output.attribute_losses = torch.stack(losses)
+        output.loss = output.attribute_losses.sum()
+
+    @torch.no_grad()
+    def note_log_probabilities(self, output: NoteTransformerOutput, labels: torch.Tensor) -> torch.Tensor:
+        """Natural logarithm of each attribute's probability, (batch, position, attribute); zero where labels are -100."""
+        logits = self.head(output.last_hidden_state, labels.clamp(min=0))
+        columns = [
+            -cross_entropy(values.float().movedim(-1, 1), labels[..., index], reduction="none")
+            for index, values in enumerate(logits)
+        ]
+        return torch.stack(columns, dim=-1)
+
+
+__all__ = ["NoteTransformerModel", "NoteTransformerOutput", "NoteTransformerPreTrainedModel"]

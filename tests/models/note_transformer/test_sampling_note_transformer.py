@@ -1,0 +1,161 @@
+"""What is drawn is a score, repeatable, row by row its own, and does not go round in circles."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from melreformer_hf.models.note_transformer.configuration_note_transformer import NoteTransformerConfig
+from melreformer_hf.models.note_transformer.modeling_note_transformer import NoteTransformerModel
+from melreformer_hf.models.note_transformer.sampling_note_transformer import (
+    NoteSampler,
+    PhraseMemory,
+    SamplingOptions,
+    draw_rows,
+    nucleus,
+)
+
+
+def model() -> NoteTransformerModel:
+    torch.manual_seed(0)
+    return NoteTransformerModel(NoteTransformerConfig.preset("test")).eval()
+
+
+def compose(net, rows: int, count: int, generator, options=None, **limits) -> torch.Tensor:
+    """(row, note, attribute) from a piece's beginning."""
+    sampler = NoteSampler(net, rows, options, generator)
+    mark = torch.zeros(rows, 1, dtype=torch.long)
+    sampler.feed(mark, torch.zeros(rows, 1, 5, dtype=torch.long), torch.zeros(rows, 1), torch.zeros_like(mark).bool())
+    made, now = [], torch.zeros(rows, 1)
+    for _ in range(count):
+        notes = sampler.next_notes(may_end=False, **limits)
+        now = now + notes[:, :1] * 0.01
+        sampler.feed(torch.full((rows, 1), 2), notes[:, None], now, torch.ones(rows, 1, dtype=torch.bool))
+        made.append(notes)
+    return torch.stack(made, dim=1)
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def test_every_sample_is_a_score():
+    net = model()
+    with torch.no_grad():
+        net.head.heads[0].classifier.bias[0] = 4.0  # many notes of one onset
+    notes = compose(net, 4, 120, torch.Generator().manual_seed(1), SamplingOptions(top_p=1.0))
+    for size, column in zip((109, *NoteTransformerConfig().vocab_sizes[1:]), notes.unbind(-1), strict=True):
+        assert 0 <= column.min() and column.max() < size
+    same_onset = notes[:, 1:, 0] == 0
+    assert same_onset.any(), "the case must occur"
+    assert (notes[:, 1:, 1] > notes[:, :-1, 1])[same_onset].all()
+
+
+def test_the_highest_pitch_is_followed_by_a_later_onset():
+    net = model()
+    sampler = NoteSampler(net, 2, None, torch.Generator().manual_seed(0))
+    sampler.feed(
+        torch.tensor([[2], [2]]),
+        torch.tensor([[[1, 127, 1, 1, 0]], [[1, 5, 1, 1, 0]]]),
+        torch.zeros(2, 1),
+        torch.ones(2, 1).bool(),
+    )
+    logits = torch.zeros(2, 110)
+    sampler._restrict(logits, 0, [], may_end=False, latest_time=50)
+    assert logits[0, 0] == float("-inf") and logits[1, 0] == 0
+    assert (logits[:, 51:] == float("-inf")).all() and (logits[:, 1:51] == 0).all()
+    free = torch.zeros(2, 110)
+    sampler._restrict(free, 0, [], may_end=True, latest_time=50)
+    assert (free[:, 109] == 0).all() and (free[:, 51:109] == float("-inf")).all()
+
+
+def test_rows_with_generators_of_their_own_do_not_depend_on_their_batch():
+    net = model()
+    together = compose(net, 3, 40, generators(1, 2, 3))
+    for row, seed in enumerate((1, 2, 3)):
+        assert torch.equal(compose(net, 1, 40, generators(seed))[0], together[row])
+    assert not torch.equal(together[0], together[1])
+
+
+def test_generators_must_be_one_per_row():
+    with pytest.raises(ValueError, match=r"one per row \(3\), got 2"):
+        NoteSampler(model(), 3, None, generators(1, 2))
+
+
+def test_nucleus_keeps_the_likeliest_that_reach_the_share():
+    logits = torch.tensor([[0.5, 0.25, 0.15, 0.1]]).log()
+    kept = nucleus(logits, 1.0, 0.7)
+    torch.testing.assert_close(kept, torch.tensor([[2 / 3, 1 / 3, 0, 0]]))
+    torch.testing.assert_close(nucleus(logits, 1.0, 1.0), logits.exp())
+    cold = nucleus(logits, 0.5, 1.0)
+    torch.testing.assert_close(cold, logits.exp().square() / logits.exp().square().sum())
+
+
+def test_draws_follow_the_probabilities_and_never_take_what_has_none():
+    probabilities = torch.tensor([0.0, 0.2, 0.8, 0.0]).expand(4000, 4)
+    drawn = draw_rows(probabilities, torch.Generator().manual_seed(0)).bincount(minlength=4)
+    assert drawn[0] == drawn[3] == 0 and abs(drawn[2].item() / 4000 - 0.8) < 0.02
+
+
+def test_phrases_that_came_often_enough_are_barred_until_they_are_forgotten():
+    options = SamplingOptions(repeat_length=3, max_repeats=1, repeat_memory=12)
+    memory = PhraseMemory(options)
+    phrase = [(5, 60), (5, 62), (5, 64)]
+    for time, pitch in phrase:
+        memory.add(time, pitch)
+    for time, pitch in phrase[:2]:
+        memory.add(time, pitch)
+    assert memory.barred(5) == []  # it came once: it may come again
+    memory.add(*phrase[2])
+    for time, pitch in phrase[:2]:
+        memory.add(time, pitch)
+    assert memory.barred(5) == [64] and memory.barred(6) == []
+    for index in range(10):
+        memory.add(9, index)
+    for time, pitch in phrase[:2]:
+        memory.add(time, pitch)
+    assert memory.barred(5) == []
+    assert PhraseMemory(SamplingOptions(max_repeats=None)).barred(0) == []
+
+
+def test_repetition_control_ends_circles():
+    net = model()
+    with torch.no_grad():
+        for head, value in zip(net.head.heads, (10, 60, 5, 16, 0), strict=True):
+            head.classifier.weight.zero_()
+            head.classifier.bias.copy_(
+                torch.randn(head.classifier.bias.shape, generator=torch.Generator().manual_seed(value))
+            )
+            head.classifier.bias[value] = 30.0
+    free = compose(net, 1, 30, generators(0), SamplingOptions(max_repeats=None))
+    assert free[0, :, 1].unique().tolist() == [60]
+    controlled = compose(net, 1, 30, generators(0), SamplingOptions(repeat_length=4, max_repeats=2))
+    run = longest = 0
+    for pitch in controlled[0, :, 1].tolist():
+        run = run + 1 if pitch == 60 else 0
+        longest = max(longest, run)
+    assert longest == 4 + 2
+
+
+def test_colder_is_less_surprising_per_attribute():
+    net = model()
+    cold = compose(
+        net, 1, 60, generators(0), SamplingOptions(temperature=(1.0, 1e-3, 1.0, 1.0, 1.0), max_repeats=None)
+    )
+    warm = compose(net, 1, 60, generators(0), SamplingOptions(temperature=1.0, max_repeats=None))
+    assert len(cold[0, :, 1].unique()) < len(warm[0, :, 1].unique()) - 10
+    assert len(cold[0, :, 0].unique()) > 10
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    (("temperature", 0.0), ("temperature", (1.0, -1.0)), ("top_p", 0.0), ("repeat_length", 1), ("max_repeats", -1)),
+)
+def test_options_that_cannot_be_are_refused(field, value):
+    with pytest.raises(ValueError, match=field):
+        SamplingOptions(**{field: value})
+
+
+def test_temperatures_are_one_per_attribute():
+    with pytest.raises(ValueError, match=r"one per attribute \(5\)"):
+        compose(model(), 1, 1, None, SamplingOptions(temperature=(1.0, 1.0)))

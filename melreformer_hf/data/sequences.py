@@ -17,7 +17,7 @@ from melreformer_hf.data.streams import ItemStream
 from melreformer_hf.processing.midi.notes import DRUMS
 
 TOKENS_FILE = "tokens.json"
-NOTE_FIELDS = ("onset", "duration", "pitch", "instrument", "velocity")
+NOTE_FIELDS = ("onset", "duration", "pitch", "instrument", "velocity", "pedal")
 _PITCH, _INSTRUMENT = NOTE_FIELDS.index("pitch"), NOTE_FIELDS.index("instrument")
 
 
@@ -39,7 +39,7 @@ class SequenceWriter:
         self.shards = self.total_rows = self.total_values = 0
 
     def add(self, row: np.ndarray, piece: Mapping[str, str] | None) -> None:
-        """Add a row, (token,) or (note, 5), and what is known of the piece it belongs to."""
+        """Add a row, (token,) or (note, field), and what is known of the piece it belongs to."""
         owner = -1
         if piece is not None:
             owner = self.numbers.setdefault(piece["recording"], len(self.pieces))
@@ -128,7 +128,7 @@ class SequenceStore:
         return np.concatenate([np.diff(offsets) for offsets in self._offsets])
 
     def values(self, row: int, start: int = 0, length: int | None = None) -> torch.Tensor:
-        """Tokens of a row, (token,) int64, or `length` notes of a piece from `start`, (note, 5) int64."""
+        """Tokens of a row, (token,) int64, or `length` notes of a piece from `start`, (note, field) int64."""
         shard = bisect.bisect_right(self._ends, row)
         local = row - (self._ends[shard - 1] if shard else 0)
         begin, end = self._offsets[shard][local : local + 2].tolist()
@@ -237,8 +237,8 @@ class NoteStream(ItemStream):
     """Stretches of pieces, weighted by their notes; a stretch begins at time zero.
 
     Yields:
-        dict of `notes` (5, note) int64 (onset, duration, pitch, instrument, velocity), `recording`, `label` and metadata,
-        `index`.
+        dict of `notes` (field, note) int64, the fields as `NOTE_FIELDS`; `start`, the number of the stretch's first note in
+        its piece, and `piece_notes`, the notes of the piece; `recording`, `label` and metadata; `index`.
 
     Args:
         store: the pieces.
@@ -285,7 +285,8 @@ class NoteStream(ItemStream):
         moved = torch.where(moved > 127, moved - 12 * ((moved - 116) // 12), moved)
         moved = torch.where(moved < 0, moved + 12 * ((11 - moved) // 12), moved)
         notes[_PITCH] = torch.where(pitched, moved, notes[_PITCH])
-        return {**self.store.told(row), "notes": notes, "index": index}
+        place = {"start": start, "piece_notes": int(self.store.lengths[row])}
+        return {**self.store.told(row), **place, "notes": notes, "index": index}
 
 
 __all__ = [

@@ -16,8 +16,9 @@ from melreformer_hf.data.rendering import MIDI_SUFFIXES
 from melreformer_hf.data.sequences import TOKENS_FILE, SequenceWriter
 from melreformer_hf.data.sources import Source, check_output, describe_sources, labels_of
 from melreformer_hf.data.splits import assign_splits, name_hash
-from melreformer_hf.processing.midi.fast import read_notes_fast
+from melreformer_hf.processing.midi.fast import read_notes_fast, read_pedal_fast
 from melreformer_hf.processing.midi.notes import UNKNOWN_DURATION_TICKS, MidiNote, read_notes
+from melreformer_hf.processing.midi.pedal import pedal_at, read_pedal
 from melreformer_hf.processing.midi.vocabulary import ARRIVAL, INTERARRIVAL
 
 SCHEMES = ("arrival", "interarrival", "notes")
@@ -31,7 +32,7 @@ class TokenizeConfig:
 
     Args:
         scheme: `arrival` or `interarrival` (rows of up to 1024 tokens of `MidiTokenizer`), or `notes` (the notes of each
-            piece: onset and duration in ticks of 10 ms, pitch, instrument, velocity).
+            piece: onset and duration in ticks of 10 ms, pitch, instrument, velocity, and whether the pedal is down).
         variants: of every training piece, of the scheme `arrival`: 1 as it is; 10 are the original's augmentation, in
             which known notes are told ahead.
         by_piece: a row holds tokens of one piece only and says of which; otherwise the pieces are written one after the
@@ -157,9 +158,9 @@ class _SplitWork:
 
     def write(self, sources: Sequence[Source], writer: SequenceWriter) -> dict[str, int]:
         if self.config.scheme == "notes":
-            for source, notes in self._read(sources, READERS[self.config.reader]):
-                if notes:
-                    writer.add(note_table(notes), source.row)
+            for source, table in self._read(sources, _TABLE_READERS[self.config.reader]):
+                if len(table):
+                    writer.add(table, source.row)
         elif self.by_piece:
             for source, piece in self._read(sources, self._piece()):
                 for row in self._rows([piece], round(name_hash(source.recording) * 2**31), rest=True):
@@ -193,13 +194,29 @@ class _SplitWork:
             yield source, piece
 
 
-def note_table(notes: Sequence[MidiNote]) -> np.ndarray:
-    """(note, 5) int32: onset and duration in ticks of 10 ms, pitch, instrument, velocity, in the order of the onsets.
+def note_table(notes: Sequence[MidiNote], pedal: Sequence[tuple[int, int]] = ()) -> np.ndarray:
+    """(note, field) int32 in the order of the onsets; the fields are `data.sequences.NOTE_FIELDS`.
 
-    A note that never ends gets a quarter of a second, as in the scheme `arrival`.
+    Onset and duration are in ticks of 10 ms; a note that never ends gets a quarter of a second, as in the scheme `arrival`.
+
+    Args:
+        notes: in any order.
+        pedal: intervals (down, up) in ticks; a note's last field is 1 if it begins within one.
     """
     known = [note._replace(duration=UNKNOWN_DURATION_TICKS) if note.duration is None else note for note in notes]
-    return np.array(sorted(known), dtype=np.int32).reshape(-1, 5)
+    table = np.array(sorted(known), dtype=np.int32).reshape(-1, 5)
+    return np.concatenate([table, pedal_at(table[:, 0], pedal)[:, None].astype(np.int32)], axis=1)
+
+
+def _exact_table(source: Path) -> np.ndarray:
+    return note_table(read_notes(source), read_pedal(source))
+
+
+def _fast_table(source: Path) -> np.ndarray:
+    return note_table(read_notes_fast(source), read_pedal_fast(source))
+
+
+_TABLE_READERS = {"exact": _exact_table, "fast": _fast_table}
 
 
 def _card(report: dict, sources: Sequence[Source]) -> str:

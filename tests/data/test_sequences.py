@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 
+import mido
 import numpy as np
 import pytest
 import torch
@@ -140,17 +141,34 @@ def test_stretches_of_notes(folder, tmp_path):
     for item in itertools.islice(stores["train"].notes(50, transpose=2, seed=3), 60):
         original = torch.tensor(originals[item["recording"].split("/")[1]]).T
         notes = item["notes"]
-        assert notes.shape == (5, min(50, original.shape[1])) and notes[0, 0] == 0
+        assert notes.shape == (6, min(50, original.shape[1])) and notes[0, 0] == 0
+        assert item["piece_notes"] == original.shape[1] and not notes[5].any()
         found = [
             start
             for start in range(original.shape[1] - notes.shape[1] + 1)
             if (notes[2] - original[2, start : start + notes.shape[1]]).unique().numel() == 1
         ]
+        assert item["start"] in found
         window = original[:, found[0] : found[0] + notes.shape[1]]
         shifts.add((notes[2] - window[2])[0].item())
         assert torch.equal(notes[0], window[0] - window[0, 0]) and torch.equal(notes[1], window[1])
-        assert torch.equal(notes[3:], window[3:]) and item["label"] == item["recording"].split("/")[0]
+        assert torch.equal(notes[3:5], window[3:]) and item["label"] == item["recording"].split("/")[0]
     assert shifts == {-2, -1, 0, 1, 2}
+
+
+@pytest.mark.parametrize("reader", ("exact", "fast"))
+def test_notes_know_whether_the_pedal_is_down(tmp_path, reader):
+    (tmp_path / "in").mkdir()
+    midi = notes_to_midi([MidiNote(tick, 5, 60, 0, 64) for tick in (0, 20, 40)])
+    pedal = [(15, 127), (25, 0), (38, 0)]  # in ticks of 10 ms, as the notes
+    track, before = mido.MidiTrack(), 0
+    for tick, value in pedal:
+        track.append(mido.Message("control_change", control=64, value=value, time=tick - before))
+        before = tick
+    midi.tracks.append(track)
+    (tmp_path / "in" / "a.mid").write_bytes(midi_bytes(midi))
+    _, stores = tokenize(tmp_path / "in", tmp_path / "out", scheme="notes", reader=reader)
+    assert stores["train"].values(0)[:, 5].tolist() == [0, 1, 0]
 
 
 def test_transposition_spares_drums_and_stays_on_the_keyboard(tmp_path):
@@ -159,7 +177,7 @@ def test_transposition_spares_drums_and_stays_on_the_keyboard(tmp_path):
     (tmp_path / "in" / "a.mid").write_bytes(midi_bytes(notes_to_midi(notes)))
     _, stores = tokenize(tmp_path / "in", tmp_path / "out", scheme="notes")
     for item in itertools.islice(stores["train"].notes(30, transpose=11), 20):
-        _, _, pitch, instrument, _ = item["notes"]
+        _, _, pitch, instrument, _, _ = item["notes"]
         assert 0 <= pitch.min() and pitch.max() <= 127
         assert set(pitch[instrument == 128].tolist()) == {1, 126}
         moved = pitch[instrument == 0]

@@ -18,7 +18,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from melreformer_hf.processing.midi.notes import NUM_PITCHES, MidiNote
+from melreformer_hf.processing.midi.notes import NUM_PITCHES, UNKNOWN_DURATION_TICKS, MidiNote
+from melreformer_hf.processing.midi.pedal import pedal_at
 
 ATTRIBUTES = ("time", "pitch", "duration", "velocity", "pedal")
 NUM_VELOCITIES = 32
@@ -93,18 +94,10 @@ def attributes_of_notes(notes: Sequence[MidiNote], pedal: Iterable[tuple[int, in
     """
     ordered = sorted(notes, key=lambda note: (note.onset, note.pitch))
     onsets = np.array([note.onset for note in ordered], dtype=np.float64)
-    durations = np.array([25 if note.duration is None else note.duration for note in ordered])
-    pitches = np.array([note.pitch for note in ordered])
-    velocities = np.array([note.velocity for note in ordered])
+    durations = np.array([UNKNOWN_DURATION_TICKS if note.duration is None else note.duration for note in ordered])
+    pitches = np.array([note.pitch for note in ordered], dtype=np.int64)
+    velocities = np.array([note.velocity for note in ordered], dtype=np.int64)
     return note_attributes(onsets, pitches, durations, velocities, pedal_at(onsets, pedal))
-
-
-def pedal_at(onsets: np.ndarray, intervals: Iterable[tuple[int, int]]) -> np.ndarray:
-    """Whether the pedal is down at each onset; intervals are (down, up) in ticks, the end excluded."""
-    down = np.zeros(len(onsets), dtype=bool)
-    for begin, end in intervals:
-        down |= (onsets >= begin) & (onsets < end)
-    return down
 
 
 def notes_of_attributes(rows: np.ndarray, start: int = 0, instrument: int = 0) -> list[MidiNote]:
@@ -161,6 +154,5 @@ __all__ = [
     "nearest_step",
     "note_attributes",
     "notes_of_attributes",
-    "pedal_at",
     "pedal_of_attributes",
 ]

@@ -15,6 +15,7 @@ from melreformer_hf.processing.midi.notes import (
     check_header,
     read_content,
 )
+from melreformer_hf.processing.midi.pedal import merge_intervals
 
 _DEFAULT_TEMPO = 500_000  # microseconds per quarter note, until a file says otherwise
 _HEADER_SIZE = 14
@@ -84,4 +85,26 @@ def read_notes_fast(source: MidiSource) -> list[MidiNote]:
     return [MidiNote(*row) for row in rows]
 
 
-__all__ = ["read_notes_fast"]
+def read_pedal_fast(source: MidiSource) -> list[tuple[int, int]]:
+    """When the pedal is down, as `read_pedal`; a pedal that the file leaves down is left out.
+
+    Args:
+        source: path, bytes or binary file.
+
+    Raises:
+        ValueError: the file is damaged, of type 2, or counts in SMPTE frames.
+        FileNotFoundError: the path does not exist.
+        ImportError: symusic is not installed.
+    """
+    score = _score(source)
+    clock, intervals = _Clock(score), []
+    for track in score.tracks:
+        columns = track.pedals.numpy()
+        begins = columns["time"].astype(np.int64)
+        pair = (clock(begins), clock(begins + columns["duration"]))
+        begins, ends = (np.rint(TICKS_PER_SECOND * seconds).astype(np.int64).tolist() for seconds in pair)
+        intervals += zip(begins, ends, strict=True)
+    return merge_intervals(intervals)
+
+
+__all__ = ["read_notes_fast", "read_pedal_fast"]

@@ -123,7 +123,7 @@ def _open(source: MidiSource) -> MidiFile:
     return midi
 
 
-def _timed_messages(source: MidiSource) -> Iterator[tuple[float, Message]]:
+def timed_messages(source: MidiSource) -> Iterator[tuple[float, Message]]:
     """Messages of all tracks in the order of time, each with the seconds since the one before."""
     midi = _open(source)
     placed: list[tuple[int, Message]] = []
@@ -151,7 +151,7 @@ def timed_changes(source: MidiSource) -> Iterator[tuple[float, float, int, MidiC
     """
     programs: dict[int, int] = {}
     seconds = since = 0.0
-    for delta, message in _timed_messages(source):
+    for delta, message in timed_messages(source):
         seconds += delta
         since += delta
         if message.type == "program_change":
@@ -322,5 +322,6 @@ __all__ = [
     "read_notes",
     "seconds_to_ticks",
     "timed_changes",
+    "timed_messages",
     "write_midi",
 ]

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 # Names and places, not classes: `melreformer train --list` must not load torch.
 RECIPES: dict[str, str] = {
+    "composer": "melreformer_hf.training.recipes.composer:ComposerRecipe",
     "conv_upsampler": "melreformer_hf.training.recipes.conv_upsampler:ConvUpsamplerRecipe",
     "expansion": "melreformer_hf.training.recipes.expansion:ExpansionRecipe",
     "idea_diffusion": "melreformer_hf.training.recipes.idea_diffusion:IdeaDiffusionRecipe",

@@ -1,0 +1,151 @@
+"""The composer's recipe: what an item holds, what is moved and what is given, and what is measured."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from melreformer_hf.data.tokenizing import TokenizeConfig, tokenize_folder
+from melreformer_hf.models.note_transformer.modeling_note_transformer import NoteTransformerModel
+from melreformer_hf.processing.midi.attributes import END, VOCAB_SIZES
+from melreformer_hf.processing.midi.notes import MidiNote, notes_to_midi, write_midi
+from melreformer_hf.processing.midi.sequences import CONTROL, EVENT, MIDDLE, START
+from melreformer_hf.training.config import TrainingConfig
+from melreformer_hf.training.loop import train
+from melreformer_hf.training.recipes.composer import ComposerOptions, ComposerRecipe, _Notes, augmented, given_notes
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("midi")
+    random = np.random.default_rng(0)
+    for piece in range(6):
+        onsets = np.cumsum(random.integers(0, 3, 50) * 15)
+        notes = [MidiNote(int(onset), 20, 50 + int(random.integers(24)), 0, 64) for onset in onsets]
+        write_midi(notes_to_midi(notes), folder / f"piece{piece}.mid")
+    output = tmp_path_factory.mktemp("data") / "notes"
+    tokenize_folder(folder, output, TokenizeConfig(scheme="notes"), progress=False)
+    return output
+
+
+def config(dataset, tmp_path, **changes) -> TrainingConfig:
+    options = {"preset": "test", "num_positions": 24, "validation_pieces": 2, **changes.pop("options", {})}
+    settings = {"max_steps": 2, "batch_size": 2, "num_workers": 0, "progress_bar": False, "cpu": True}
+    return TrainingConfig(
+        dataset=str(dataset), output_dir=str(tmp_path / "run"), options=options, **settings, **changes
+    )
+
+
+def stretch(onsets, pitches) -> _Notes:
+    count = len(onsets)
+    ones = np.ones(count, dtype=np.int64)
+    return _Notes(np.array(onsets), 10 * ones, np.array(pitches), 64 * ones, 0 * ones)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_notes_are_written_by_onset_and_pitch_each_once():
+    notes = stretch([5, 0, 5, 5], [60, 64, 55, 60]).in_order()
+    assert notes.onset.tolist() == [0, 5, 5] and notes.pitch.tolist() == [64, 55, 60]
+
+
+def test_pieces_are_moved_within_their_ranges_and_pedal_and_order_stay():
+    options = ComposerOptions(transpose=3, tempo_range=0.2, velocity_range=5)
+    keys, tempos, levels = set(), [], set()
+    for seed in range(200):
+        moved = augmented(stretch([0, 1000], [60, 67]), options, generator(seed))
+        assert moved.pitch[1] - moved.pitch[0] == 7
+        keys.add(int(moved.pitch[0]) - 60)
+        tempos.append(moved.onset[1] / 1000)
+        levels.add(int(moved.velocity[0]) - 64)
+    assert keys == set(range(-3, 4)) and levels == set(range(-5, 6))
+    assert 1 / 1.2 - 1e-3 <= min(tempos) < 0.86 and 1.17 < max(tempos) <= 1.2 + 1e-3
+
+
+def test_nothing_leaves_the_piano():
+    for seed in range(50):
+        moved = augmented(stretch([0, 10], [22, 107]), ComposerOptions(transpose=12), generator(seed))
+        assert moved.pitch.min() >= 21 and moved.pitch.max() <= 108
+        beyond = augmented(stretch([0, 10], [5, 60]), ComposerOptions(transpose=12), generator(seed))
+        assert beyond.pitch.tolist() == [5, 60]
+
+
+def test_kinds_of_given_notes():
+    onsets = np.array([0, 0, 10, 20, 20, 90, 100])
+    assert given_notes(onsets, "none", generator()).tolist() == [False] * 7
+    assert given_notes(onsets, "melody", generator()).tolist() == [False, True, True, False, True, True, True]
+    after = given_notes(onsets, "after", generator())
+    assert after[-1] and not after[0] and (np.diff(after.astype(int)) >= 0).all()
+    some = [given_notes(np.arange(400), "any", generator(seed)).mean() for seed in range(8)]
+    assert 0.05 < min(some) and max(some) < 0.95 and max(some) - min(some) > 0.2
+
+
+@pytest.mark.parametrize(
+    "shares, given",
+    (
+        ({"given_after": 0.0, "given_melody": 0.0, "given_any": 0.0}, False),
+        ({"given_after": 0.0, "given_melody": 1.0, "given_any": 0.0}, True),
+    ),
+)
+def test_an_item_is_a_padded_sequence(dataset, tmp_path, shares, given):
+    recipe = ComposerRecipe(config(dataset, tmp_path, options=shares))
+    stream, ends, begins = recipe.stream(0, 1), 0, 0
+    for index in range(40):
+        item = recipe.prepare(stream.item(index), generator(index))
+        assert item["roles"].shape == (24,) and item["labels"].shape == item["attributes"].shape == (24, 5)
+        assert item["roles"][0] in (START, MIDDLE) and set(item["roles"][1:].tolist()) <= {EVENT, CONTROL}
+        assert bool((item["roles"] == CONTROL).any()) == given
+        assert (item["seconds"].diff() >= 0).all() or given
+        begins += int(item["roles"][0] == START)
+        ends += int((item["labels"][:, 0] == END).sum())
+        for column, size in enumerate(VOCAB_SIZES):
+            assert item["attributes"][:, column].max() < size
+    assert ends > 0 and begins > 0
+
+
+def test_bits_are_those_of_the_model(dataset, tmp_path):
+    recipe = ComposerRecipe(config(dataset, tmp_path))
+    model = NoteTransformerModel(recipe.model_config).eval()
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.zero_()
+        found = recipe.validate(model)
+    uniform = sum(math.log2(size) for size in VOCAB_SIZES)
+    pieces = recipe._held_out
+    notes, ended = sum(len(piece) - 1 for piece in pieces), len(pieces)  # an end is a time more than there are notes
+    expected = uniform + ended * math.log2(VOCAB_SIZES[0]) / notes
+    assert found.metrics["bits_per_note"] == pytest.approx(expected, rel=1e-5)
+    assert found.metrics["bits/pitch"] == pytest.approx(7.0, rel=1e-5)
+    assert f"({uniform:.1f} bits per note)" in found.summary
+
+
+def test_training_publishes_a_model_that_loads(dataset, tmp_path):
+    settings = config(dataset, tmp_path)
+    metrics = train(ComposerRecipe(settings), settings)
+    assert metrics["bits_per_note"] > 0
+    model = NoteTransformerModel.from_pretrained(tmp_path / "run")
+    assert model.config.hidden_size == 32
+
+
+@pytest.mark.parametrize(
+    "options, name",
+    (
+        ({"num_positions": 1}, "num_positions"),
+        ({"tempo_range": 1.0}, "tempo_range"),
+        ({"given_any": 0.9}, "given_any"),
+        ({"validation_split": "test"}, "validation_split"),
+    ),
+)
+def test_options_that_cannot_be_are_refused(options, name):
+    with pytest.raises(ValueError, match=rf"options\.{name}"):
+        ComposerOptions(**options)
+
+
+def test_other_vocabularies_are_refused(dataset, tmp_path):
+    with pytest.raises(ValueError, match=r"model\.vocab_sizes must be"):
+        ComposerRecipe(config(dataset, tmp_path, model={"vocab_sizes": [10, 10]}))

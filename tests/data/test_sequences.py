@@ -160,12 +160,17 @@ def test_stretches_of_notes(folder, tmp_path):
 def test_notes_know_whether_the_pedal_is_down(tmp_path, reader):
     (tmp_path / "in").mkdir()
     midi = notes_to_midi([MidiNote(tick, 5, 60, 0, 64) for tick in (0, 20, 40)])
-    pedal = [(15, 127), (25, 0), (38, 0)]  # in ticks of 10 ms, as the notes
-    track, before = mido.MidiTrack(), 0
-    for tick, value in pedal:
-        track.append(mido.Message("control_change", control=64, value=value, time=tick - before))
-        before = tick
-    midi.tracks.append(track)
+    placed, now = [], 0
+    for message in midi.tracks[0]:
+        now += message.time
+        placed.append((now, message))
+    for tick, value in ((15, 127), (25, 0), (38, 0)):  # in ticks of 10 ms, as the notes
+        placed.append((tick, mido.Message("control_change", control=64, value=value)))
+    placed.sort(key=lambda entry: entry[0])
+    times = [0, *(tick for tick, _ in placed)]
+    midi.tracks[0] = mido.MidiTrack(
+        message.copy(time=tick - before) for (tick, message), before in zip(placed, times, strict=False)
+    )
     (tmp_path / "in" / "a.mid").write_bytes(midi_bytes(midi))
     _, stores = tokenize(tmp_path / "in", tmp_path / "out", scheme="notes", reader=reader)
     assert stores["train"].values(0)[:, 5].tolist() == [0, 1, 0]

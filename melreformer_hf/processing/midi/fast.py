@@ -86,7 +86,7 @@ def read_notes_fast(source: MidiSource) -> list[MidiNote]:
 
 
 def read_pedal_fast(source: MidiSource) -> list[tuple[int, int]]:
-    """When the pedal is down, as `read_pedal`; a pedal that the file leaves down is left out.
+    """When the pedal is down, as `read_pedal`, but for pedals that are left down or stand in a track without notes.
 
     Args:
         source: path, bytes or binary file.

@@ -33,6 +33,8 @@ _EXPORTS: dict[str, str] = {
     "CodecLMModel": "models.codec_lm.modeling_codec_lm",
     "GptVaeConfig": "models.gpt_vae.configuration_gpt_vae",
     "GptVaeModel": "models.gpt_vae.modeling_gpt_vae",
+    "NoteTransformerConfig": "models.note_transformer.configuration_note_transformer",
+    "NoteTransformerModel": "models.note_transformer.modeling_note_transformer",
     "FrameTransformerConfig": "models.frame_transformer.configuration_frame_transformer",
     "FrameTransformerModel": "models.frame_transformer.modeling_frame_transformer",
     "RQTransformerConfig": "models.rq_transformer.configuration_rq_transformer",

@@ -25,6 +25,7 @@ class Family:
         tokenizer: class that makes notes the model's input.
         auto_models: transformers' Auto classes that load the model, besides `AutoModel`.
         weights_license: of the weights that the original's authors published, where they stated one.
+        has_original: whether checkpoints of another program load (`from_original`, `melreformer convert`).
     """
 
     config: str
@@ -33,6 +34,7 @@ class Family:
     tokenizer: str | None = None
     auto_models: tuple[str, ...] = ()
     weights_license: str = "unknown"
+    has_original: bool = True
 
 
 _MEL = "MelFeatureExtractor"
@@ -52,6 +54,7 @@ FAMILIES: dict[str, Family] = {
     "mel_reformer": Family(config="MelReformerConfig", model="MelReformerModel", feature_extractor=_MEL),
     "mel_vqvae": Family(config="MelVqvaeConfig", model="MelVqvaeModel", feature_extractor=_MEL),
     "melgan_vocoder": Family(config="MelGanVocoderConfig", model="MelGanVocoderModel", feature_extractor=_MEL),
+    "note_transformer": Family(config="NoteTransformerConfig", model="NoteTransformerModel", has_original=False),
     "rq_transformer": Family(
         config="RQTransformerConfig",
         model="RQTransformerModel",
@@ -65,6 +68,8 @@ FAMILIES: dict[str, Family] = {
         auto_models=("AutoModelForAudioTokenization",),
     ),
 }
+
+CONVERTIBLE = tuple(name for name, family in FAMILIES.items() if family.has_original)
 
 PIPELINES = ("MelReformerPipeline",)
 
@@ -112,4 +117,4 @@ def _register_pipelines(package) -> None:
         setattr(diffusers, name, getattr(package, name))
 
 
-__all__ = ["FAMILIES", "PIPELINES", "Family", "is_own_command", "register"]
+__all__ = ["CONVERTIBLE", "FAMILIES", "PIPELINES", "Family", "is_own_command", "register"]

@@ -10,12 +10,12 @@ from typing import Annotated
 import typer
 
 from melreformer_hf._files import write_text
-from melreformer_hf._registration import FAMILIES, register
+from melreformer_hf._registration import CONVERTIBLE, FAMILIES, register
 from melreformer_hf.cli.generate import quiet_libraries
 
 
 def convert(
-    family: Annotated[str, typer.Option(help=f"One of: {', '.join(FAMILIES)}.")],
+    family: Annotated[str, typer.Option(help=f"One of: {', '.join(CONVERTIBLE)}.")],
     checkpoint: Annotated[
         Path, typer.Option(help="The original program's checkpoint; pickles with code are refused.")
     ],
@@ -43,8 +43,8 @@ def convert(
 
     Example: melreformer convert --family hifi_vocoder --checkpoint generator_v1 --arguments config_v1.json --output v1
     """
-    if family not in FAMILIES:
-        raise ValueError(f"--family must be one of {sorted(FAMILIES)}, got {family!r}.")
+    if family not in CONVERTIBLE:
+        raise ValueError(f"--family must be one of {sorted(CONVERTIBLE)}, got {family!r}.")
     if not arguments.is_file():
         raise FileNotFoundError(f"No JSON or YAML file of arguments at {arguments}.")
     values = _read_values(arguments, "--arguments")

@@ -12,8 +12,8 @@ from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
 from melreformer_hf.models.mel_reformer.modeling_mel_reformer import MelReformerModel
 from melreformer_hf.models.mel_reformer.timing_mel_reformer import column_of, half_frames
-from melreformer_hf.models.rq_transformer.sampling_rq_transformer import choose
 from melreformer_hf.nn.positions import rotary_angles
+from melreformer_hf.nn.sampling import choose
 
 
 class NoFloat64(TorchDispatchMode):

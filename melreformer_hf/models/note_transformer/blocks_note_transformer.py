@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from torch.nn.functional import gelu, scaled_dot_product_attention, silu
+from torch.nn.functional import gelu, silu
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from melreformer_hf.models.note_transformer.configuration_note_transformer import NoteTransformerConfig
-from melreformer_hf.nn.attention import band_mask, merge_heads, split_heads
+from melreformer_hf.nn.attention import attend, band_mask, split_heads
 from melreformer_hf.nn.positions import rotate
 
 
@@ -64,6 +65,7 @@ class NoteAttention(nn.Module):
     def __init__(self, config: NoteTransformerConfig, layer_idx: int) -> None:
         super().__init__()
         self.num_heads, self.window, self.layer_idx = config.num_attention_heads, config.window, layer_idx
+        self.attn_implementation = "sdpa"
         self.periods = (config.min_period_in_s, config.max_period_in_s)
         self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
@@ -82,7 +84,8 @@ class NoteAttention(nn.Module):
         mask = None
         if steps > 1:
             mask = band_mask(places[0, -steps:], places[0], self.window - 1, 0)
-        return self.out_proj(merge_heads(scaled_dot_product_attention(query, key, value, attn_mask=mask)))
+        attended, _ = attend(self, query, key, value, mask)  # (batch, note, head, head_dim)
+        return self.out_proj(attended.flatten(2))
 
     def _remember(self, key: torch.Tensor, value: torch.Tensor, cache: NoteCache) -> tuple[torch.Tensor, torch.Tensor]:
         if len(cache.keys) > self.layer_idx:
@@ -98,7 +101,7 @@ class NoteAttention(nn.Module):
         return values[:, :, max(values.shape[2] - self.window + 1, 0) :]
 
 
-class NoteBlock(nn.Module):
+class NoteBlock(GradientCheckpointingLayer):
     """Attention and a gated perceptron (Shazeer, arXiv 2002.05202), each behind a norm and added to its input."""
 
     def __init__(self, config: NoteTransformerConfig, layer_idx: int) -> None:

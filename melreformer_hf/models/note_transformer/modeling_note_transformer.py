@@ -31,6 +31,7 @@ from melreformer_hf.models.note_transformer.blocks_note_transformer import (
     NoteHead,
 )
 from melreformer_hf.models.note_transformer.configuration_note_transformer import NoteTransformerConfig
+from melreformer_hf.nn.attention import AttentionMixin
 
 
 @dataclass
@@ -48,13 +49,13 @@ class NoteTransformerOutput(ModelOutput):
     last_hidden_state: torch.FloatTensor | None = None
 
 
-class NoteTransformerPreTrainedModel(HubMixin, PreTrainedModel):
+class NoteTransformerPreTrainedModel(HubMixin, AttentionMixin, PreTrainedModel):
     """Initial values and loading."""
 
     config_class = NoteTransformerConfig
     base_model_prefix = "note_transformer"
     main_input_name = "attributes"
-    supports_gradient_checkpointing = False
+    supports_gradient_checkpointing = True
     _no_split_modules = ["NoteBlock"]
     _supports_sdpa = True
     card_pipeline_tag = "other"

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from melreformer_hf.models.note_transformer.blocks_note_transformer import NoteCache
+from melreformer_hf.nn.sampling import Generators, choose
 
 _TIME, _PITCH = 0, 1
-Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 @dataclass(frozen=True)
@@ -91,35 +91,6 @@ class PhraseMemory:
         ]
 
 
-def nucleus(logits: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
-    """Probabilities (row, value) of the likeliest values that reach `top_p`, the others zero, summing to one."""
-    probabilities = (logits.float() / temperature).softmax(-1)
-    if top_p == 1.0:
-        return probabilities
-    ordered, order = probabilities.sort(-1, descending=True)
-    ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0.0)
-    kept = torch.zeros_like(probabilities).scatter(-1, order, ordered)
-    return kept / kept.sum(-1, keepdim=True)
-
-
-def draw_rows(probabilities: torch.Tensor, generator: Generators) -> torch.Tensor:
-    """One value per row by inverting the cumulative distribution: (row, value) -> (row,) int64.
-
-    With one generator per row a row's values do not depend on the rows beside it. Computed on the CPU in float64.
-    """
-    values = probabilities.double().cpu()
-    cumulative = values.cumsum(-1)
-    if isinstance(generator, Sequence):
-        points = [torch.rand(1, generator=one, dtype=torch.float64, device=one.device).cpu() for one in generator]
-        point = torch.cat(points)
-    else:
-        device = "cpu" if generator is None else generator.device
-        point = torch.rand(len(values), generator=generator, dtype=torch.float64, device=device).cpu()
-    index = torch.searchsorted(cumulative, point[:, None] * cumulative[:, -1:], right=True).squeeze(1)
-    last = values.shape[-1] - 1 - (values > 0).flip(-1).int().argmax(-1)
-    return torch.minimum(index, last)
-
-
 class NoteSampler:
     """Writes notes with a model, row by row of a batch in step.
 
@@ -178,7 +149,7 @@ class NoteSampler:
             logits = head.heads[attribute](context).float()
             self._restrict(logits, attribute, chosen, may_end, latest_time)
             temperature = self.options.temperature_of(attribute, len(sizes))
-            values = draw_rows(nucleus(logits, temperature, self.options.top_p), self.generator)
+            values = choose(logits, True, temperature, None, self.options.top_p, self.generator).cpu()
             chosen.append(values)
             if attribute + 1 < len(sizes):
                 context = context + head.chosen[attribute](values.to(context.device).clamp(max=size - 1))
@@ -209,4 +180,4 @@ class NoteSampler:
                     logits[row, barred] = impossible
 
 
-__all__ = ["NoteSampler", "PhraseMemory", "SamplingOptions", "draw_rows", "nucleus"]
+__all__ = ["NoteSampler", "PhraseMemory", "SamplingOptions"]

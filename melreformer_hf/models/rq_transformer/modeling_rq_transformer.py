@@ -24,10 +24,11 @@ from transformers.utils import ModelOutput
 
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.rq_transformer.configuration_rq_transformer import RQTransformerConfig
-from melreformer_hf.models.rq_transformer.sampling_rq_transformer import Generators, choose, soft_codes
+from melreformer_hf.models.rq_transformer.sampling_rq_transformer import soft_codes
 from melreformer_hf.models.rq_transformer.weights_rq_transformer import ORIGINAL_FORMAT
 from melreformer_hf.nn.attention import AttentionMixin
 from melreformer_hf.nn.gpt import GptLayers, init_gpt_weights
+from melreformer_hf.nn.sampling import Generators, choose
 from melreformer_hf.originals.formats import OriginalCheckpointMixin
 
 

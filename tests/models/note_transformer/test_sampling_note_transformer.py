@@ -11,8 +11,6 @@ from melreformer_hf.models.note_transformer.sampling_note_transformer import (
     NoteSampler,
     PhraseMemory,
     SamplingOptions,
-    draw_rows,
-    nucleus,
 )
 
 
@@ -80,21 +78,6 @@ def test_rows_with_generators_of_their_own_do_not_depend_on_their_batch():
 def test_generators_must_be_one_per_row():
     with pytest.raises(ValueError, match=r"one per row \(3\), got 2"):
         NoteSampler(model(), 3, None, generators(1, 2))
-
-
-def test_nucleus_keeps_the_likeliest_that_reach_the_share():
-    logits = torch.tensor([[0.5, 0.25, 0.15, 0.1]]).log()
-    kept = nucleus(logits, 1.0, 0.7)
-    torch.testing.assert_close(kept, torch.tensor([[2 / 3, 1 / 3, 0, 0]]))
-    torch.testing.assert_close(nucleus(logits, 1.0, 1.0), logits.exp())
-    cold = nucleus(logits, 0.5, 1.0)
-    torch.testing.assert_close(cold, logits.exp().square() / logits.exp().square().sum())
-
-
-def test_draws_follow_the_probabilities_and_never_take_what_has_none():
-    probabilities = torch.tensor([0.0, 0.2, 0.8, 0.0]).expand(4000, 4)
-    drawn = draw_rows(probabilities, torch.Generator().manual_seed(0)).bincount(minlength=4)
-    assert drawn[0] == drawn[3] == 0 and abs(drawn[2].item() / 4000 - 0.8) < 0.02
 
 
 def test_phrases_that_came_often_enough_are_barred_until_they_are_forgotten():

@@ -13,8 +13,9 @@ from transformers import DynamicCache
 from melreformer_hf.models.rq_transformer import modeling_rq_transformer
 from melreformer_hf.models.rq_transformer.configuration_rq_transformer import RQTransformerConfig
 from melreformer_hf.models.rq_transformer.modeling_rq_transformer import RQTransformerModel
-from melreformer_hf.models.rq_transformer.sampling_rq_transformer import choose, draw, soft_codes
+from melreformer_hf.models.rq_transformer.sampling_rq_transformer import soft_codes
 from melreformer_hf.models.rq_transformer.weights_rq_transformer import codebooks_from_original
+from melreformer_hf.nn.sampling import choose, draw
 
 TINY = {"num_positions": 6, "initializer_range": 0.2}
 CODEBOOK = {"code_embedding": "codebook", "head_code_embedding": "codebook", "codebook_dim": 8}

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from melreformer_hf._files import partial_of
@@ -14,7 +15,9 @@ from melreformer_hf.audio.io import AUDIO_SUFFIXES
 from melreformer_hf.data.building import BuildConfig, build_dataset
 from melreformer_hf.data.metadata import default_metadata
 from melreformer_hf.data.rendering import MIDI_SUFFIXES, render_folder
+from melreformer_hf.data.sequences import TOKENS_FILE
 from melreformer_hf.data.shard_writing import DATASET_FILE
+from melreformer_hf.data.tokenizing import TokenizeConfig, tokenize_folder
 from melreformer_hf.training.config import TrainingConfig
 
 CACHE = "datasets"
@@ -55,18 +58,51 @@ def dataset_of(config: TrainingConfig, sampling_rate: int) -> str:
     if not files:
         kinds = ", ".join((*AUDIO_SUFFIXES, *MIDI_SUFFIXES))
         raise ValueError(f"dataset must be a dataset or a folder of recordings or MIDI files ({kinds}), got {folder}.")
-    output = (
-        Path(config.output_dir).parent / CACHE / f"{folder.resolve().name}-{_digest(folder, files, sampling_rate)}"
-    )
-    if (output / DATASET_FILE).is_file():
+
+    def build(output: Path) -> None:
+        if recordings and scores:
+            _say(f"{folder} has recordings: its {len(scores)} MIDI files are not used")
+        _build(folder, files, output, sampling_rate, config.soundfont)
+
+    return _made_once(config, folder, _digest(folder, files, sampling_rate), DATASET_FILE, build)
+
+
+def notes_dataset_of(config: TrainingConfig) -> str:
+    """The same for trainings that read notes: MIDI files are tokenized (`--scheme notes`).
+
+    Raises:
+        ValueError: the folder holds no MIDI files.
+    """
+    folder = Path(config.dataset).expanduser()
+    if not folder.is_dir() or (folder / TOKENS_FILE).is_file():
+        return str(folder) if folder.is_dir() else config.dataset
+    files = _files(folder, MIDI_SUFFIXES)
+    if not files:
+        kinds = ", ".join(MIDI_SUFFIXES)
+        raise ValueError(
+            f"dataset must be one of `melreformer data tokenize --scheme notes`, or a folder of MIDI files ({kinds}), "
+            f"got {folder}."
+        )
+
+    def build(output: Path) -> None:
+        _say(f"reading the notes of {len(files)} MIDI files in {folder} into {output}")
+        report = tokenize_folder(folder, output, TokenizeConfig(scheme="notes"))
+        if report["skipped"]:
+            _say(f"{len(report['skipped'])} files could not be used; {output / 'report.json'} says why")
+
+    return _made_once(config, folder, f"notes-{_digest(folder, files, 0)}", TOKENS_FILE, build)
+
+
+def _made_once(config: TrainingConfig, folder: Path, name: str, complete: str, build: Callable[[Path], None]) -> str:
+    """The dataset beside the output, built by the first process of a machine unless it is there already."""
+    output = Path(config.output_dir).parent / CACHE / f"{folder.resolve().name}-{name}"
+    if (output / complete).is_file():
         return str(output)
     if int(os.environ.get("LOCAL_RANK", "0")):
-        while not (output / DATASET_FILE).is_file():  # the launcher ends this process should the first one fail
+        while not (output / complete).is_file():  # the launcher ends this process should the first one fail
             time.sleep(1.0)
         return str(output)
-    if recordings and scores:
-        _say(f"{folder} has recordings: its {len(scores)} MIDI files are not used")
-    _build(folder, files, output, sampling_rate, config.soundfont)
+    build(output)
     return str(output)
 
 
@@ -136,4 +172,4 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-__all__ = ["CACHE", "SOUND_FONTS", "dataset_of", "find_soundfont", "is_dataset"]
+__all__ = ["CACHE", "SOUND_FONTS", "dataset_of", "find_soundfont", "is_dataset", "notes_dataset_of"]

@@ -15,6 +15,7 @@ from melreformer_hf.configs import configs_of, purpose
 from melreformer_hf.training.recipes import RECIPES, find_recipe
 
 if TYPE_CHECKING:
+    from melreformer_hf.training.config import TrainingConfig
     from melreformer_hf.training.recipes.base import Recipe
 
 _USAGE = """usage: accelerate launch -m melreformer_hf.training RECIPE --config NAME --dataset DIR [--FIELD VALUE ...]
@@ -57,19 +58,27 @@ def train_words(recipe: str | type[Recipe], words: Sequence[str]) -> dict[str, f
     from melreformer_hf.training.config import TrainingConfig
 
     config = TrainingConfig.from_command_line(recipe_class, words)
-    from melreformer_hf.training.folders import dataset_of
     from melreformer_hf.training.loop import Trainer
 
     recipe = recipe_class(config)
-    if (mel := getattr(recipe, "mel", None)) is not None and (dataset := dataset_of(config, mel.sampling_rate)):
-        config = dataclasses.replace(config, dataset=dataset)
-        recipe = recipe_class(config)
+    config = dataclasses.replace(config, dataset=_dataset(recipe, config))
+    recipe = recipe_class(config)
     trainer = Trainer(recipe, config)
     metrics = trainer.run()
     if trainer.accelerator.is_main_process:
         print(", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
         print(f"The trained model and its card are in {config.output_dir}, the best one in {config.output_dir}/best.")
     return metrics
+
+
+def _dataset(recipe: Recipe, config: TrainingConfig) -> str:
+    """What the recipe reads: `config.dataset`, or what is made of it when it is a folder of files."""
+    from melreformer_hf.training.folders import dataset_of, notes_dataset_of
+
+    if recipe.reads_notes:
+        return notes_dataset_of(config)
+    mel = getattr(recipe, "mel", None)
+    return config.dataset if mel is None else dataset_of(config, mel.sampling_rate)
 
 
 def list_recipes() -> str:

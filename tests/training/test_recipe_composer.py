@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -14,7 +15,9 @@ from melreformer_hf.processing.midi.attributes import END, VOCAB_SIZES
 from melreformer_hf.processing.midi.notes import MidiNote, notes_to_midi, write_midi
 from melreformer_hf.processing.midi.sequences import CONTROL, EVENT, MIDDLE, START
 from melreformer_hf.training.config import TrainingConfig
+from melreformer_hf.training.folders import notes_dataset_of
 from melreformer_hf.training.loop import train
+from melreformer_hf.training.main import main
 from melreformer_hf.training.recipes.composer import ComposerOptions, ComposerRecipe, _Notes, augmented, given_notes
 
 
@@ -144,6 +147,33 @@ def test_training_publishes_a_model_that_loads(dataset, tmp_path):
 def test_options_that_cannot_be_are_refused(options, name):
     with pytest.raises(ValueError, match=rf"options\.{name}"):
         ComposerOptions(**options)
+
+
+def test_a_folder_of_midi_files_is_enough(tmp_path, capsys):
+    (tmp_path / "midi").mkdir()
+    for piece in range(4):
+        notes = [MidiNote(10 * index, 20, 50 + index % 20 + piece, 0, 64) for index in range(40)]
+        write_midi(notes_to_midi(notes), tmp_path / "midi" / f"piece{piece}.mid")
+    words = [
+        "--config",
+        "tiny",
+        "--dataset",
+        tmp_path / "midi",
+        "--output_dir",
+        tmp_path / "runs/first",
+        "--cpu",
+        "true",
+    ]
+    words += ["--max_steps", 1, "--batch_size", 2, "--num_workers", 0, "--mixed_precision", "no"]
+    words += ["--options.preset", "test", "--options.num_positions", 24]
+    assert main("composer", words)["bits_per_note"] > 0
+    (made,) = (tmp_path / "runs" / "datasets").iterdir()
+    assert (made / "tokens.json").is_file() and "reading the notes of 4 MIDI files" in capsys.readouterr().err
+    config = TrainingConfig(dataset=str(tmp_path / "midi"), output_dir=str(tmp_path / "runs/second"), max_steps=1)
+    assert notes_dataset_of(config) == str(made)  # found again
+    (tmp_path / "wav").mkdir()
+    with pytest.raises(ValueError, match="folder of MIDI files"):
+        notes_dataset_of(dataclasses.replace(config, dataset=str(tmp_path / "wav")))
 
 
 def test_other_vocabularies_are_refused(dataset, tmp_path):

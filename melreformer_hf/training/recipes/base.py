@@ -119,12 +119,14 @@ class Recipe(abc.ABC):
         name: of the recipe.
         best_metric: the metric that chooses the best model.
         greater_is_better: whether that metric is to rise.
+        reads_notes: whether the dataset is one of notes (`melreformer data tokenize --scheme notes`), not of recordings.
         modules: what `trainables` and `frozen` gave, as the trainer prepared them; call these in `phases`.
     """
 
     name: ClassVar[str]
     best_metric: ClassVar[str]
     greater_is_better: ClassVar[bool] = False
+    reads_notes: ClassVar[bool] = False
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Options:

@@ -125,6 +125,7 @@ class ComposerRecipe(Recipe):
 
     name = "composer"
     best_metric = "bits_per_note"
+    reads_notes = True
     Options = ComposerOptions
 
     def __init__(self, config: TrainingConfig) -> None:

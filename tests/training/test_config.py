@@ -19,6 +19,7 @@ from melreformer_hf.training.config import TrainingConfig, build_dataclass
 from melreformer_hf.training.main import main
 from melreformer_hf.training.recipes import RECIPES as RECIPE_NAMES
 from melreformer_hf.training.recipes import find_recipe
+from melreformer_hf.training.recipes.composer import ComposerRecipe
 from melreformer_hf.training.recipes.conv_upsampler import ConvUpsamplerRecipe
 from melreformer_hf.training.recipes.expansion import ExpansionRecipe
 from melreformer_hf.training.recipes.idea_diffusion import IdeaDiffusionRecipe
@@ -27,7 +28,7 @@ from melreformer_hf.training.recipes.vocoder import VocoderRecipe
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "melreformer_hf/configs"
 NEEDED = {"dataset": "data", "output_dir": "out", "max_steps": 1}
-RECIPES = [VocoderRecipe, ExpansionRecipe, ConvUpsamplerRecipe, IdeaDiffusionRecipe]
+RECIPES = [VocoderRecipe, ExpansionRecipe, ConvUpsamplerRecipe, IdeaDiffusionRecipe, ComposerRecipe]
 
 
 def test_the_command_line_overrides_the_file(tmp_path):

@@ -49,8 +49,8 @@ class UpDownSnake(nn.Module):
         super().__init__()
         self.num_taps = num_taps
         self.cutoff = cutoff
-        # The default type is that of the checkpoint while `from_pretrained` builds a model.
-        taps = low_pass_taps(num_taps, cutoff).to(torch.get_default_dtype()).repeat(num_channels, 1, 1)
+        # While `from_pretrained` builds a model, the default type is the checkpoint's and the default device holds nothing.
+        taps = low_pass_taps(num_taps, cutoff).to(torch.empty(())).repeat(num_channels, 1, 1)
         self.alpha = nn.Parameter(torch.randn(num_channels))
         self.filter_before = nn.Parameter(taps.clone())
         self.filter_after = nn.Parameter(taps.clone())

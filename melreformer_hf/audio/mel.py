@@ -8,7 +8,7 @@ The presets reproduce four published front ends exactly:
 | `melreformer` | TariqAHassan/MelReformer | power + 1e-9, 128 bands, full range | natural, floor 1e-5 | about -11.5..8 |
 | `hifigan` | jik876/hifi-gan | magnitude (epsilon 1e-9), 80 bands, 0-8000 Hz | natural, floor 1e-5 | about -11.5..2.5 |
 | `melgan` | descriptinc/melgan-neurips | magnitude, 80 bands, full range | base 10, floor 1e-5 | -5..1 |
-| `specvqgan` | v-iashin/SpecVQGAN | centerd magnitude, 80 bands, 125-7600 Hz | (20 log10 + 80) / 100 | clipped to 0..1 |
+| `specvqgan` | v-iashin/SpecVQGAN | centered magnitude, 80 bands, 125-7600 Hz | (20 log10 + 80) / 100 | clipped to 0..1 |
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import math
 import torch
 
 from melreformer_hf._text import suggest
-from melreformer_hf.audio.stft import Transform, cached_table, extend, full_precision, map_frames, power
+from melreformer_hf.audio.stft import Transform, cached_table, full_precision, map_frames, power, reflect
 
 _PRESETS: dict[str, dict] = {
     "melreformer": {"num_mel_bins": 128, "power": 2.0, "magnitude_epsilon": 1e-9},
@@ -38,6 +38,8 @@ _PRESETS: dict[str, dict] = {
         "center": True,
     },
 }
+# Presets whose originals pad int((n_fft - hop) / 2) samples on both sides.
+_EVEN_PADDING = ("hifigan", "melgan")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,8 @@ class MelConfig:
         clip_max: highest final value, `None` for no clipping.
         center: pad by `n_fft // 2` on both sides (1 + samples // hop frames) in place of `(n_fft - hop_length) / 2`
             (exactly samples // hop frames). Both pad by reflection.
+        even_padding: where `n_fft - hop_length` is odd, leave its last sample out of the padding at the end, as HiFi-GAN
+            and MelGAN do ((samples - 1) // hop frames). Their presets set it there; nothing changes elsewhere.
 
     Raises:
         ValueError: a field breaks its rule; the message names field, rule and value.
@@ -86,6 +90,7 @@ class MelConfig:
     clip_min: float | None = None
     clip_max: float | None = None
     center: bool = False
+    even_padding: bool = False
 
     def __post_init__(self) -> None:
         self._check_kinds()
@@ -130,7 +135,11 @@ class MelConfig:
         """A published front end by name, with single fields replaced by `overrides`."""
         if name not in _PRESETS:
             raise ValueError(f"MelConfig.preset: name must be one of {sorted(_PRESETS)}, got {name!r}.")
-        return cls.from_dict({**_PRESETS[name], **overrides})
+        config = cls.from_dict({**_PRESETS[name], **overrides})
+        odd = (config.n_fft - config.hop_length) % 2 == 1
+        if odd and name in _EVEN_PADDING and "even_padding" not in overrides:
+            return dataclasses.replace(config, even_padding=True)
+        return config
 
     @classmethod
     def from_dict(cls, values: dict) -> MelConfig:
@@ -164,7 +173,7 @@ class MelConfig:
         if self.center:
             return self.n_fft // 2, self.n_fft // 2
         total = self.n_fft - self.hop_length
-        return total // 2, total - total // 2
+        return total // 2, total // 2 if self.even_padding else total - total // 2
 
     @property
     def floor_value(self) -> float:
@@ -177,12 +186,13 @@ class MelConfig:
 
     def num_frames(self, num_samples: int) -> int:
         """Frames of a waveform of `num_samples` samples."""
-        return num_samples // self.hop_length + (1 if self.center else 0)
+        return (num_samples + sum(self.padding) - self.n_fft) // self.hop_length + 1
 
     def check_matches(self, other: MelConfig, self_name: str = "this", other_name: str = "other") -> None:
         """Raise ValueError naming every field in which two contracts differ, with both values."""
         mine, theirs = self.to_dict(), other.to_dict()
-        mine["fmax"], theirs["fmax"] = self.max_frequency, other.max_frequency
+        for values, config in ((mine, self), (theirs, other)):  # what means the same
+            values["fmax"], values["even_padding"] = config.max_frequency, config.padding[0] == config.padding[1]
         lines = [
             f"  {key}: {self_name} has {mine[key]!r}, {other_name} has {theirs[key]!r}"
             for key in mine
@@ -248,7 +258,7 @@ def mel_spectrogram(waveform: torch.Tensor, config: MelConfig) -> torch.Tensor:
             f"waveform must be a floating point tensor with full scale at 1, got {waveform.dtype}. "
             "Divide integer audio by its full scale first."
         )
-    shortest = max(max(config.padding) + 1, config.hop_length)
+    shortest = max(max(config.padding) + 1, config.n_fft - sum(config.padding))
     if waveform.shape[-1] < shortest:
         raise ValueError(
             f"waveform must have at least {shortest} samples for n_fft={config.n_fft}, hop_length="
@@ -257,7 +267,7 @@ def mel_spectrogram(waveform: torch.Tensor, config: MelConfig) -> torch.Tensor:
     leading, transform = waveform.shape[:-1], Transform.of(config)
     with full_precision(waveform):
         waveform = waveform.to(torch.promote_types(waveform.dtype, torch.float32))
-        rows = extend(waveform.reshape(-1, waveform.shape[-1]), transform, config.center)
+        rows = reflect(waveform.reshape(-1, waveform.shape[-1]), config.padding)
         bank = mel_filter_bank(config, rows.dtype, rows.device).T
         tiny = torch.finfo(rows.dtype).tiny
 

@@ -216,6 +216,11 @@ def extend(waveform: torch.Tensor, transform: Transform, centered: bool = False)
             f"waveform must have more than {max(padding)} samples for n_fft={transform.n_fft}, got "
             f"{waveform.shape[-1]}. Pad it with zeros first."
         )
+    return reflect(waveform, padding)
+
+
+def reflect(waveform: torch.Tensor, padding: tuple[int, int]) -> torch.Tensor:
+    """Pad a waveform (batch, sample) by its mirror image, so many samples before and after."""
     return torch.nn.functional.pad(waveform.unsqueeze(1), padding, mode="reflect").squeeze(1)
 
 
@@ -240,6 +245,7 @@ __all__ = [
     "map_frames",
     "overlap_add",
     "power",
+    "reflect",
     "stft",
     "trim",
 ]

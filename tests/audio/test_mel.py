@@ -28,6 +28,39 @@ def test_frames_follow_the_formula_and_rows_are_independent(name, samples):
     torch.testing.assert_close(log_mel_spectrogram(waveform[1, 2], config), mel[1, 2], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["hifigan", "melgan", "melreformer"])
+@pytest.mark.parametrize("samples", [2500, 2501, 3000])
+def test_odd_padding_is_the_originals(name, samples):
+    """HiFi-GAN and MelGAN pad int((n_fft - hop) / 2) on both sides, MelReformer the rest at the end."""
+    config = MelConfig.preset(name, hop_length=125)
+    before = (1024 - 125) // 2
+    after = 1024 - 125 - before if name == "melreformer" else before
+    waveform = torch.randn(1, samples, generator=torch.Generator().manual_seed(0)) * 0.1
+    padded = torch.nn.functional.pad(waveform[:, None], (before, after), mode="reflect")[:, 0]
+    spectrum = torch.stft(padded, 1024, 125, window=torch.hann_window(1024), center=False, return_complex=True)
+    power = spectrum.abs().square() + config.magnitude_epsilon
+    mel = mel_filter_bank(config) @ (power if config.power == 2 else power.sqrt())
+    expected = mel.clamp(min=1e-5).log10() if config.log_base == "10" else mel.clamp(min=1e-5).log()
+    assert config.num_frames(samples) == expected.shape[-1]
+    torch.testing.assert_close(log_mel_spectrogram(waveform, config), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_even_padding_is_told_apart_only_where_it_differs():
+    config = MelConfig.preset("hifigan")
+    config.check_matches(MelConfig.from_dict({**config.to_dict(), "even_padding": True}))
+    odd = MelConfig.preset("hifigan", hop_length=125)
+    assert odd.even_padding and not MelConfig.preset("hifigan", hop_length=125, even_padding=False).even_padding
+    with pytest.raises(ValueError, match="even_padding"):
+        odd.check_matches(MelConfig.from_dict({**odd.to_dict(), "even_padding": False}))
+    with pytest.raises(ValueError, match="at least 1001 samples"):
+        log_mel_spectrogram(torch.zeros(1000), MelConfig.preset("hifigan", hop_length=1000, n_fft=1025))
+
+
+def test_frames_of_a_centered_odd_transform():
+    config = MelConfig.preset("specvqgan", n_fft=1023, win_length=1023)
+    assert log_mel_spectrogram(torch.zeros(2560), config).shape[-1] == config.num_frames(2560) == 10
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_gradients_are_finite_even_in_silence(name):
     waveform = torch.zeros(4096)

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy
@@ -25,6 +25,17 @@ RELATIVE_TOLERANCE = 2e-5
 NOISE_MARGIN = 8.0
 
 
+class Stored(dict):
+    """The tensors of a fixture; one that a test cannot do without is missed by name."""
+
+    def __init__(self, folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+        super().__init__(tensors)
+        self.folder = folder
+
+    def __missing__(self, key: str) -> torch.Tensor:
+        pytest.fail(f"the golden set's {self.folder.name}/io.safetensors has no {key!r}; it has {sorted(self)}")
+
+
 class Fixture:
     """One folder of a golden set."""
 
@@ -32,7 +43,7 @@ class Fixture:
         self.folder = folder
         self.config: dict = json.loads((folder / "config.json").read_text())
         path = folder / "io.safetensors"
-        self.io: dict[str, torch.Tensor] = load_file(path) if path.is_file() else {}
+        self.io = Stored(folder, load_file(path) if path.is_file() else {})
 
     def weights(self, prefix: str = "") -> dict[str, torch.Tensor]:
         """Tensors of the original's state dict whose names begin with `prefix`, without it."""
@@ -44,6 +55,18 @@ class Fixture:
         reference = self.io[key].abs().max().item() if self.io[key].numel() else 0.0
         noise = self.config.get("fp32_vs_fp64_max_abs", {}).get(key, 0.0)
         return max(RELATIVE_TOLERANCE * max(1.0, reference), NOISE_MARGIN * noise)
+
+    def assert_stored(self, values: Mapping[str, torch.Tensor], at_least: float = 0.0) -> set[str]:
+        """Compare those of the values that the fixture stores, one at least; which intermediates it has is its choice.
+
+        Returns:
+            the keys that were compared.
+        """
+        compared = values.keys() & self.io.keys()
+        assert compared, f"the golden set's {self.folder.name} stores none of {sorted(values)}"
+        for key in sorted(compared):
+            self.assert_close(key, values[key], at_least)
+        return compared
 
     def assert_close(self, key: str, actual: torch.Tensor, at_least: float = 0.0) -> None:
         """Compare with a stored tensor at its tolerance (or `at_least`, where a fixture's remarks allow more)."""
@@ -59,9 +82,9 @@ class Fixture:
         )
 
 
-def tap(model: torch.nn.Module, places: dict[str, torch.nn.Module], run: Callable[[], object]) -> dict:
+def tap(model: torch.nn.Module, places: dict[object, torch.nn.Module], run: Callable[[], object]) -> dict:
     """What modules give while `run` runs the model: {key of `places`: output}."""
-    seen: dict[str, torch.Tensor] = {}
+    seen: dict[object, torch.Tensor] = {}
     hooks = [
         module.register_forward_hook(lambda _, __, output, key=key: seen.update({key: output}))
         for key, module in places.items()

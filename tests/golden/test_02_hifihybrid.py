@@ -16,7 +16,6 @@ from melreformer_hf.training.discriminators.waveform import MultiPeriodDiscrimin
 from melreformer_hf.training.losses.adversarial import discriminator_loss, feature_matching_loss, generator_loss
 
 
-
 def small_generator() -> HifiVocoderModel:
     golden = fixture("02_hifihybrid")
     return HifiVocoderModel.from_original(golden.weights("generator."), golden.config["args"]["generator"])
@@ -132,7 +131,9 @@ def test_losses_and_gradient():
     golden.assert_close("loss.g_loss_adv", adversarial)
     golden.assert_close("loss.g_loss_feat", features)
     golden.assert_close("loss.g_loss_mel", mel)
-    weights = [number_in_words(golden.config["remarks"], rf"weights:.*?{name} ([\d.]+)") for name in ("mel", "feature")]
+    weights = [
+        number_in_words(golden.config["remarks"], rf"weights:.*?{name} ([\d.]+)") for name in ("mel", "feature")
+    ]
     total = adversarial + weights[0] * mel + weights[1] * features
     golden.assert_close("loss.g_total", total)
     total.backward()

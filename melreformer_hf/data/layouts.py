@@ -54,8 +54,16 @@ class Layout:
         return sorted(self.files)
 
     def rows(self, split: str, audio_column: str, label_column: str) -> RowSource:
-        """The rows of one of the dataset's own splits."""
+        """The rows of one of the dataset's own splits.
+
+        Raises:
+            ValueError: no such column.
+        """
         if self.kind == "AudioFolder":
+            if audio_column != "audio":
+                raise ValueError(
+                    f"audio_column must be 'audio' of a folder of audio files, as {self.dataset} is, got {audio_column!r}."
+                )
             return FileRows(_audio_files(self.files[split], self.dataset, label_column))
         if self.kind == "WebDataset":
             return TarRows(self.files[split], audio_column)

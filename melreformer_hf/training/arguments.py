@@ -87,6 +87,7 @@ class FieldParser:
             description=description,
             epilog=epilog,
             exit_on_error=False,
+            allow_abbrev=False,  # `--max_step` is a slip, not `--max_steps`
             formatter_class=Help,
         )
 

@@ -6,7 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 # Settings that say where and how often, not how a model was trained.
-_UNTOLD = ("dataset", "output_dir", "resume", "init_from", "progress_bar", "cpu", "num_workers", "prefetch_batches")
+_UNTOLD = (
+    "dataset",
+    "output_dir",
+    "resume",
+    "init_from",
+    "soundfont",
+    "progress_bar",
+    "cpu",
+    "num_workers",
+    "prefetch_batches",
+)
 _UNTOLD_ENDS = ("_every_steps", "_every_minutes", "keep_checkpoints", "cache_minutes", "max_nonfinite_steps")
 
 

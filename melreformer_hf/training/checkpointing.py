@@ -174,7 +174,7 @@ def load_checkpoint(
         its `state.json`, and what it holds of this process (of the first one, where it had fewer).
 
     Raises:
-        ValueError: the checkpoint holds other models, or weights of other shapes.
+        ValueError: the checkpoint holds other models, weights of other shapes, or states of another kind of optimizer.
     """
     state = json.loads((path / STATE_FILE).read_text())
     for name, part in weights.items():
@@ -188,7 +188,13 @@ def load_checkpoint(
     stored = torch.load(path / "optimizers.pt", map_location="cpu", weights_only=True)
     for name, part in optimizers.items():
         if name in stored:  # a gradient scaler is new when the training goes on in fp16 but was not in it before
-            part.load(stored[name])
+            try:
+                part.load(stored[name])
+            except ValueError as error:
+                raise ValueError(
+                    f"The optimizer state of {name!r} in {path} does not fit this configuration: {error}. Resume with "
+                    "the optimizer that it was made with, or start anew from the weights with --init_from."
+                ) from error
     own = path / f"process-{rank}.pt"
     process = torch.load(own if own.is_file() else path / "process-0.pt", map_location="cpu", weights_only=True)
     if own.is_file():  # otherwise the training goes on with more processes than it had

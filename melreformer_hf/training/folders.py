@@ -37,7 +37,7 @@ def dataset_of(config: TrainingConfig, sampling_rate: int) -> str:
 
     Recordings are decoded and resampled, MIDI files are played by FluidSynth before that. The result lies in `datasets`
     beside `config.output_dir`, named after the folder and its content: it is found again by the next training, and made
-    anew when files are added or changed. In several processes the first one of each machine builds, the others wait.
+    anew when files are added or changed, or played with another sound font. In several processes the first one of each machine builds, the others wait.
 
     Args:
         config: its `dataset`, `output_dir` and `soundfont` are read.
@@ -64,7 +64,9 @@ def dataset_of(config: TrainingConfig, sampling_rate: int) -> str:
             _say(f"{folder} has recordings: its {len(scores)} MIDI files are not used")
         _build(folder, files, output, sampling_rate, config.soundfont)
 
-    return _made_once(config, folder, _digest(folder, files, sampling_rate), DATASET_FILE, build)
+    # Recordings sound as they are, whatever plays MIDI files.
+    digest = _digest(folder, files, sampling_rate, None if recordings else config.soundfont)
+    return _made_once(config, folder, digest, DATASET_FILE, build)
 
 
 def notes_dataset_of(config: TrainingConfig) -> str:
@@ -90,7 +92,7 @@ def notes_dataset_of(config: TrainingConfig) -> str:
         if report["skipped"]:
             _say(f"{len(report['skipped'])} files could not be used; {output / 'report.json'} says why")
 
-    return _made_once(config, folder, f"notes-{_digest(folder, files, 0)}", TOKENS_FILE, build)
+    return _made_once(config, folder, f"notes-{_digest(folder, files)}", TOKENS_FILE, build)
 
 
 def _made_once(config: TrainingConfig, folder: Path, name: str, complete: str, build: Callable[[Path], None]) -> str:
@@ -159,9 +161,12 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return sorted(found)
 
 
-def _digest(folder: Path, files: list[Path], sampling_rate: int) -> str:
+def _digest(folder: Path, files: list[Path], sampling_rate: int = 0, soundfont: str | None = None) -> str:
     metadata = default_metadata(folder)
     told = [str(sampling_rate)]
+    if soundfont is not None:
+        font = Path(soundfont)
+        told.append(f"{font.name} {font.stat().st_size if font.is_file() else 0}")
     for path in [*files, *([metadata] if metadata else [])]:
         state = path.stat()
         told.append(f"{path.relative_to(folder).as_posix()} {state.st_size} {state.st_mtime_ns}")

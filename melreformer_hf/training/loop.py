@@ -156,7 +156,8 @@ class Trainer:
             if progress.improve(result.metrics[self.recipe.best_metric], self.recipe.greater_is_better):
                 self._publish(self.output_dir / "best")
         progress.validation_due = False
-        if self.is_main:
+        # One of another folder, from which this training was continued, is not this training's to change.
+        if self.is_main and checkpoint.resolve().is_relative_to(self.output_dir.resolve()):
             checkpointing.update_state(checkpoint, progress=dataclasses.asdict(progress))
         self.accelerator.wait_for_everyone()
 

@@ -193,7 +193,9 @@ def build_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.opt
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
     rate = settings.learning_rate
-    groups = [{"orthogonal": False, **group, "peak": rate} for group in groups if group["params"]]
+    groups = [
+        {"orthogonal": False, **group, "peak": rate, "kind": settings.kind} for group in groups if group["params"]
+    ]
     if settings.kind == "muon":
         return Muon(groups, rate, betas=settings.betas, eps=settings.epsilon)
     return torch.optim.AdamW(groups, lr=rate, betas=settings.betas, eps=settings.epsilon, fused=True)

@@ -135,6 +135,8 @@ class Clock:
             return None
         if self._mark is None:
             self._mark = (done, now)
+            if self.config.max_steps:  # it may end the training long before the minutes do; the next step tells
+                return None
         share, minutes = self._mark
         # Whichever budget ends first.
         by_minutes = self.config.max_minutes - now if self.config.max_minutes else math.inf
@@ -143,12 +145,4 @@ class Clock:
         return max(0.0, left) if math.isfinite(left) else None
 
 
-def is_timed(config: TrainingConfig) -> bool:
-    """Whether anything in a training depends on the clock."""
-    return any(
-        minutes is not None
-        for minutes in (config.max_minutes, config.validate_every_minutes, config.save_every_minutes)
-    )
-
-
-__all__ = ["Clock", "Progress", "RunningMeans", "is_timed"]
+__all__ = ["Clock", "Progress", "RunningMeans"]

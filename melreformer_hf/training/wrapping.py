@@ -91,11 +91,22 @@ def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict
 
 
 def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """The inverse of `optimizer_state`."""
+    """The inverse of `optimizer_state`; rates, decay and betas stay as they are set now.
+
+    Raises:
+        ValueError: the state belongs to another kind of optimizer.
+    """
+    chosen = [{key: group[key] for key in group.keys() - {"params", "lr"}} for group in optimizer.param_groups]
+    kinds = [{group.get("kind") for group in groups} - {None} for groups in (state["param_groups"], chosen)]
+    if kinds[0] and kinds[0] != kinds[1]:
+        raise ValueError(f"it is of {' and '.join(kinds[0])}, not {' and '.join(kinds[1])}")
     if is_sharded(module) and state["state"]:
         set_optimizer_state_dict(module, optimizer, state, options=_WHOLE)
     else:
         optimizer.load_state_dict(state)
+    # A state brings its own settings with it: who continues with another learning rate means the new one.
+    for group, settings in zip(optimizer.param_groups, chosen, strict=True):
+        group.update(settings)
 
 
 def clip_gradients(module: nn.Module, max_norm: float) -> torch.Tensor:

@@ -285,6 +285,8 @@ def test_silent_places_are_given_rarely(tmp_path):
 def test_wrong_columns_splits_and_paths_are_refused(folders, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="audio_column must be one of .'audio', 'genre', 'title', 'vector'.*'sound'"):
         open_recordings(folders["parquet"], "train", audio_column="sound")
+    with pytest.raises(ValueError, match="audio_column must be 'audio' of a folder of audio files.*'sound'"):
+        open_recordings(folders["audiofolder"], "train", audio_column="sound")
     with pytest.raises(ValueError, match="split must be one of .'train'.*'evaluation'"):
         open_recordings(folders["parquet"], "evaluation")
     monkeypatch.chdir(tmp_path)

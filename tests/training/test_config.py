@@ -75,6 +75,7 @@ def test_wrong_settings_are_refused(values, fragments):
     ("words", "fragments"),
     [
         (["--max_stepps", "3"], ["'--max_stepps'", "Did you mean '--max_steps'?"]),
+        (["--max_step", "3"], ["'--max_step'", "Did you mean '--max_steps'?"]),  # no abbreviations either
         (["--options.presett", "3"], ["Did you mean '--options.preset'?"]),
         (["--model.hidden_size"], ["--model: expected one argument"]),
         (["stray"], ["unknown argument 'stray'"]),

@@ -90,6 +90,13 @@ def test_midi_files_are_played_first(tmp_path, monkeypatch, capsys, music):
     assert (built / DATASET_FILE).is_file() and [path.name for path in built.parent.iterdir()] == [built.name]
     told = capsys.readouterr().err
     assert "1 MIDI files" in told and "left out two.mid: broken" in told
+    again = [
+        dataset_of(settings(tmp_path, tmp_path / "scores", soundfont=f"{name}.sf2"), RATE)
+        for name in ("piano", "organ")
+    ]
+    assert again[0] == str(built) != again[1] and asked["soundfont"] == Path(
+        "organ.sf2"
+    )  # another sound, another dataset
     # Where there are recordings, as in folders of both, those are what is learned.
     shutil.copy(tmp_path / "scores/one.mid", music)
     dataset_of(settings(tmp_path, music), RATE)

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from foreign_datasets import encode, write_audiofolder, write_parquet, write_webdataset
-from training_utils import assert_same_checkpoints, in_two_processes
+from training_utils import ADVERSARIAL, assert_same_checkpoints, in_two_processes
 
 from melreformer_hf.training.main import main
 from tests.training.test_recipes import CASES, words
@@ -56,9 +56,9 @@ def test_every_recipe_trains_and_resumes(folders, tmp_path, name, kind):
     ).is_file()
 
 
-def test_two_processes_train_and_resume(folders, tmp_path):
-    more = ["--num_workers", 1, "--gradient_accumulation_steps", 2]
+def test_two_processes_with_workers_and_a_discriminator_train_and_resume(folders, tmp_path):
+    more = ["--num_workers", 2, "--gradient_accumulation_steps", 2, *ADVERSARIAL]
     in_two_processes(run, "vocoder", folders["parquet"], tmp_path / "whole", *more)
-    resume = ["--resume", tmp_path / "whole/checkpoints/step-00000002"]
+    resume = ["--resume", tmp_path / "whole/checkpoints/step-00000002", "--num_workers", 1]
     in_two_processes(run, "vocoder", folders["parquet"], tmp_path / "resumed", *more, *resume)
     assert_same_checkpoints(tmp_path / "whole", tmp_path / "resumed", STEPS)

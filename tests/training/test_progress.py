@@ -10,7 +10,7 @@ import torch
 
 from melreformer_hf.training.cards import training_card
 from melreformer_hf.training.config import TrainingConfig
-from melreformer_hf.training.progress import Progress, RunningMeans, is_timed
+from melreformer_hf.training.progress import Clock, Progress, RunningMeans
 
 
 def settings(**values) -> TrainingConfig:
@@ -66,19 +66,31 @@ def test_only_finite_improvements_count():
     assert rising.best == 2.0
 
 
-def test_clocks_matter_only_when_something_is_timed():
-    assert is_timed(settings()) and is_timed(settings(save_every_minutes=None, max_minutes=3.0))
-    assert not is_timed(settings(save_every_minutes=None))
+def test_what_is_left_follows_the_budget_that_ends_first():
+    def told(**values) -> list[float | None]:
+        progress, left = Progress(), []
+        clock = Clock(progress, settings(**{"max_steps": 100, **values}))
+        for step in range(1, 6):  # two minutes a step
+            progress.step, progress.minutes = step, 2.0 * step
+            left.append(clock.minutes_left())
+        return left
+
+    assert told()[:3] == [None] * 3 and told()[3:] == pytest.approx([192.0, 190.0])
+    # Not the whole budget of minutes, where the steps end first.
+    assert told(max_minutes=1000.0)[:3] == [None] * 3 and told(max_minutes=1000.0)[3:] == pytest.approx([192.0, 190.0])
+    assert told(max_minutes=50.0)[3:] == pytest.approx([42.0, 40.0])
+    assert told(max_steps=None, max_minutes=50.0)[2:] == pytest.approx([44.0, 42.0, 40.0])
 
 
 def test_the_card_tells_data_recipe_and_metrics_but_no_folders(tmp_path):
     dataset = tmp_path / "secret" / "pianos"
     dataset.mkdir(parents=True)
     config = settings(dataset=str(dataset), output_dir=str(tmp_path / "runs"), batch_size=3, model={"hidden_size": 8})
+    config = dataclasses.replace(config, soundfont=str(tmp_path / "piano.sf2"))
     config = dataclasses.replace(config, init_from=str(tmp_path / "former"), gradient_accumulation_steps=2)
     summary = {"recipe": "vocoder", "step": 7, "minutes": 1.25, "processes": 2, "metrics": {"mel_l1": 0.123456}}
-    card = training_card({**summary, "config": config.to_dict()}, "1.50 hours of audio")
-    assert "`pianos`, 1.50 hours of audio" in card["data"]
+    card = training_card({**summary, "config": config.to_dict()}, "1.5 h of audio")
+    assert "`pianos`, 1.5 h of audio" in card["data"]
     assert "7 steps of 12 items in 1.25 minutes, started from `former`" in card["recipe"]
     assert "| model | {'hidden_size': 8} |" in card["recipe"] and "| learning_rate | 0.001 |" in card["recipe"]
     assert card["metrics"].endswith("| mel_l1 | 0.1235 |")

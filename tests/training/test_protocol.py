@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -62,6 +63,33 @@ def test_an_interrupted_training_continues_to_the_bit(accumulation, tmp_path):
     assert whole.recipe.balancer.shares == parts.recipe.balancer.shares
 
 
+def test_what_is_asked_for_when_continuing_is_what_is_done(tmp_path, capsys):
+    """An optimizer's state brings the settings that it was saved with; they must not win."""
+    run(tmp_path / "run", max_steps=2)
+    changed = {"learning_rate": 0.5, "weight_decay": 0.3, "adam_betas": (0.1, 0.2), "adam_epsilon": 1e-3}
+    trainer = run(tmp_path / "run", max_steps=4, resume="latest", final_learning_rate_ratio=1.0, **changed)
+    for name, expected in (("model", (0.5, (0.1, 0.2))), ("critic", (0.02, (0.5, 0.9)))):
+        groups = trainer.state.optimizers[name].param_groups
+        assert [(group["lr"], group["betas"], group["eps"]) for group in groups] == [(*expected, 1e-3)] * 2
+        assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
+    assert lines(tmp_path / "run")[-1]["learning_rate"] == 0.5
+    with pytest.raises(ValueError, match="optimizer state of 'model'.* of adamw, not muon. Resume with"):
+        trainer_of(tmp_path / "run", max_steps=6, resume="latest", optimizer="muon")
+    capsys.readouterr()
+
+
+def test_a_training_that_was_continued_elsewhere_stays_as_it_was(tmp_path):
+    more = {"max_steps": 4, "validate_every_steps": 2}
+    with pytest.raises(RuntimeError, match="on purpose"):
+        run(tmp_path / "one", **more, options={"validation_fails": True})
+    first = tmp_path / "one/checkpoints/step-00000002"
+    before = (first / "state.json").read_text()
+    assert json.loads(before)["progress"]["validation_due"]
+    run(tmp_path / "two", **more, resume=str(first))
+    assert (first / "state.json").read_text() == before
+    assert [line["step"] for line in lines(tmp_path / "two", "validation")] == [2, 4]
+
+
 def test_everything_that_changes_is_in_the_checkpoint_and_nothing_twice(tmp_path):
     run(tmp_path, max_steps=1)
     checkpoint = list_checkpoints(tmp_path)[-1]
@@ -72,6 +100,15 @@ def test_everything_that_changes_is_in_the_checkpoint_and_nothing_twice(tmp_path
     }
     stateful = torch.load(checkpoint / "process-0.pt", weights_only=True)["stateful"]
     assert set(stateful) == {"balancer", "draw", "path"} and stateful["balancer"]["norm_counts"].sum() > 0
+
+
+def test_items_that_processes_cannot_share_equally_are_refused(tmp_path):
+    trainer = trainer_of(tmp_path)
+    trainer.state.accelerator = SimpleNamespace(num_processes=2)
+    assert trainer.state._own_position(8) == 4
+    with pytest.raises(ValueError, match="after 7 items, which 2 processes cannot share equally"):
+        trainer.state._own_position(7)
+    trainer.log.close()
 
 
 def test_companions_are_placed_and_frozen(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -142,12 +143,24 @@ def additive(folder, **values) -> None:
 
 
 def test_gradients_of_early_micro_batches_are_shared_too(tmp_path):
-    in_two_processes(lambda: additive(tmp_path / "two", gradient_accumulation_steps=2, batch_size=2))
+    in_two_processes(
+        lambda: additive(tmp_path / "two", gradient_accumulation_steps=2, batch_size=2, save_every_steps=2)
+    )
     additive(tmp_path / "one", gradient_accumulation_steps=2, batch_size=4)
     for one, two in zip(read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two"), strict=True):
         for name in ("loss", "gradient_norm/model", "gradient_norm/critic"):
             assert two[name] == pytest.approx(one[name], rel=1e-4), (one["step"], name)
     assert len(read_metrics(tmp_path / "two")) == 3
+    # What two processes began goes on in one, at the next item of the sequence.
+    first = os.fspath(tmp_path / "two/checkpoints/step-00000002")
+    additive(tmp_path / "on", gradient_accumulation_steps=2, batch_size=4, resume=first)
+    (one, on) = (read_metrics(tmp_path / name)[-1] for name in ("one", "on"))
+    assert on["step"] == 3 and on["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    places = [
+        json.loads((tmp_path / name / "checkpoints/step-00000003/state.json").read_text())["stream"]["position"]
+        for name in ("one", "two", "on")
+    ]
+    assert places == [24, 24, 24]
 
 
 def shard(accelerator, module, settings):

@@ -12,6 +12,7 @@ from melreformer_hf.data.recordings import Recordings
 from melreformer_hf.data.streams import ItemStream
 from melreformer_hf.training.config import TrainingConfig, option
 from melreformer_hf.training.recipes.base import Recipe
+from melreformer_hf.training.reporting import duration_in_words
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ class AudioRecipe(Recipe):
 
     def describe_data(self) -> str:
         hours = self.recordings("train").hours
-        return "streamed audio" if hours is None else f"{hours:.2f} hours of audio"
+        return "streamed audio" if hours is None else f"{duration_in_words(60 * hours)} of audio"
 
     def check_start(self, pretrained: nn.Module) -> None:
         # diffusers models have the contract as a property, transformers models in their config.

@@ -194,7 +194,7 @@ class Recipe(abc.ABC):
         """Measure the averaged model, running freely, on held-out data; gradients are off, the seed is fixed."""
 
     def describe_data(self) -> str:
-        """How much is trained on, for the first line of the output and for the card: "1.20 hours of audio"."""
+        """How much is trained on, for the first line of the output and for the card: "3.5 h of audio"."""
         return ""
 
     def check_start(self, pretrained: nn.Module) -> None:  # noqa: B027

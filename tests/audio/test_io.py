@@ -41,6 +41,7 @@ def test_resampling_keeps_the_tone(tmp_path):
 def test_resampling_refuses_absurd_rates(rate):
     with pytest.raises(ValueError, match=f"got {rate}"):
         resample(tone(0.1), RATE, rate)
+    assert resample(tone(0.1), 1, 1).shape == tone(0.1).shape
 
 
 def test_broken_files_are_refused_by_name(tmp_path):

@@ -111,6 +111,29 @@ def test_too_short_audio_is_refused(waveform):
     assert_error(error, "waveform", "at least", str(waveform.numel()))
 
 
+@pytest.mark.parametrize(("changes", "shortest"), [({}, 385), ({"center": True}, 513), ({"hop_length": 1024}, 1024)])
+def test_the_shortest_audio_can_be_reflected_and_fills_a_hop(changes, shortest):
+    config = MelConfig(**changes)
+    assert log_mel_spectrogram(torch.zeros(shortest), config).shape[-1] == config.num_frames(shortest)
+    with pytest.raises(ValueError, match=f"at least {shortest} samples"):
+        log_mel_spectrogram(torch.zeros(shortest - 1), config)
+
+
+@pytest.mark.parametrize("change", [{"log_offset": 2.0}, {"log_multiplier": 3.0}])
+def test_offset_and_multiplier_work_alone(change):
+    waveform = 0.1 * torch.randn(4096, generator=torch.Generator().manual_seed(0))
+    plain, changed = (log_mel_spectrogram(waveform, MelConfig(**fields)) for fields in ({}, change))
+    expected = plain * change.get("log_multiplier", 1.0) + change.get("log_offset", 0.0)
+    torch.testing.assert_close(changed, expected)
+
+
+def test_the_default_contract_is_that_of_the_models():
+    stated = {"sampling_rate": 22050, "n_fft": 1024, "win_length": 1024, "hop_length": 256, "num_mel_bins": 128}
+    stated |= {"fmin": 0.0, "fmax": None, "power": 1.0, "magnitude_epsilon": 0.0, "log_base": "e", "log_floor": 1e-5}
+    stated |= {"log_multiplier": 1.0, "log_offset": 0.0, "clip_min": None, "clip_max": None, "center": False}
+    assert MelConfig().to_dict() == stated
+
+
 def test_integer_audio_is_refused():
     with pytest.raises(ValueError, match="int16"):
         log_mel_spectrogram(torch.zeros(4096, dtype=torch.int16), MelConfig.preset("hifigan"))

@@ -161,3 +161,17 @@ def test_long_signals_go_in_blocks_and_stay_the_same():
     torch.testing.assert_close(extended_stft(signal, transform), torch.fft.rfft(frames), rtol=0, atol=1e-5)
     powers = map_frames(signal, transform, power)
     torch.testing.assert_close(powers, torch.fft.rfft(frames).abs().square(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("transform", [*TRANSFORMS, Transform(64, 64, 64), Transform(64, 16, 20)], ids=str)
+def test_reaches_by_their_definitions(transform):
+    """Which frames' windows cover a sample of a frame's own hop; which windows share a sample."""
+    n_fft, hop, size = transform.n_fft, transform.hop_length, transform.win_length
+    # The frame t lies at t * hop - padding, and its window in its middle.
+    start = (n_fft - size) // 2 - (n_fft - hop) // 2
+    covered = [range(at * hop + start, at * hop + start + size) for at in range(-20, 21)]
+    own = set(range(hop))
+    writers = [at - 20 for at, samples in enumerate(covered) if own & set(samples)]
+    assert transform.output_reach == (max(0, -min(writers)), max(0, max(writers)))
+    neighbors = [at - 20 for at, samples in enumerate(covered) if set(covered[20]) & set(samples)]
+    assert transform.overlap_reach == max(neighbors) == -min(neighbors)

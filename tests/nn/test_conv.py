@@ -129,3 +129,8 @@ def test_kernels_shorter_than_the_stride_are_refused():
     with pytest.raises(ValueError) as error:
         CausalConvTranspose1d(1, 1, 2, stride=3)
     assert_error(error, "at least the stride 3", "got 2")
+
+
+def test_biases_are_learned_unless_declined():
+    for layer in (CausalConv1d, CausalConvTranspose1d):
+        assert layer(2, 3, 4).bias.shape == (3,) and layer(2, 3, 4, bias=False).bias is None

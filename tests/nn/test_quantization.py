@@ -18,6 +18,8 @@ from melreformer_hf.nn.quantization import (
     residual,
     som,
 )
+from melreformer_hf.nn.quantization.codebook import Codebook
+from melreformer_hf.nn.quantization.options import CodebookOptions
 
 DIM, SIZE, LEVELS = 12, 20, 4
 KINDS = {
@@ -559,3 +561,11 @@ def test_factorized_codes_by_their_formulas():
     torch.testing.assert_close(quantizer(hidden).quantized.double(), total.transpose(1, 2), rtol=1e-4, atol=1e-5)
     expected = (1.0 + 1.0) * torch.stack(distances).mean()  # commitment and codebook term have weight 1 each
     torch.testing.assert_close(quantizer(hidden).loss.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_smallest_codebook_has_one_codeword_of_one_number():
+    smallest = Codebook(1, 1, CodebookOptions())
+    assert smallest.search(torch.ones(3, 1)).tolist() == [0, 0, 0]
+    for size, dim in ((0, 1), (1, 0)):
+        with pytest.raises(ValueError, match=f"got {size} and {dim}"):
+            Codebook(size, dim, CodebookOptions())

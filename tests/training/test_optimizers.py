@@ -92,3 +92,37 @@ def test_settings_of_a_module_win_over_those_of_the_training():
     for wrong in ({"learning_rate": 0.0}, {"weight_decay": -1.0}, {"betas": (0.9, 1.0)}, {"max_grad_norm": 0.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             OptimizerSettings(**wrong)
+
+
+def test_muons_steps_by_hand():
+    """Two steps of a hidden matrix: Nesterov momentum, five Newton-Schulz steps, 0.2 sqrt(longer side), decay."""
+    torch.manual_seed(0)
+    layer = nn.Linear(16, 24, bias=False)
+    weight, momentum = layer.weight.detach().clone(), torch.zeros(24, 16)
+    optimizer = build_optimizer(layer, settings(0.01, optimizer="muon", weight_decay=0.5))
+    for seed in range(2):
+        gradient = torch.randn(24, 16, generator=torch.Generator().manual_seed(seed))
+        layer.weight.grad = gradient.clone()
+        optimizer.step()
+        momentum = 0.95 * momentum + 0.05 * gradient
+        update = (0.05 * gradient + 0.95 * momentum).T
+        update = update / update.norm()
+        for _ in range(5):
+            gram = update @ update.T
+            update = 3.4445 * update - 4.7750 * gram @ update + 2.0315 * gram @ gram @ update
+        weight = weight * (1 - 0.01 * 0.5) - 0.01 * 0.2 * 24**0.5 * update.T
+        torch.testing.assert_close(layer.weight.detach(), weight, rtol=1e-4, atol=1e-5)
+
+
+def test_only_layers_that_mix_at_least_16_inputs_into_16_outputs_are_orthogonalized():
+    network = nn.ModuleList([nn.Linear(16, 16), nn.Linear(15, 64), nn.Linear(64, 15), nn.Conv1d(8, 16, 2)])
+    optimizer = build_optimizer(network, settings(1e-3, optimizer="muon"))
+    (chosen,) = (group["params"] for group in optimizer.param_groups if group["orthogonal"])
+    assert [id(p) for p in chosen] == [id(network[0].weight), id(network[3].weight)]
+
+
+def test_bounds_of_settings():
+    OptimizerSettings(betas=(0.0, 0.999), weight_decay=0.0, epsilon=1e-12)
+    for wrong in ({"betas": (0.9,)}, {"betas": (-0.1, 0.9)}, {"epsilon": 0.0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            OptimizerSettings(**wrong)

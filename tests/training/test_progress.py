@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from melreformer_hf.training import progress as progress_module
 from melreformer_hf.training.cards import training_card
 from melreformer_hf.training.config import TrainingConfig
 from melreformer_hf.training.progress import Clock, Progress, RunningMeans
@@ -97,3 +98,22 @@ def test_the_card_tells_data_recipe_and_metrics_but_no_folders(tmp_path):
     assert str(tmp_path) not in "".join(card.values())
     remote = settings(dataset="hf://datasets/user/pianos").to_dict()
     assert "`hf://datasets/user/pianos`" in training_card({**summary, "config": remote})["data"]
+
+
+@pytest.mark.parametrize(
+    ("max_minutes", "expected"),
+    # Steps: (9 - 4) / (23 - 13) * 17 minutes; 9 of the minutes are used.
+    [(None, [None, None, None, 8.5]), (100.0, [None, None, 96.0, 8.5]), (15.0, [None, None, 11.0, 6.0])],
+)
+def test_what_is_left_is_told_by_steps_or_by_minutes(max_minutes, expected, monkeypatch):
+    """The first three steps of a resumed training do not count: they are slow."""
+    now = 500.0
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now)
+    progress, left = Progress(step=10, minutes=2.0), []
+    clock = Clock(progress, settings(max_steps=40, max_minutes=max_minutes))
+    for step, minutes in ((11, 2.5), (12, 3.5), (13, 4.0), (23, 9.0)):
+        now = 500.0 + 60 * (minutes - 2.0)
+        assert clock.minutes() == pytest.approx(minutes)
+        progress.step, progress.minutes = step, minutes
+        left.append(clock.minutes_left())
+    assert left == [value if value is None else pytest.approx(value) for value in expected]

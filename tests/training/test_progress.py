@@ -103,7 +103,7 @@ def test_the_card_tells_data_recipe_and_metrics_but_no_folders(tmp_path):
 @pytest.mark.parametrize(
     ("max_minutes", "expected"),
     # Steps: (9 - 4) / (23 - 13) * 17 minutes; 9 of the minutes are used.
-    [(None, [None, None, None, 8.5]), (100.0, [None, None, 96.0, 8.5]), (15.0, [None, None, 11.0, 6.0])],
+    [(None, [None, None, None, 8.5]), (100.0, [None, None, None, 8.5]), (15.0, [None, None, None, 6.0])],
 )
 def test_what_is_left_is_told_by_steps_or_by_minutes(max_minutes, expected, monkeypatch):
     """The first three steps of a resumed training do not count: they are slow."""

@@ -312,11 +312,18 @@ def test_wrong_codes_are_refused():
         ({"codebook_size": 1}, "codebook_size"),
         ({"num_context_frames": 0}, "num_context_frames"),
         ({"dropout": 1.0}, "dropout"),
+        ({"position_period": 1.0}, "position_period"),
+        ({"layer_norm_eps": 0.0}, "layer_norm_eps"),
     ],
 )
 def test_wrong_configurations_are_refused(arguments, part):
     with pytest.raises(Exception, match=part):
         CodecLMConfig.preset("tiny", **arguments)
+
+
+def test_configurations_at_their_bounds_are_accepted():
+    config = CodecLMConfig.preset("tiny", position_period=1.01, hidden_size=4, num_attention_heads=2, codebook_size=2)
+    assert (config.position_period, config.hidden_size, config.codebook_size) == (1.01, 4, 2)
 
 
 # Original checkpoints

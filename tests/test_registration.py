@@ -164,3 +164,11 @@ def test_the_bundled_pipeline_loads_generically_in_full_precision():
     assert type(pipe) is melreformer_hf.MelReformerPipeline
     parts = [pipe.idea, pipe.expansion, pipe.vocoder]
     assert {parameter.dtype for part in parts for parameter in part.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("part", ["expansion", "vocoder"])
+def test_parts_of_pipelines_bring_their_feature_extractor(saved, part):
+    for folder in (saved / "pipe" / part, BUNDLED / "piano-tiny" / part):
+        extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+        assert type(extractor) is melreformer_hf.MelFeatureExtractor
+        extractor.mel_config.check_matches(transformers.AutoConfig.from_pretrained(folder).mel_config)

@@ -84,11 +84,13 @@ class HubMixin:
             super().save_pretrained(os.fspath(save_directory), **sizes, **kwargs)
         finally:
             _saving.reset(token)
-        if outermost and kwargs.get("is_main_process", True):
-            _forget_origin(Path(save_directory))
-            self.write_card(save_directory, card, repo_id)
+        if kwargs.get("is_main_process", True):
+            # Parts of a pipeline hear audio, too; they only need no cards of their own.
             if preprocessor := getattr(self.config, "preprocessor_config", None):
                 write_json(Path(save_directory) / "preprocessor_config.json", preprocessor)
+            if outermost:
+                _forget_origin(Path(save_directory))
+                self.write_card(save_directory, card, repo_id)
         if push_to_hub:
             self.push_to_hub(repo_id or Path(save_directory).name, card=card, **sizes, **pushing)
 

@@ -70,7 +70,8 @@ def test_what_is_pushed_is_whole_and_carries_its_own_card(hub, pushed):
     pipe = hub.repository("models", "user/pipe")
     expected = {"README.md", "model_index.json", "scheduler/scheduler_config.json", ".gitattributes"}
     expected |= {f"{part}/config.json" for part in ("idea", "expansion", "vocoder")}
-    expected |= {f"{part}/model.safetensors" for part in ("expansion", "vocoder")}
+    files = ("model.safetensors", "preprocessor_config.json")
+    expected |= {f"{part}/{file}" for part in ("expansion", "vocoder") for file in files}
     assert set(pipe.files()) == expected | {"idea/diffusion_pytorch_model.safetensors"}
     card = card_of(pipe)
     assert card.data.license == "cc0-1.0" and card.data.library_name == "melreformer_hf" and "Sines." in card.text

@@ -173,6 +173,7 @@ class ModelContractMixin:
             return
         if not layers:
             return
+        assert {module.attn_implementation for module in layers} == {"sdpa"}  # the fast one, unless told otherwise
         expected, called = self.output(model, inputs), []
 
         def spy(*arguments, **kwargs):

@@ -17,10 +17,10 @@ from melreformer_hf.training.config import TrainingConfig
 from melreformer_hf.training.losses.diffusion import diffusion_loss
 from melreformer_hf.training.recipes import expansion_data
 from melreformer_hf.training.recipes.conv_upsampler import ConvUpsamplerRecipe
-from melreformer_hf.training.recipes.expansion import ExpansionRecipe
+from melreformer_hf.training.recipes.expansion import ExpansionOptions, ExpansionRecipe
 from melreformer_hf.training.recipes.expansion_data import ExpansionDataOptions, ExpansionValidator
-from melreformer_hf.training.recipes.idea_diffusion import IdeaDiffusionRecipe
-from melreformer_hf.training.recipes.vocoder import DiscriminatorEnsemble, VocoderRecipe
+from melreformer_hf.training.recipes.idea_diffusion import IdeaDiffusionOptions, IdeaDiffusionRecipe
+from melreformer_hf.training.recipes.vocoder import DiscriminatorEnsemble, VocoderOptions, VocoderRecipe
 
 EXPANSION = """--model.idea_columns 32 --model.hidden_size 16 --model.intermediate_size 24 --model.num_encoder_layers 1
 --model.num_decoder_layers 1 --model.num_attention_heads 2 --model.postnet_size 8 --model.postnet_layers 1
@@ -265,3 +265,87 @@ def test_expansions_are_measured_by_re_interpolation(fold_size, monkeypatch):
 
 def idea_key(target: torch.Tensor) -> float:
     return round(resize_mel(target, 16).sum().item(), 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "accepted", "refused"),
+    [
+        (
+            VocoderOptions,
+            [
+                {"crop_frames": 1, "validation_crops": 1, "validation_frames": 1, "discriminator_size": 1},
+                {"mel_weight": 0.0, "stft_weight": 0.0, "feature_matching_weight": 0.0, "gain_augmentation_db": 0.0},
+                {"adversarial_start": 0.0},
+                {"adversarial_start": 1.0},
+            ],
+            [{"validation_frames": 0}, {"discriminator_size": 0}, {"adversarial_start": 1.01}, {"stft_weight": -0.1}],
+        ),
+        (
+            ExpansionOptions,
+            [
+                {"min_frames": 1, "max_frames": 1, "window_frames": 1, "windows_per_crop": 1, "validation_crops": 1},
+                {"focus_frames": 2, "focus_share": 1.0, "validation_pieces": 1, "validation_crop_frames": 1},
+                {"input_noise": 0.0, "scheduled_sampling": 1.0, "scheduled_sampling_start": 1.0},
+                {"scheduled_sampling": 0.0, "scheduled_sampling_start": 0.0},
+            ],
+            [
+                {"focus_frames": 1},
+                {"focus_share": 1.01},
+                {"windows_per_crop": 0},
+                {"min_frames": 0},
+                {"min_frames": 9, "max_frames": 8},
+                {"input_noise": -0.1},
+                {"scheduled_sampling_start": 1.01},
+            ],
+        ),
+        (
+            IdeaDiffusionOptions,
+            [
+                {"draws_per_idea": 1, "sampling_steps": 1, "validation_ideas": 1, "validation_samples": 1},
+                {"min_frames": 1, "max_frames": 1, "max_snr": 0.0, "condition_dropout": 0.0, "fit_crops": 0},
+                {"condition_dropout": 1.0, "fit_crops": 2},
+            ],
+            [
+                {"draws_per_idea": 0},
+                {"max_snr": -0.1},
+                {"condition_dropout": 1.01},
+                {"fit_crops": -1},
+                {"fit_crops": 1},
+            ],
+        ),
+    ],
+)
+def test_bounds_of_options(options, accepted, refused):
+    for values in accepted:
+        options(**values)
+    for values in refused:
+        with pytest.raises(ValueError, match=f"{next(iter(values))}.*{next(iter(values.values()))}"):
+            options(**values)
+
+
+def test_shortened_crops_are_whole_frames_of_three_to_five_quarters():
+    waveform = torch.arange(256 * 400)
+    options = ExpansionDataOptions(focus_share=0.5, focus_frames=100)
+    for seed in range(12):
+        crop = expansion_data._focused(waveform, 256, options, torch.Generator().manual_seed(seed))
+        chosen, size, place = torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
+        frames = int(75 + 50 * size) if chosen < 0.5 else 400
+        first = int(place * (400 - frames + 1))  # any whole frame at which the crop still ends in time
+        assert torch.equal(crop, waveform[256 * first : 256 * (first + frames)])
+    long = ExpansionDataOptions(focus_share=1.0, focus_frames=600)
+    assert expansion_data._focused(waveform, 256, long, torch.Generator()) is waveform
+
+
+def test_the_idea_model_is_fitted_to_mean_and_spread_of_ideas_and_lengths(dataset):
+    words = "--options.fit_crops 4 --options.min_frames 128 --options.max_frames 256".split()
+    built = recipe(IdeaDiffusionRecipe, IDEA, *words, dataset=dataset)
+    items = [built.stream(0, 1).item(index)["waveform"] for index in range(4)]
+    mels = [log_mel_spectrogram(item, built.mel) for item in items]
+    ideas = torch.stack([resize_mel(mel, 32) for mel in mels])
+    lengths = torch.tensor([math.log2(mel.shape[-1]) for mel in mels])
+    fitted = built._fit()
+    assert fitted["mel_mean"] == pytest.approx(ideas.mean().item(), abs=6e-5)
+    assert fitted["mel_std"] == pytest.approx(ideas.std().item(), abs=6e-5)
+    assert fitted["log2_frames_mean"] == pytest.approx(lengths.mean().item(), abs=6e-5)
+    assert fitted["log2_frames_std"] == pytest.approx(max(0.1, lengths.std().item()), abs=6e-5)
+    assert (fitted["log2_frames_min"], fitted["log2_frames_max"]) == (7.0, 8.0)

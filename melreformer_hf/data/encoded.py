@@ -29,7 +29,9 @@ def _opened(source: bytes | str, name: str) -> Iterator:
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
             yield file
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise ValueError(f"{name} could not be decoded ({error}). Supported: WAV, FLAC, OGG and MP3.") from error
+        # Without the library's name of the place: an address in memory, by which one complaint would look like many.
+        reason = getattr(error, "error_string", error)
+        raise ValueError(f"{name} could not be decoded ({reason}). Supported: WAV, FLAC, OGG and MP3.") from error
 
 
 @dataclasses.dataclass

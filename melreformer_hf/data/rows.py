@@ -236,6 +236,10 @@ class StreamedRows(RowSource):
         values = {name: table[name][0].as_py() for name in self.told}
         audio = table[self.audio_column][0].as_py()
         audio = {"path": audio} if isinstance(audio, str) else audio
+        if audio is None or (
+            isinstance(audio, dict) and {"bytes", "path"} <= audio.keys() and not any(audio.values())
+        ):
+            audio = {"bytes": b" "}  # no audio: left out, and told, where its header is read
         if not isinstance(audio, dict) or not (audio.get("bytes") or audio.get("path")):
             raise ValueError(
                 f"audio_column {self.audio_column!r} must hold encoded files or paths, got {type(audio).__name__}."

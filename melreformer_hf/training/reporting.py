@@ -113,7 +113,7 @@ class Display:
     def step(self, minutes_left: float | None) -> None:
         """One step is done."""
         self.bar.update()
-        if minutes_left is not None and not self._left_was_told:
+        if minutes_left and not self._left_was_told:
             self.say(f"about {duration_in_words(minutes_left)} left at this speed, without validations")
             self._left_was_told = True
         if not self.bar.disable:

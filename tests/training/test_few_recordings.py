@@ -35,3 +35,13 @@ def test_one_short_recording_is_refused_before_the_first_step(tmp_path, capsys):
     assert "validation and test are missing: one recording, shorter than 30 s" in message
     assert "got 'validation'" in message and "three recordings or more" in message
     assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("option", ["crop_frames", "validation_frames"])
+def test_lengths_that_no_recording_has_are_named_by_their_option(tmp_path, capsys, option):
+    words = arguments(music(tmp_path / "music", 3, 2.0), tmp_path / "run", "--max_steps", 1, "--num_workers", 0)
+    with pytest.raises(SystemExit):
+        main(VocoderRecipe, [*words, f"--options.{option}", "1000"])
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert f"options.{option} must fit the recordings, got 1000 frames. No recording of the split" in message
+    assert not (tmp_path / "run/metrics.jsonl").exists()

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from training_utils import assert_same_checkpoints
 
 from melreformer_hf.data.tokenizing import TokenizeConfig, tokenize_folder
 from melreformer_hf.models.note_transformer.modeling_note_transformer import NoteTransformerModel
@@ -133,6 +134,17 @@ def test_training_publishes_a_model_that_loads(dataset, tmp_path):
     assert metrics["bits_per_note"] > 0
     model = NoteTransformerModel.from_pretrained(tmp_path / "run")
     assert model.config.hidden_size == 32
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_a_training_resumes_to_the_bit(dataset, tmp_path, accumulation):
+    more = {"save_every_steps": 1, "gradient_accumulation_steps": accumulation, "log_every_steps": 1}
+    whole = config(dataset, tmp_path / "whole", **more)
+    train(ComposerRecipe(whole), whole)
+    first = tmp_path / "whole/run/checkpoints/step-00000001"
+    half = config(dataset, tmp_path / "half", **more, resume=str(first))
+    train(ComposerRecipe(half), half)
+    assert_same_checkpoints(tmp_path / "whole/run", tmp_path / "half/run", 2)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 from torch import nn
 
@@ -33,6 +35,15 @@ class AudioOptions:
                 "options.validation_split must not be 'test': the best model is chosen by this split, and a test split "
                 "that chooses measures nothing. Use 'validation'; `melreformer evaluate` reads 'test', once, at the end."
             )
+
+
+@contextlib.contextmanager
+def length_of(option: str, frames: int) -> Iterator[None]:
+    """Let an error about lengths of recordings name the option that asked for them."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"options.{option} must fit the recordings, got {frames} frames. {error}") from error
 
 
 class AudioRecipe(Recipe):
@@ -69,17 +80,30 @@ class AudioRecipe(Recipe):
             )
         return self._recordings[split]
 
-    def crops(self, split: str, min_frames: int, max_frames: int, rank: int = 0, world_size: int = 1) -> ItemStream:
-        """Endless crops of log-uniform length in whole mel frames."""
-        hop = self.mel.hop_length
-        return self.recordings(split).crops(
-            min_frames * hop,
-            max_frames * hop,
-            seed=self.config.seed,
-            multiple=hop,
-            rank=rank,
-            world_size=world_size,
-        )
+    def crops(
+        self,
+        split: str,
+        min_frames: int,
+        max_frames: int,
+        rank: int = 0,
+        world_size: int = 1,
+        option: str = "min_frames",
+    ) -> ItemStream:
+        """Endless crops of log-uniform length in whole mel frames; `option` is the one that says `min_frames`.
+
+        Raises:
+            ValueError: no recording is long enough.
+        """
+        hop, recordings = self.mel.hop_length, self.recordings(split)
+        with length_of(option, min_frames):
+            return recordings.crops(
+                min_frames * hop,
+                max_frames * hop,
+                seed=self.config.seed,
+                multiple=hop,
+                rank=rank,
+                world_size=world_size,
+            )
 
     def describe_data(self) -> str:
         hours = self.recordings("train").hours
@@ -91,4 +115,4 @@ class AudioRecipe(Recipe):
         theirs.check_matches(self.mel, "init_from", "this training")
 
 
-__all__ = ["AudioOptions", "AudioRecipe"]
+__all__ = ["AudioOptions", "AudioRecipe", "length_of"]

@@ -16,7 +16,7 @@ from melreformer_hf.data.streams import ItemStream
 from melreformer_hf.metrics import drift, log_mel_l1, seam, sharpness
 from melreformer_hf.plotting import stack_mels
 from melreformer_hf.training.config import TrainingConfig, option
-from melreformer_hf.training.recipes.audio import AudioOptions, AudioRecipe
+from melreformer_hf.training.recipes.audio import AudioOptions, AudioRecipe, length_of
 from melreformer_hf.training.recipes.base import Validation
 
 
@@ -143,7 +143,8 @@ class ExpansionValidator:
         fold_size: int | None = None,
     ) -> None:
         self.mel, self.fold_size = mel, fold_size
-        crops = recordings.fixed_crops(options.validation_crop_frames * mel.hop_length, options.validation_crops)
+        with length_of("validation_crop_frames", options.validation_crop_frames):
+            crops = recordings.fixed_crops(options.validation_crop_frames * mel.hop_length, options.validation_crops)
         pieces = recordings.whole(options.validation_max_frames * mel.hop_length, options.validation_pieces)
         self.targets = {
             "crops": [log_mel_spectrogram(item["waveform"], mel) for item in crops],

@@ -21,7 +21,7 @@ from melreformer_hf.training.discriminators.waveform import MultiPeriodDiscrimin
 from melreformer_hf.training.freezing import freeze
 from melreformer_hf.training.losses.adversarial import discriminator_loss, feature_matching_loss, generator_loss
 from melreformer_hf.training.optimizers import OptimizerSettings
-from melreformer_hf.training.recipes.audio import AudioOptions, AudioRecipe
+from melreformer_hf.training.recipes.audio import AudioOptions, AudioRecipe, length_of
 from melreformer_hf.training.recipes.base import Phase, StepContext, Trainable, Validation
 from melreformer_hf.training.wrapping import unwrapped
 
@@ -118,7 +118,8 @@ class VocoderRecipe(AudioRecipe):
         return trainables
 
     def stream(self, rank: int, world_size: int) -> ItemStream:
-        return self.crops("train", self.options.crop_frames, self.options.crop_frames, rank, world_size)
+        frames = self.options.crop_frames
+        return self.crops("train", frames, frames, rank, world_size, option="crop_frames")
 
     def prepare(self, item: dict, generator: torch.Generator) -> dict[str, torch.Tensor]:
         # down only: never louder than full scale
@@ -167,7 +168,9 @@ class VocoderRecipe(AudioRecipe):
         # Fixed crops of held-out recordings and what Griffin-Lim makes of them, computed once.
         if self._held_out is None:
             samples = self.options.validation_frames * self.mel.hop_length
-            crops = self.recordings(self.validation_split).fixed_crops(samples, self.options.validation_crops)
+            recordings = self.recordings(self.validation_split)
+            with length_of("validation_frames", self.options.validation_frames):
+                crops = recordings.fixed_crops(samples, self.options.validation_crops)
             waveform = torch.stack([crop["waveform"] for crop in crops])
             mel = log_mel_spectrogram(waveform, self.mel)
             baseline = griffin_lim(mel, self.mel, generator=torch.Generator().manual_seed(0))

@@ -26,4 +26,11 @@ def suggest(word: object, known: Iterable[str]) -> str:
     return f"Known: {', '.join(map(repr, names))}." if 0 < len(names) <= _MOST_NAMES else ""
 
 
-__all__ = ["suggest"]
+def duration_in_words(minutes: float) -> str:
+    """A length of time as one says it: 40 s, 12 min, 3.5 h."""
+    if minutes < 1:
+        return f"{round(60 * minutes)} s"
+    return f"{round(minutes)} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+__all__ = ["duration_in_words", "suggest"]

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from melreformer_hf._text import duration_in_words
+
 _UNIT = {"notes": "notes"}
 app = typer.Typer(
     help="Make training data: render MIDI to audio, build datasets from audio, tokenize MIDI.\n\n"
@@ -124,7 +126,8 @@ def build(
     )
     report = build_dataset(folder, output, config)
     for name, info in report["splits"].items():
-        typer.echo(f"{name}: {info['recordings']} recordings, {info['hours']:.2f} hours, {info['shards']} shards")
+        length = duration_in_words(60 * info["hours"])
+        typer.echo(f"{name}: {info['recordings']} recordings, {length}, {info['shards']} shards")
     for note in report["notes"]:
         typer.echo(note)
     _finish(report, output, push_to_hub)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from melreformer_hf._files import partial_of
+from melreformer_hf._text import duration_in_words
 from melreformer_hf.audio.io import AUDIO_SUFFIXES
 from melreformer_hf.data.building import BuildConfig, build_dataset
 from melreformer_hf.data.metadata import default_metadata
@@ -147,7 +148,7 @@ def _build(folder: Path, files: list[Path], output: Path, sampling_rate: int, so
     _say(f"building the dataset {output} from {source}")
     report = build_dataset(source, output, BuildConfig(sampling_rate=sampling_rate, workers=workers))
     for split, counts in report["splits"].items():
-        _say(f"{split}: {counts['recordings']} recordings, {counts['hours']:.2f} hours")
+        _say(f"{split}: {counts['recordings']} recordings, {duration_in_words(60 * counts['hours'])}")
     for note in report["notes"]:
         _say(note)
     if report["skipped"]:

@@ -9,6 +9,7 @@ import torch
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 
+from melreformer_hf._text import duration_in_words
 from melreformer_hf.data.batches import BatchStream
 from melreformer_hf.training import checkpointing
 from melreformer_hf.training.accelerator import make_accelerator
@@ -17,7 +18,7 @@ from melreformer_hf.training.config import TrainingConfig
 from melreformer_hf.training.interruption import Interruption, PatientWorkers, TrainingInterrupted
 from melreformer_hf.training.progress import Clock
 from melreformer_hf.training.recipes.base import Recipe
-from melreformer_hf.training.reporting import Display, TrainingLog, duration_in_words
+from melreformer_hf.training.reporting import Display, TrainingLog
 from melreformer_hf.training.state import TrainingState
 from melreformer_hf.training.updates import Updater
 from melreformer_hf.training.validation import run_validation

@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from melreformer_hf._files import write_text
+from melreformer_hf._text import duration_in_words
 from melreformer_hf.training.config import TrainingConfig
 from melreformer_hf.training.progress import Progress
 from melreformer_hf.training.recipes.base import Validation
@@ -82,13 +83,6 @@ def read_metrics(output_dir: str | os.PathLike, kind: str = "train") -> list[dic
     return [entry for entry in _lines(Path(output_dir) / METRICS_FILE) if entry["kind"] == kind]
 
 
-def duration_in_words(minutes: float) -> str:
-    """A length of time as one says it: 40 s, 12 min, 3.5 h."""
-    if minutes < 1:
-        return f"{round(60 * minutes)} s"
-    return f"{round(minutes)} min" if minutes < 90 else f"{minutes / 60:.1f} h"
-
-
 class Display:
     """What the terminal shows of a training: a bar of steps, what is left, the last loss, the last validation in words.
 
@@ -137,4 +131,4 @@ class Display:
         self.bar.close()
 
 
-__all__ = ["Display", "TrainingLog", "duration_in_words", "read_metrics"]
+__all__ = ["Display", "TrainingLog", "read_metrics"]

@@ -16,6 +16,7 @@ from toy_recipe import Network, RunningMean, ToyRecipe, Vectors, toy_config
 from training_utils import assert_same_checkpoints, context
 
 from melreformer_hf._files import write_json
+from melreformer_hf._text import duration_in_words
 from melreformer_hf.data.batches import BatchStream
 from melreformer_hf.models.melgan_vocoder.configuration_melgan_vocoder import MelGanVocoderConfig
 from melreformer_hf.models.melgan_vocoder.modeling_melgan_vocoder import MelGanVocoderModel
@@ -28,7 +29,7 @@ from melreformer_hf.training.loop import Trainer
 from melreformer_hf.training.main import main
 from melreformer_hf.training.recipes import RECIPES, find_recipe
 from melreformer_hf.training.recipes.base import Phase, Recipe, Stateful
-from melreformer_hf.training.reporting import duration_in_words, read_metrics
+from melreformer_hf.training.reporting import read_metrics
 
 
 def trainer_of(folder, recipe_class=ToyRecipe, **values) -> Trainer:

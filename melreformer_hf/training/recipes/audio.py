@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from melreformer_hf._text import duration_in_words
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.data.opening import open_recordings
 from melreformer_hf.data.recordings import Recordings
 from melreformer_hf.data.streams import ItemStream
 from melreformer_hf.training.config import TrainingConfig, option
 from melreformer_hf.training.recipes.base import Recipe
-from melreformer_hf.training.reporting import duration_in_words
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -78,7 +78,7 @@ def mel_picture(
 
 
 def stack_mels(mels: Sequence[torch.Tensor], width: int = 1024, gap: int = 4) -> np.ndarray:
-    """Mels above one another with a common colour scale and width, (height, width, 3) uint8."""
+    """Mels above one another with a common color scale and width, (height, width, 3) uint8."""
     low = min(mel.min().item() for mel in mels)
     high = max(mel.max().item() for mel in mels)
     rows: list[np.ndarray] = []
@@ -96,7 +96,7 @@ def _font(size: int):
 
 
 def band_of(frequency: float, config: MelConfig) -> float:
-    """Number of the mel band whose centre lies at a frequency in Hz; between two bands a fraction."""
+    """Number of the mel band whose center lies at a frequency in Hz; between two bands a fraction."""
     from transformers.audio_utils import hertz_to_mel
 
     low, high, mel = (hertz_to_mel(float(f), "slaney") for f in (config.fmin, config.max_frequency, frequency))
@@ -155,7 +155,7 @@ def mel_figure(
         low: value drawn black.
         high: value drawn brightest.
         width: pixels of the plot, without its margins.
-        share: part of the time axis that `mel` fills; the rest stays grey. 1 is all of it.
+        share: part of the time axis that `mel` fills; the rest stays gray. 1 is all of it.
 
     Returns:
         RGB image.
@@ -178,7 +178,7 @@ def mel_figure(
 
 
 def color_bar(config: MelConfig, low: float, high: float) -> Image:
-    """The colour scale of figures of the same height, with the contract's unit."""
+    """The color scale of figures of the same height, with the contract's unit."""
     from PIL import Image, ImageDraw
 
     image = Image.new("RGB", (92, _TOP + _PLOT_HEIGHT + _BOTTOM), _PAPER)
@@ -236,7 +236,7 @@ def save_idea_and_mel(
     title: str,
     num_frames: int | None = None,
 ) -> Path:
-    """Write a PNG: an idea on the left, the mel it became on the right, one colour scale, axes in seconds and Hz.
+    """Write a PNG: an idea on the left, the mel it became on the right, one color scale, axes in seconds and Hz.
 
     Args:
         idea: (mel, column).

@@ -58,3 +58,12 @@ def check_static_steps(model, prefix: dict) -> None:
         parts = [model(tokens[:, :2], **prefix, past_key_values=cache, use_cache=True).logits]
         parts += [step(tokens[:, index : index + 1]) for index in range(2, 9)]
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-5)
+
+
+def check_use_cache_of_the_configuration(model_class: type, config_class: type, prefix: dict) -> None:
+    """`use_cache` of a configuration decides whether `generate` keeps keys and values."""
+    for asked in (True, False):
+        model, kept = model_class(config_class.preset("tiny", use_cache=asked)).eval(), []
+        model.register_forward_hook(lambda _, __, output, kept=kept: kept.append(output.past_key_values is not None))
+        model.generate(**prefix, max_new_tokens=3)
+        assert kept == [asked] * 3

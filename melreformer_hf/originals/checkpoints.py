@@ -47,7 +47,7 @@ def load_original_state_dict(source: Mapping[str, torch.Tensor] | str | os.PathL
                 f"The checkpoint's entry {key!r} must be a tensor, got {type(value).__name__}. Pass the state dict itself."
             )
         if value.is_meta or value.is_quantized or value.layout != torch.strided:
-            kind = "on the meta device" if value.is_meta else "quantised" if value.is_quantized else str(value.layout)
+            kind = "on the meta device" if value.is_meta else "quantized" if value.is_quantized else str(value.layout)
             raise ValueError(
                 f"The checkpoint's entry {key!r} must be a dense tensor with its numbers, this one is {kind}."
             )

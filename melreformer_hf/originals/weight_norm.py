@@ -11,7 +11,7 @@ _NEWER_NAMES = {"parametrizations.weight.original0": "weight_g", "parametrizatio
 
 
 def fold_weight_norm(magnitude: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
-    """The weight `g * v / |v|` of a weight-normalised layer; the norm is over every axis but the first."""
+    """The weight `g * v / |v|` of a weight-normalized layer; the norm is over every axis but the first."""
     return torch._weight_norm(direction, magnitude, 0)
 
 

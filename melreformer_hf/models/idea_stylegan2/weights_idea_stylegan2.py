@@ -71,7 +71,7 @@ def _table_of_widths(channels: Mapping) -> dict[int, int]:
 
 
 def configuration_from_original(arguments: Mapping, mel: Mapping | None = None) -> IdeaStyleGan2Config:
-    """Configuration of the arguments of the original's `Generator`: colour pictures, square, without durations.
+    """Configuration of the arguments of the original's `Generator`: color pictures, square, without durations.
 
     Raises:
         ValueError: an argument is unknown or missing, or contradicts `mel`.

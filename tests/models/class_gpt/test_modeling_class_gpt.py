@@ -6,7 +6,12 @@ import doctest
 
 import pytest
 import torch
-from generation_utils import cached_token_step, check_static_cache, check_static_steps
+from generation_utils import (
+    cached_token_step,
+    check_static_cache,
+    check_static_steps,
+    check_use_cache_of_the_configuration,
+)
 from testing_utils import ModelContractMixin, assert_error
 from transformers import StaticCache
 
@@ -72,6 +77,10 @@ def test_generation_with_and_without_cache(model, mode):
         made.append(model.generate(class_labels=torch.tensor([0, 2]), use_cache=use_cache, **mode))
     assert torch.equal(*made)
     assert made[0].shape == (2, model.config.num_tokens)
+
+
+def test_the_configuration_can_leave_the_cache_out():
+    check_use_cache_of_the_configuration(ClassGptModel, ClassGptConfig, {"class_labels": torch.tensor([0])})
 
 
 @pytest.mark.parametrize("mode", [{}, {"do_sample": True, "top_k": 5}, {"num_beams": 3}], ids=["greedy", "k", "beam"])

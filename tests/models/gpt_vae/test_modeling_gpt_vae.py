@@ -6,7 +6,12 @@ import doctest
 
 import pytest
 import torch
-from generation_utils import cached_token_step, check_static_cache, check_static_steps
+from generation_utils import (
+    cached_token_step,
+    check_static_cache,
+    check_static_steps,
+    check_use_cache_of_the_configuration,
+)
 from testing_utils import ModelContractMixin, assert_error
 
 from melreformer_hf.models.gpt_vae import modeling_gpt_vae
@@ -69,6 +74,11 @@ def test_generation_with_and_without_cache(model, mode):
 @pytest.mark.parametrize("begun", [False, True], ids=["from nothing", "continued"])
 def test_a_static_cache_makes_the_same_tokens(model, mode, begun):
     check_static_cache(model, {"latents": torch.eye(32)[:2] * 3}, mode, begun)
+
+
+def test_the_configuration_can_leave_the_cache_out():
+    latents = torch.zeros(1, GptVaeConfig.preset("tiny").hidden_size)
+    check_use_cache_of_the_configuration(GptVaeModel, GptVaeConfig, {"latents": latents})
 
 
 def test_a_static_step_compiles_into_one_graph(model):

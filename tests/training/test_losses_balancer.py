@@ -134,3 +134,22 @@ def test_public_names_and_docstrings():
     with pytest.raises(AttributeError, match="hingeloss"):
         _ = losses.hingeloss
     assert doctest.testmod(balancer_module).failed == 0
+
+
+@pytest.mark.parametrize(("per_item", "micro_steps", "size"), [(True, 1, 2.0), (True, 2, 1.0), (False, 1, 8**0.5)])
+def test_shares_and_running_means_of_numbers_worked_out_by_hand(per_item, micro_steps, size):
+    """Gradients of 1/2 and 2 in each of 2 x 4 places: an item's norm is twice that, everything's sqrt(8) times."""
+    balancer = LossBalancer({"near": 1.0, "far": 3.0}, total_norm=2.0, ema_decay=0.5, per_batch_item=per_item)
+    output = torch.ones(2, 4, requires_grad=True)
+
+    def gradient(near: float) -> float:
+        output.grad = None
+        balancer({"near": near * output.sum(), "far": 2 * output.sum()}, output, micro_steps).backward()
+        return output.grad.unique().item()
+
+    # Shares of 1/4 and 3/4 of the norm 2, whatever the gradients' sizes.
+    assert gradient(0.5) == pytest.approx((2 * 1 / 4 + 2 * 3 / 4) / size)
+    assert balancer.shares == pytest.approx({"near": 0.2, "far": 0.8})
+    # The mean of near is (0.5 * 0.5 + 1.5) / (0.5 + 1) = 7/6 now, and its gradient 3/2; far's is as before.
+    assert gradient(1.5) == pytest.approx((2 * 1 / 4 * 9 / 7 + 2 * 3 / 4) / size)
+    assert balancer.shares["near"] == pytest.approx((7 / 6) / (7 / 6 + 2))

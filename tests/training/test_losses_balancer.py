@@ -65,6 +65,19 @@ def test_averages_are_saved_and_keep_their_precision():
     assert sum(second.shares.values()) == pytest.approx(1.0)
 
 
+def test_averages_reach_a_device_without_double_precision():
+    """Apple's refuses to take a float64 tensor at all, even to cast it there."""
+    balancer = LossBalancer({"near": 1.0, "far": 1.0})
+    balancer.norm_sums += 1 / 3
+
+    def refuse(tensor: torch.Tensor) -> torch.Tensor:
+        assert tensor.dtype != torch.float64
+        return tensor
+
+    balancer._apply(refuse)
+    assert torch.equal(balancer.norm_sums, torch.full((2,), 1 / 3, dtype=torch.float64))
+
+
 def test_a_loss_may_pause():
     balancer = LossBalancer({"near": 1.0, "far": 1.0}, ema_decay=0.5)
     output = torch.zeros(1, 4, requires_grad=True)

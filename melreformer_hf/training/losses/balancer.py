@@ -72,6 +72,7 @@ class LossBalancer(nn.Module):
     def _apply(self, fn, recurse: bool = True):
         # The averages stay in double precision when a whole model is cast, where the device has it.
         sums, counts = self.norm_sums, self.norm_counts
+        self.norm_sums, self.norm_counts = sums.float(), counts.float()  # a device without it refuses to take them
         super()._apply(fn, recurse)
         device = self.norm_sums.device
         dtype = torch.float32 if device.type == "mps" else torch.float64

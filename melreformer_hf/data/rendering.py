@@ -7,6 +7,9 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,10 @@ MIDI_SUFFIXES = (".mid", ".midi")
 _NO_SOUND_FONT = re.compile(
     r"(failed|unable|couldn't) to (load|open) .{0,200}sound ?font|not a sound ?font", re.I | re.S
 )
+# A score that lasts longer is damaged (one wrong time makes weeks of silence), and would fill the disk.
+_LONGEST_SECONDS = 3 * 3600
+# A synthesizer that writes nothing for so long does not go on.
+_PATIENCE_SECONDS = 120.0
 METADATA_FIELDS = ("file_name", "recording", "split", "license", "attribution", "source")
 # Columns that are understood under another name, and become one of the fields above.
 _RENAMED = ("path", "licence", "source_repo")
@@ -53,21 +60,28 @@ def require_fluidsynth(soundfont: str | os.PathLike) -> None:
 
 
 def render_file(
-    midi: Path, output: Path, soundfont: str | os.PathLike, sampling_rate: int, gain: float, channels: int = 1
+    midi: Path,
+    output: Path,
+    soundfont: str | os.PathLike,
+    sampling_rate: int,
+    gain: float,
+    channels: int = 1,
+    stopping: threading.Event | None = None,
 ) -> None:
     """Render one MIDI file to a 16-bit WAV file.
 
     Raises:
-        ValueError: FluidSynth fails, cannot load the sound font, or renders nothing.
+        ValueError: FluidSynth fails, stands still, cannot load the sound font, renders nothing or more than three hours;
+            or `stopping` was set by another thread, which ends FluidSynth.
     """
     raw = output.with_name(f".{output.stem}.partial.wav")
     command = ["fluidsynth", "-ni", "-q", "-g", str(gain), "-r", str(sampling_rate), "-T", "wav", "-F", str(raw)]
     # Without this, a sound font that fails to load is replaced by the machine's default without a word.
     command += ["-o", "synth.default-soundfont=none"]
     try:
-        result = subprocess.run([*command, str(soundfont), str(midi)], capture_output=True, text=True, check=False)
-        said = f"{result.stderr.strip()} {result.stdout.strip()}".strip()
-        if result.returncode or not raw.is_file():
+        longest = _LONGEST_SECONDS * sampling_rate * 4  # bytes: FluidSynth writes 16 bits of two channels
+        code, said = _run([*command, str(soundfont), str(midi)], raw, longest, stopping or threading.Event())
+        if code or not raw.is_file():
             raise ValueError(f"fluidsynth failed on {midi}: {said[-300:] or 'no output'}")
         if _NO_SOUND_FONT.search(said):
             raise ValueError(f"fluidsynth could not load the sound font {soundfont}: {said[-300:]}")
@@ -79,6 +93,44 @@ def render_file(
         write_audio(output, waveform, rate)
     finally:
         raw.unlink(missing_ok=True)
+
+
+def _run(command: list[str], raw: Path, longest: int, stopping: threading.Event) -> tuple[int, str]:
+    """Exit status and words of a synthesizer that writes `raw`, watched: it always comes to an end.
+
+    Its words go to a file: a pipe would be waited for as long as any process that it started holds the other end.
+    """
+    with tempfile.TemporaryFile() as words:
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=words, stderr=words) as process:
+            try:
+                _watch(process, raw, longest, stopping)
+            finally:
+                process.kill()  # nothing happens to one that has ended
+        words.seek(0)
+        return process.returncode, words.read().decode(errors="replace").strip()
+
+
+def _watch(process: subprocess.Popen, raw: Path, longest: int, stopping: threading.Event) -> None:
+    """Wait for a synthesizer.
+
+    Raises:
+        ValueError: it stands still, writes too much, or is to be stopped.
+    """
+    before, since = -1, time.monotonic()
+    while True:
+        try:
+            process.wait(timeout=0.5)
+            return
+        except subprocess.TimeoutExpired:
+            size = raw.stat().st_size if raw.is_file() else 0
+        if size != before:
+            before, since = size, time.monotonic()
+        if stopping.is_set():
+            raise ValueError("stopped")
+        if size > longest:
+            raise ValueError(f"{process.args[-1]} lasts longer than {_LONGEST_SECONDS // 3600} hours: is it damaged?")
+        if time.monotonic() - since > _PATIENCE_SECONDS:
+            raise ValueError(f"fluidsynth stood still for {_PATIENCE_SECONDS:g} s on {process.args[-1]}.")
 
 
 def render_folder(
@@ -119,7 +171,7 @@ def render_folder(
         raise ValueError(f"midi_dir must hold .mid or .midi files, found none in {midi_dir}.")
     rows = read_metadata(metadata) if metadata is not None else {}
     check_metadata(rows, files, Path(midi_dir))
-    report = RenderReport([], [], [])
+    report, stopping = RenderReport([], [], []), threading.Event()
 
     def render(midi: Path) -> tuple[str, str, str]:
         target = output / midi.relative_to(midi_dir).with_suffix(".wav")
@@ -128,12 +180,13 @@ def render_folder(
             return "kept", name, ""
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            render_file(midi, target, soundfont, sampling_rate, gain, channels)
+            render_file(midi, target, soundfont, sampling_rate, gain, channels, stopping)
         except (ValueError, OSError) as error:
             return "failed", str(midi), str(error)
         return "rendered", name, ""
 
-    with ThreadPoolExecutor(max_workers=workers) as pool:
+    pool = ThreadPoolExecutor(max_workers=workers)
+    try:
         for state, name, reason in tqdm(
             pool.map(render, files), total=len(files), desc="rendering", disable=not progress
         ):
@@ -141,6 +194,9 @@ def render_folder(
                 report.failed.append((name, reason))
             else:
                 getattr(report, state).append(name)
+    finally:  # Ctrl-C: neither the files at hand nor those that wait are rendered before the program ends
+        stopping.set()
+        pool.shutdown(cancel_futures=True)
     _write_metadata(midi_dir, output, files, rows, report)
     return report
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import signal
 import stat
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ import soundfile
 from typer.testing import CliRunner
 
 from melreformer_hf.cli.main import app
+from melreformer_hf.data import rendering
 from melreformer_hf.data.building import BuildConfig, build_dataset
 from melreformer_hf.data.built import BuiltRecordings
 from melreformer_hf.data.metadata import find_row, read_metadata
@@ -142,6 +146,59 @@ def test_renderings_become_a_dataset_by_commands(synthesizer, midi_dir, tmp_path
     assert BuiltRecordings(tmp_path / "data", "test").recordings[0].metadata["label"] == "fugue"
     for split, name in (("train", "bach/two"), ("test", "bach/one")):
         assert [item.name for item in BuiltRecordings(tmp_path / "data", split).recordings] == [name]
+
+
+def acting(program: Path, line: str) -> None:
+    """Let the synthesizer of these tests do something more before it plays."""
+    program.write_text(program.read_text().replace("words = sys.argv[1:]", f"words = sys.argv[1:]\n{line}", 1))
+
+
+def test_what_a_synthesizer_starts_and_leaves_behind_is_not_waited_for(synthesizer, midi_dir, tmp_path):
+    """A sound server that it wakes keeps its standard output and error open; pipes to them never end."""
+    program = tmp_path / "bin" / "fluidsynth"
+    acting(program, "import subprocess; subprocess.Popen(['sleep', '20'])")
+    started = time.monotonic()
+    report = render_folder(midi_dir, tmp_path / "wav", synthesizer, progress=False)
+    assert len(report.rendered) == 2 and time.monotonic() - started < 15
+
+
+def test_a_synthesizer_that_says_much_is_read(synthesizer, midi_dir, tmp_path):
+    """More than a pipe holds."""
+    acting(tmp_path / "bin" / "fluidsynth", "sys.stdout.write('x' * 300000); sys.stderr.write('y' * 300000)")
+    assert len(render_folder(midi_dir, tmp_path / "wav", synthesizer, progress=False).rendered) == 2
+
+
+def test_a_synthesizer_that_stands_still_is_ended(synthesizer, midi_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(rendering, "_PATIENCE_SECONDS", 1.0)
+    acting(tmp_path / "bin" / "fluidsynth", "import time; words[-1].endswith('one.mid') and time.sleep(60)")
+    started = time.monotonic()
+    report = render_folder(midi_dir, tmp_path / "wav", synthesizer, progress=False)
+    failed = {Path(name).name: reason for name, reason in report.failed}
+    assert "stood still for 1 s" in failed["one.mid"] and report.rendered == ["bach/two.wav"]
+    assert time.monotonic() - started < 20
+
+
+def test_a_score_without_end_does_not_fill_the_disk(synthesizer, midi_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(rendering, "_LONGEST_SECONDS", 3600)
+    endless = "import time; file = open(words[words.index('-F') + 1], 'wb'); file.truncate(10**9); time.sleep(60)"
+    acting(tmp_path / "bin" / "fluidsynth", endless)
+    report = render_folder(midi_dir, tmp_path / "wav", synthesizer, progress=False)
+    assert len(report.failed) == 4 and all("longer than 1 hours" in reason for _, reason in report.failed)
+    assert not list((tmp_path / "wav").rglob("*.wav")) and not list((tmp_path / "wav").rglob(".*"))
+
+
+def test_an_interruption_ends_the_synthesizers(synthesizer, midi_dir, tmp_path):
+    """Ctrl-C waits neither for the files at hand nor for those that have not begun."""
+    for index in range(20):
+        (midi_dir / f"more{index}.mid").write_text("440")
+    acting(tmp_path / "bin" / "fluidsynth", "import time; time.sleep(60)")
+    timer = threading.Timer(2.0, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
+    timer.start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        render_folder(midi_dir, tmp_path / "wav", synthesizer, progress=False)
+    timer.join()
+    assert time.monotonic() - started < 20 and not list((tmp_path / "wav").rglob("*.wav"))
 
 
 def test_bad_folders_and_metadata_are_refused(synthesizer, tmp_path):

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -100,11 +101,23 @@ class Stops:
 
     def __init__(self) -> None:
         self._pressed: set[tuple[str | None, str]] = set()
+        self._asked: set[tuple[str | None, str]] = set()
 
     def start(self, visitor: str | None, tab: str, tabs: tuple[str, ...]) -> None:
-        """A piece was asked for in one tab: pieces in others end."""
+        """A piece was asked for in one tab: pieces in others end. While a piece of this tab waits or is made, Gradio
+        drops the second press, and a Stop before it stays pressed."""
         self._pressed.update((visitor, other) for other in tabs if other != tab)
-        self._pressed.discard((visitor, tab))
+        if (visitor, tab) not in self._asked:
+            self._pressed.discard((visitor, tab))
+        self._asked.add((visitor, tab))
+
+    @contextmanager
+    def piece(self, visitor: str | None, tab: str) -> Iterator[Callable[[], bool]]:
+        """While a piece is made: gives what tells whether it shall end."""
+        try:
+            yield lambda: self.pressed(visitor, tab)
+        finally:
+            self._asked.discard((visitor, tab))
 
     def stop(self, visitor: str | None, tab: str) -> None:
         """Stop was pressed."""
@@ -115,8 +128,10 @@ class Stops:
         return (visitor, tab) in self._pressed
 
     def forget(self, visitor: str | None, tabs: tuple[str, ...]) -> None:
-        """A visitor has left: their pieces end, and nothing is kept once they have."""
-        self._pressed.difference_update((visitor, tab) for tab in tabs)
+        """A visitor has left, whose pieces Gradio ends: nothing is kept of them."""
+        for tab in tabs:
+            self._pressed.discard((visitor, tab))
+            self._asked.discard((visitor, tab))
 
 
 def visitor_of(request: gr.Request | None) -> str | None:
@@ -207,7 +222,13 @@ class Player:
         self, seconds: float, seed: float, new_seed: bool, steps: float, request: gr.Request | None = None
     ) -> Iterator[tuple]:
         """Draw an idea and play it; the last output is the seed."""
-        started, visitor = time.perf_counter(), visitor_of(request)
+        with self.stops.piece(visitor_of(request), "generate") as stopped:
+            yield from self._generate(seconds, seed, new_seed, steps, stopped)
+
+    def _generate(
+        self, seconds: float, seed: float, new_seed: bool, steps: float, stopped: Callable
+    ) -> Iterator[tuple]:
+        started = time.perf_counter()
         seconds = check_number("The length in seconds", seconds, MIN_SECONDS, MAX_SECONDS)
         steps = check_number("The number of steps", steps, *STEPS, whole=True)
         if not isinstance(new_seed, bool):
@@ -215,9 +236,6 @@ class Player:
         if new_seed:
             seed = random.SystemRandom().randrange(MAX_SEED)
         seed = check_number("The seed", seed, 0, MAX_SEED, whole=True)
-
-        def stopped() -> bool:
-            return self.stops.pressed(visitor, "generate")
 
         empty = [self.blank(name, seconds) for name in (IDEA, MEL)]
         if stopped():
@@ -232,7 +250,11 @@ class Player:
 
     def expand(self, recording: str | None, stretch: float, request: gr.Request | None = None) -> Iterator[tuple]:
         """Shrink a recording to its idea and play that, `stretch` times as long and as loud as it was."""
-        started, visitor = time.perf_counter(), visitor_of(request)
+        with self.stops.piece(visitor_of(request), "expand") as stopped:
+            yield from self._expand(recording, stretch, stopped)
+
+    def _expand(self, recording: str | None, stretch: float, stopped: Callable) -> Iterator[tuple]:
+        started = time.perf_counter()
         stretch = check_number("The stretch", stretch, *STRETCH)
         waveform = read_recording(recording, self.rate)
         seconds = waveform.numel() / self.rate
@@ -240,7 +262,7 @@ class Player:
         wanted = check_number("The length of the result in seconds", wanted, MIN_SECONDS, MAX_SECONDS)
         drawn = _checked(lambda: self.pipeline.idea_of(waveform, self.rate, wanted))
         origin = f"From the idea of {seconds:.1f} s of {Path(recording).name}."
-        yield from self.play(*drawn, 1.0, started, origin, lambda: self.stops.pressed(visitor, "expand"))
+        yield from self.play(*drawn, 1.0, started, origin, stopped)
 
 
 def _checked(function: Callable):

@@ -106,6 +106,18 @@ def test_stop_leaves_what_was_made(app):
     assert not player.stops.pressed(None, "expand")
 
 
+def test_generate_pressed_right_after_stop_does_not_undo_it(app):
+    player = app.Player(tiny_pipeline(), live=True)
+    player.stops.start(None, "generate", app.TABS)
+    for step in player.generate(60, 1, False, 4):
+        if "of 60" in str(step[4]):
+            player.stops.stop(None, "generate")
+            player.stops.start(None, "generate", app.TABS)  # Gradio drops the press itself: a piece is being made
+    assert "Stopped after" in step[4]
+    player.stops.start(None, "generate", app.TABS)
+    assert "2.0 s of music" in list(player.generate(2, 1, False, 4))[-1][4]
+
+
 def test_outputs_have_names_and_files_are_cleaned(client, app):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     names = [output["label"] for output in endpoints["/generate"]["returns"]]

@@ -1,4 +1,4 @@
-"""Overlapped synthesis of a stream, exact because the overlap is the receptive field."""
+"""Overlapped synthesis of a stream, exact because the overlap is the receptive field; what vocoders share of it."""
 
 from __future__ import annotations
 
@@ -84,4 +84,60 @@ def stream_with_overlap(
         yield piece
 
 
-__all__ = ["Overlap", "stream_with_overlap"]
+class MelStreamingMixin:
+    """Streaming of a vocoder, which has `num_mel_bins`, `receptive_field_frames` and `hop_length`."""
+
+    def synthesize_piece(self, module: Callable, mel: torch.Tensor, first_frame: int) -> torch.Tensor:
+        """Waveform of a piece, (batch, mel, frame) -> (batch, sample), by this vocoder or a wrapper around it."""
+        return module(mel, return_dict=True).waveform
+
+    def check_stream_length(self, frames: int) -> None:
+        """Refuse a stream that ended after so many frames; a vocoder without a shortest length refuses none."""
+
+    def checked_mel_chunks(self, mel_chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """The chunks, each checked when it comes.
+
+        Raises:
+            ValueError: a chunk is not (batch, num_mel_bins, frames), no floating point tensor, or not finite.
+        """
+        bins, frames = self.num_mel_bins, 0
+        for chunk in mel_chunks:
+            if chunk.ndim != 3 or chunk.shape[1] != bins or not chunk.is_floating_point():
+                raise ValueError(
+                    f"every mel chunk must be floating point (batch, {bins}, frames), got {tuple(chunk.shape)} of "
+                    f"{chunk.dtype}."
+                )
+            if not chunk.isfinite().all():
+                raise ValueError("every mel chunk must be finite, got NaN or infinite log-mels.")
+            frames += chunk.shape[-1]
+            yield chunk
+        if frames:
+            self.check_stream_length(frames)
+
+    @torch.no_grad()
+    def stream(self, mel_chunks: Iterable[torch.Tensor], module: Callable | None = None) -> Iterator[torch.Tensor]:
+        """Synthesize a mel that arrives in chunks; the concatenated output equals that of the whole mel.
+
+        Every piece is computed with as many frames of context as the receptive field asks for, so the output lags
+        `receptive_field_frames[1]` frames behind the input. Memory does not grow with the length.
+
+        Args:
+            mel_chunks: tensors (batch, mel, any number of frames), one after another in time.
+            module: called in place of the model: the model in a wrapper, such as `torch.compile(model)`.
+
+        Yields:
+            (batch, sample); the samples of all frames that are settled.
+
+        Raises:
+            ValueError: see `checked_mel_chunks` and `check_stream_length`.
+        """
+        step = self if module is None else module
+
+        def synthesize(mel: torch.Tensor, first_frame: int) -> torch.Tensor:
+            return self.synthesize_piece(step, mel, first_frame)
+
+        chunks = self.checked_mel_chunks(mel_chunks)
+        yield from stream_with_overlap(synthesize, chunks, self.receptive_field_frames, self.hop_length)
+
+
+__all__ = ["MelStreamingMixin", "Overlap", "stream_with_overlap"]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +31,7 @@ from melreformer_hf.models.hifi_vocoder.generators_gan import HifiganGenerator, 
 from melreformer_hf.models.hifi_vocoder.weights_hifi_vocoder import ORIGINAL_FORMAT
 from melreformer_hf.nn.conv import apply_weight_norm, has_weight_norm, remove_weight_norm
 from melreformer_hf.nn.convnext import ConvNeXtBlock, init_convnext_block
-from melreformer_hf.nn.streaming import stream_with_overlap
+from melreformer_hf.nn.streaming import MelStreamingMixin
 from melreformer_hf.originals.formats import OriginalCheckpointMixin
 from melreformer_hf.originals.weight_norm import plain_state_dict
 
@@ -122,7 +122,7 @@ class HifiVocoderPreTrainedModel(HubMixin, PreTrainedModel):
             init.zeros_(module.bias)
 
 
-class HifiVocoderModel(OriginalCheckpointMixin, HifiVocoderPreTrainedModel):
+class HifiVocoderModel(OriginalCheckpointMixin, MelStreamingMixin, HifiVocoderPreTrainedModel):
     """Log-mel spectrograms to waveforms, whole or as a stream.
 
     Args:
@@ -205,45 +205,9 @@ class HifiVocoderModel(OriginalCheckpointMixin, HifiVocoderPreTrainedModel):
             return (waveform,)
         return HifiVocoderOutput(waveform=waveform)
 
-    def _checked(self, mel_chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-        bins = self.num_mel_bins
-        for chunk in mel_chunks:
-            if chunk.ndim != 3 or chunk.shape[1] != bins or not chunk.is_floating_point():
-                raise ValueError(
-                    f"every mel chunk must be floating point (batch, {bins}, frames), got {tuple(chunk.shape)} of "
-                    f"{chunk.dtype}."
-                )
-            if not chunk.isfinite().all():
-                raise ValueError("every mel chunk must be finite, got NaN or infinite log-mels.")
-            yield chunk
-
-    @torch.no_grad()
-    def stream(
-        self, mel_chunks: Iterable[torch.Tensor], module: Callable[..., HifiVocoderOutput] | None = None
-    ) -> Iterator[torch.Tensor]:
-        """Synthesize a mel that arrives in chunks; the concatenated output equals that of the whole mel.
-
-        Every piece is computed with as many frames of context as the receptive field asks for, so the output lags
-        `receptive_field_frames[1]` frames behind the input. Memory does not grow with the length.
-
-        Args:
-            mel_chunks: tensors (batch, mel, any number of frames), one after another in time.
-            module: called in place of the model: the model in a wrapper, such as `torch.compile(model)`.
-
-        Yields:
-            (batch, sample); the samples of all frames that are settled.
-
-        Raises:
-            ValueError: a chunk is not (batch, num_mel_bins, frames), or not finite.
-        """
-        step = self if module is None else module
-
-        def synthesize(mel: torch.Tensor, first_frame: int) -> torch.Tensor:
-            return step(mel, return_dict=True, first_frame=first_frame).waveform
-
-        yield from stream_with_overlap(
-            synthesize, self._checked(mel_chunks), self.receptive_field_frames, self.hop_length
-        )
+    def synthesize_piece(self, module: Callable, mel: torch.Tensor, first_frame: int) -> torch.Tensor:
+        # The oscillators' phases follow the place in the whole signal.
+        return module(mel, return_dict=True, first_frame=first_frame).waveform
 
 
 __all__ = ["HifiVocoderModel", "HifiVocoderOutput", "HifiVocoderPreTrainedModel"]

@@ -11,7 +11,6 @@ of 0.02 is undone by its weight norm at the first step, so that the library's ow
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +24,7 @@ from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.melgan_vocoder.configuration_melgan_vocoder import MelGanVocoderConfig
 from melreformer_hf.models.melgan_vocoder.weights_melgan_vocoder import ORIGINAL_FORMAT
 from melreformer_hf.nn.conv import UpsamplingConv1d, apply_weight_norm, has_weight_norm, remove_weight_norm
-from melreformer_hf.nn.streaming import stream_with_overlap
+from melreformer_hf.nn.streaming import MelStreamingMixin
 from melreformer_hf.originals.formats import OriginalCheckpointMixin
 from melreformer_hf.originals.weight_norm import plain_state_dict
 
@@ -129,7 +128,7 @@ class MelGanVocoderPreTrainedModel(HubMixin, PreTrainedModel):
             init.uniform_(module.bias, -bound, bound)
 
 
-class MelGanVocoderModel(OriginalCheckpointMixin, MelGanVocoderPreTrainedModel):
+class MelGanVocoderModel(OriginalCheckpointMixin, MelStreamingMixin, MelGanVocoderPreTrainedModel):
     """Log-mel spectrograms to waveforms, whole or as a stream.
 
     Args:
@@ -205,7 +204,7 @@ class MelGanVocoderModel(OriginalCheckpointMixin, MelGanVocoderPreTrainedModel):
                 hidden = stage(hidden)
         return self.output_conv(leaky_relu(hidden, _SLOPE)).squeeze(1).tanh().to(input_features.dtype)
 
-    def _check_length(self, frames: int) -> None:
+    def check_stream_length(self, frames: int) -> None:
         if frames < self.min_frames:
             raise ValueError(
                 f"the mel must have at least {self.min_frames} frames (its ends are mirrored), got {frames}. Pad it "
@@ -231,47 +230,9 @@ class MelGanVocoderModel(OriginalCheckpointMixin, MelGanVocoderPreTrainedModel):
                 f"input_features must be (batch, {bins}, frames), got {tuple(input_features.shape)}. A single mel "
                 "needs a batch axis: mel.unsqueeze(0)."
             )
-        self._check_length(input_features.shape[-1])
+        self.check_stream_length(input_features.shape[-1])
         waveform = self._synthesize(input_features)
         return (waveform,) if return_dict is False else MelGanVocoderOutput(waveform=waveform)
-
-    def _checked(self, mel_chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-        bins, frames = self.num_mel_bins, 0
-        for chunk in mel_chunks:
-            if chunk.ndim != 3 or chunk.shape[1] != bins:
-                raise ValueError(f"every mel chunk must be (batch, {bins}, frames), got {tuple(chunk.shape)}.")
-            frames += chunk.shape[-1]
-            yield chunk
-        if frames:
-            self._check_length(frames)
-
-    @torch.no_grad()
-    def stream(
-        self, mel_chunks: Iterable[torch.Tensor], module: Callable[..., MelGanVocoderOutput] | None = None
-    ) -> Iterator[torch.Tensor]:
-        """Synthesize a mel that arrives in chunks; the concatenated output equals that of the whole mel.
-
-        Every piece is computed with as many frames of context as the receptive field asks for, so the output lags
-        `receptive_field_frames[1]` frames behind the input. Memory does not grow with the length.
-
-        Args:
-            mel_chunks: tensors (batch, mel, any number of frames), one after another in time.
-            module: called in place of the model: the model in a wrapper, such as `torch.compile(model)`.
-
-        Yields:
-            (batch, sample); the samples of all frames that are settled.
-
-        Raises:
-            ValueError: a chunk is not (batch, num_mel_bins, frames), or all together are too short to be mirrored.
-        """
-        step = self if module is None else module
-
-        def synthesize(mel: torch.Tensor, first_frame: int) -> torch.Tensor:
-            return step(mel, return_dict=True).waveform
-
-        yield from stream_with_overlap(
-            synthesize, self._checked(mel_chunks), self.receptive_field_frames, self.hop_length
-        )
 
 
 __all__ = ["MelGanVocoderModel", "MelGanVocoderOutput", "MelGanVocoderPreTrainedModel"]

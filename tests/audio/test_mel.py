@@ -131,6 +131,7 @@ def test_the_default_contract_is_that_of_the_models():
     stated = {"sampling_rate": 22050, "n_fft": 1024, "win_length": 1024, "hop_length": 256, "num_mel_bins": 128}
     stated |= {"fmin": 0.0, "fmax": None, "power": 1.0, "magnitude_epsilon": 0.0, "log_base": "e", "log_floor": 1e-5}
     stated |= {"log_multiplier": 1.0, "log_offset": 0.0, "clip_min": None, "clip_max": None, "center": False}
+    stated |= {"even_padding": False}
     assert MelConfig().to_dict() == stated
 
 

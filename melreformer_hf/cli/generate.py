@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
 import time
@@ -278,12 +280,19 @@ def render_piece(pipe, drawn, file: Path | None, peak_db: float | None, origin: 
         raise typer.Exit(EXIT_INTERRUPTED)
     if written.stopped is not None:
         raise OSError(
-            f"{written.stopped} The {seconds:.1f} of {samples / rate:.1f} s that were made are in {written.path}."
+            f"{_why(written.stopped)}: the {seconds:.1f} of {samples / rate:.1f} s that were made are in {written.path}."
         ) from written.stopped
     picture = written.path.with_suffix(".png")
     save_idea_and_mel(drawn.ideas[0], summary.mel(), pipe.mel_config, picture, origin, num_frames=frames)
     typer.echo(f"wrote {written.path} ({seconds:.1f} s, {origin}) and {picture}")
     typer.echo(f"{seconds:.1f} s of music in {took:.1f} s: {speed(seconds / took)}")
+
+
+def _why(error: OSError) -> str:
+    """What the system says, without its numbers; a full disk in words that leave room for where the music is."""
+    if error.errno == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error):
+        return "The disk is full"
+    return (error.strerror or str(error)).rstrip(".")
 
 
 def speed(factor: float) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -15,10 +17,13 @@ from audio_files import RATE, tone, write_music
 from pipeline_utils_for_tests import tiny_pipeline
 from typer.testing import CliRunner
 
+from melreformer_hf._errors import one_line
 from melreformer_hf._registration import FAMILIES
 from melreformer_hf.cli.generate import speed
 from melreformer_hf.cli.main import app
+from melreformer_hf.pipelines import writing
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
+from melreformer_hf.pipelines.writing import Written
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +61,22 @@ def test_generate_writes_wav_and_picture(checkpoint, tmp_path):
     )
     run(*words, "--output", str(tmp_path / "again.wav"))
     assert (soundfile.read(tmp_path / "again.wav")[0] == data).all()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "The disk is full"),
+        (OSError(errno.EFBIG, os.strerror(errno.EFBIG)), os.strerror(errno.EFBIG)),
+    ],
+)
+def test_a_full_disk_is_told_with_the_place_of_what_was_made(checkpoint, tmp_path, monkeypatch, error, reason):
+    """In the words that the user reads: those for full disks in general name no file."""
+    kept = Written(tmp_path / "song.wav", RATE, error)
+    monkeypatch.setattr(writing, "write_stream", lambda *_: kept)
+    words = ["generate", "--checkpoint", checkpoint, "--seconds", "2", "--steps", "1"]
+    told = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "song.flac")])
+    assert one_line(told.exception).startswith(f"{reason}: the 1.0 of 2.0 s that were made are in {kept.path}.")
 
 
 def test_several_pieces_have_seeds_of_their_own(checkpoint, tmp_path, capfd):

@@ -131,9 +131,10 @@ class Trainer:
         # and stop as soon as one was asked to.
         if self.accelerator.num_processes == 1:
             return minutes, signum or 0
-        own = [minutes if self.is_main else 0.0, float(signum or 0)]
-        gathered = self.accelerator.gather(torch.tensor([own], dtype=torch.float64, device=self.accelerator.device))
-        return gathered[:, 0].sum().item(), int(gathered[:, 1].max().item())
+        # Whole milliseconds: integers are exact on devices without float64, too.
+        own = [round(minutes * 60_000) if self.is_main else 0, signum or 0]
+        gathered = self.accelerator.gather(torch.tensor([own], device=self.accelerator.device))
+        return gathered[:, 0].sum().item() / 60_000, int(gathered[:, 1].max().item())
 
     def _record(self, display: Display) -> None:
         progress = self.state.progress

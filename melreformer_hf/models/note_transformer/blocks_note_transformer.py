@@ -81,6 +81,7 @@ class NoteAttention(nn.Module):
         cosine, sine = rotary_table(places, seconds - seconds[:, -1:], query.shape[-1], self.periods)
         key = rotate(key, cosine, sine)
         query = rotate(query, cosine[:, :, -steps:], sine[:, :, -steps:])
+        # A single new note sees all that is remembered, which the cache has cut to the window already.
         mask = None
         if steps > 1:
             mask = band_mask(places[0, -steps:], places[0], self.window - 1, 0)

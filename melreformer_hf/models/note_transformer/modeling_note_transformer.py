@@ -127,6 +127,7 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
         """
         self._check(roles, attributes, seconds, labels)
         hidden = self.dropout(self.embedding(roles, attributes, roles >= self.config.num_marks))
+        # Keys are remembered unrotated, so their onsets are, too: every step turns them anew, relative to the newest note.
         times = seconds
         if cache is not None:
             times = seconds if cache.seconds is None else torch.cat([cache.seconds, seconds], dim=1)
@@ -153,9 +154,11 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
             raise ValueError(f"labels must be {expected}, got {tuple(labels.shape)}.")
 
     def _add_losses(self, output: NoteTransformerOutput, labels: torch.Tensor) -> None:
+        # Only where a played note follows: the heads are the costliest part, and given notes teach nothing.
         learned = labels[..., 0] != -100
         contexts, wanted = output.last_hidden_state[learned], labels[learned]  # (note, hidden), (note, attribute)
         logits = self.head(contexts, wanted.clamp(min=0))
+        # Means per attribute, not per note: the end of a piece has a time alone.
         losses = [
             cross_entropy(values.float(), wanted[:, index], reduction="sum")
             / (wanted[:, index] != -100).sum().clamp(1)

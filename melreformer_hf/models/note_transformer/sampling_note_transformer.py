@@ -71,6 +71,7 @@ class PhraseMemory:
     def add(self, time: int, pitch: int) -> None:
         """Remember a note; the oldest is forgotten."""
         if len(self.notes) == self.notes.maxlen:
+            # The phrase that begins with the note that is about to be forgotten.
             oldest = tuple(self.notes[index] for index in range(self.length))
             self.counts[oldest] -= 1
             if not self.counts[oldest]:
@@ -151,6 +152,7 @@ class NoteSampler:
             temperature = self.options.temperature_of(attribute, len(sizes))
             values = choose(logits, True, temperature, None, self.options.top_p, self.generator).cpu()
             chosen.append(values)
+            # As in training: each head sees the rows of the values before it (`NoteHead.forward`).
             if attribute + 1 < len(sizes):
                 context = context + head.chosen[attribute](values.to(context.device).clamp(max=size - 1))
         return torch.stack(chosen, dim=1)
@@ -173,9 +175,10 @@ class NoteSampler:
             logits[self.last_pitch >= highest, 0] = impossible  # nothing can follow it within the same onset
         elif attribute == _PITCH:
             for row, time in enumerate(chosen[_TIME].tolist()):
-                if time == 0:
+                if time == 0:  # the same onset: pitches rise, so that none is struck twice
                     logits[row, : int(self.last_pitch[row]) + 1] = impossible
                 barred = self.phrases[row].barred(time)
+                # Better a repetition than nothing to choose from.
                 if barred and logits[row].isfinite().sum() > len(barred):
                     logits[row, barred] = impossible
 

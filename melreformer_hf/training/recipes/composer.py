@@ -86,6 +86,7 @@ class _Notes:
         """By onset and pitch, each pitch once per onset: the order in which notes are written."""
         order = np.lexsort((self.pitch, self.onset))
         onset, pitch = self.onset[order], self.pitch[order]
+        # A change of tempo can round two notes of a pitch onto one onset.
         first = np.append(True, (np.diff(onset) != 0) | (np.diff(pitch) != 0))
         return _Notes(*(getattr(self, field.name)[order][first] for field in dataclasses.fields(self)))
 
@@ -97,6 +98,7 @@ def augmented(notes: _Notes, options: ComposerOptions, generator: torch.Generato
     shift = int(key * (2 * options.transpose + 1)) - options.transpose
     if notes.pitch.min() < _LOWEST or notes.pitch.max() > _HIGHEST:
         shift = 0
+    # A piece that touches the end of the keyboard moves less far.
     shift = int(np.clip(shift, _LOWEST - notes.pitch.min(), _HIGHEST - notes.pitch.max())) if shift else 0
     louder = int(loudness * (2 * options.velocity_range + 1)) - options.velocity_range
     return _Notes(
@@ -158,6 +160,7 @@ class ComposerRecipe(Recipe):
         options = self.options
         notes = augmented(_Notes.of(item["notes"].numpy()), options, generator).in_order()
         drawn = torch.rand((), generator=generator, dtype=torch.float64).item()
+        # One draw decides the kind: shares are stretches of [0, 1), and what is left of it is "none".
         limits = np.cumsum([options.given_after, options.given_melody, options.given_any])
         kind = (*_KINDS[1:], _KINDS[0])[int(np.searchsorted(limits, drawn, side="right"))]
         given = given_notes(notes.onset, kind, generator)

@@ -164,7 +164,11 @@ def assemble(
         expansion=MelReformerModel.from_pretrained(expansion),
         vocoder=HifiVocoderModel.from_pretrained(vocoder, **changes),
     )
-    pipe.to(getattr(torch, dtype)).save_pretrained(output, card=details)
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            # Not by the method of diffusers' models, which warns of an empty list of parts to be kept in float32.
+            torch.nn.Module.to(part, getattr(torch, dtype))
+    pipe.save_pretrained(output, card=details)
     for path in output.glob("*/config.json"):
         # Half the size on disk, but computed in full precision wherever nothing else is asked for.
         values = json.loads(path.read_text(encoding="utf-8"))

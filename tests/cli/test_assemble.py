@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 import torch
@@ -35,7 +36,8 @@ def test_assembled_parts_generate_what_the_parts_do(tmp_path):
     torch.testing.assert_close(loaded(generator=seeded(), **arguments).audios, expected, rtol=0, atol=1e-4)
 
 
-def test_an_assembled_pipeline_tells_what_its_parts_tell_and_computes_in_full_precision(tmp_path):
+def test_an_assembled_pipeline_tells_what_its_parts_tell_and_computes_in_full_precision(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)  # to `caplog`
     words = ["assemble", "--output", str(tmp_path / "pipe"), "--dtype", "float16"]
     for name, part in tiny_parts().items():
         if name == "scheduler":
@@ -44,6 +46,7 @@ def test_an_assembled_pipeline_tells_what_its_parts_tell_and_computes_in_full_pr
         words += [f"--{name}", str(tmp_path / name)]
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
+    assert "float32" not in caplog.text  # diffusers warns where nothing is amiss
     card = (tmp_path / "pipe" / "README.md").read_text()
     assert "license: cc-by-4.0" in card and "**vocoder**: Sounds of the vocoder." in card
     stored = load_file(tmp_path / "pipe" / "vocoder" / "model.safetensors")

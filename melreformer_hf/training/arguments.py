@@ -176,7 +176,7 @@ def _plain(value: str, hint: Any) -> str:
 def told(error: argparse.ArgumentError, kinds: Mapping[str, Any]) -> str:
     """The library's message on one line, in the words of this package's messages."""
     text = str(error)
-    if unknown := re.search(r"unrecognized arguments: ([^\s=]+)", text):
+    if unknown := re.search(r"(?i:unrecognized) arguments: ([^\s=]+)", text):
         word = unknown.group(1)
         names = [f"--{name}" for name in (*kinds, "config", "help", "print_config")]
         return f"unknown argument {word!r}. {suggest(word, names)}".rstrip()

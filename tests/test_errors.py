@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import resource
 import runpy
@@ -19,20 +20,22 @@ from melreformer_hf._errors import is_expected, one_line, told_in_one_line
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("train_*.py"))
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def no_room():
-    """Files of this process may not grow beyond 4 kB: writing fails as it does on a full disk."""
+    """Files of this process may not grow beyond 4 kB: writing fails as it does on a full disk.
+
+    A context and no fixture: pytest's own output may go to a file, which is longer by the time a fixture is taken down.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("kind", ["torch", "safetensors", "text", "soundfile"])
-def test_files_that_cannot_be_written_are_told_in_one_line(tmp_path, no_room, capsys, kind):
+def test_files_that_cannot_be_written_are_told_in_one_line(tmp_path, capsys, kind):
     tensors, path = {"a": torch.zeros(100_000)}, tmp_path / "file"
     write = {
         "torch": lambda: torch.save(tensors, path),
@@ -40,8 +43,7 @@ def test_files_that_cannot_be_written_are_told_in_one_line(tmp_path, no_room, ca
         "text": lambda: path.write_text("x" * 100_000),
         "soundfile": lambda: soundfile.write(path, tone(9.0), RATE, format="WAV"),
     }[kind]
-    no_room()
-    with pytest.raises(SystemExit) as stop, told_in_one_line():
+    with no_room(), pytest.raises(SystemExit) as stop, told_in_one_line():
         write()
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.startswith("error: ") and len(error.splitlines()) == 1

@@ -77,13 +77,17 @@ def evaluate(
         "music": lambda: _measure_music(pipe, wanted, seed),
         "generation": lambda: _measure_generation(pipe, seconds, steps, seed),
     }
+    settings = {**wanted, "checkpoint": str(checkpoint), "seconds": seconds, "seed": seed, "device": str(pipe.device)}
     results, counts = {}, {}
     for part in chosen:
         typer.echo(f"measuring {part} ...", err=True)
-        values, counts[part] = measures[part]()
+        try:
+            values, counts[part] = measures[part]()
+        except ValueError as error:
+            kept = f" What was measured before is in {output}." if results else ""
+            raise ValueError(f"{part}: {error} See --crop-seconds and --parts.{kept}") from error
         results[part] = {name: float(value) for name, value in values.items()}
-    settings = {**wanted, "checkpoint": str(checkpoint), "seconds": seconds, "seed": seed, "device": str(pipe.device)}
-    _write(output, {"settings": settings, "n": counts, "metrics": results})
+        _write(output, {"settings": settings, "n": counts, "metrics": results})  # minutes of work outlive what follows
     typer.echo(f"split {split!r} of {dataset}: {in_words(counts)}\n")
     typer.echo(markdown_table(results))
     typer.echo(f"wrote {output}")

@@ -86,3 +86,24 @@ def test_single_parts_and_longer_crops(files, tmp_path):
     assert isinstance(result.exception, ValueError) and "No recording" in str(result.exception)
     result = evaluate(files, "--split", "validation", *output)
     assert isinstance(result.exception, ValueError) and "validation" in str(result.exception)
+
+
+def test_what_was_measured_outlives_a_part_that_fails(files, tmp_path, monkeypatch):
+    output = tmp_path / "part.json"
+
+    def fails(*given):
+        raise ValueError("No recording is long enough.")
+
+    monkeypatch.setattr("melreformer_hf.cli.evaluate._measure_expansion", fails)
+    words = ("--parts", "vocoder,expansion", "--crops", "1", "--crop-seconds", "1.5")
+    result = evaluate(files, *words, "--output", str(output))
+    assert result.exit_code != 0
+    for part in ("expansion: No recording is long enough.", "--crop-seconds", f"measured before is in {output}"):
+        assert part in str(result.exception)
+    assert set(json.loads(output.read_text())["metrics"]) == {"vocoder"}
+
+
+def test_crops_longer_than_every_recording_name_their_option(files, tmp_path):
+    result = evaluate(files, "--parts", "vocoder", "--crop-seconds", "60", "--output", str(tmp_path / "none.json"))
+    assert result.exit_code != 0 and "See --crop-seconds" in str(result.exception)
+    assert "measured before" not in str(result.exception) and not (tmp_path / "none.json").exists()

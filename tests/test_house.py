@@ -12,6 +12,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "melreformer_hf"
 MODULES = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
+# Parsed while tests are collected: Python 3.11's parser fails when garbage with finalizers is collected within it.
+TREES = {name: ast.parse(text) for name, text in MODULES.items()}
 MAX_FUNCTION_LINES, MAX_MODULE_LINES = 70, 550
 # Comments per 100 lines of code, of each folder as a whole.
 MIN_COMMENTS = {"nn": 3.0, "models": 3.0, "training": 3.0}
@@ -22,8 +24,8 @@ _NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, to
 
 def test_functions_and_modules_are_short():
     long = [name for name, text in MODULES.items() if len(text.splitlines()) > MAX_MODULE_LINES]
-    for name, text in MODULES.items():
-        for node in ast.walk(ast.parse(text)):
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 lines = node.end_lineno - node.lineno + 1
                 long += [f"{name}: {node.name}, {lines} lines"] if lines > MAX_FUNCTION_LINES else []
@@ -32,8 +34,8 @@ def test_functions_and_modules_are_short():
 
 def test_no_public_name_is_defined_twice():
     places = defaultdict(list)
-    for name, text in MODULES.items():
-        for node in ast.parse(text).body:
+    for name, tree in TREES.items():
+        for node in tree.body:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
                 places[node.name].append(name)
     assert not {name: found for name, found in places.items() if len(found) > 1 and name not in SHARED_NAMES}

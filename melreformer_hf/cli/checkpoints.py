@@ -169,13 +169,17 @@ def assemble(
             # Not by the method of diffusers' models, which warns of an empty list of parts to be kept in float32.
             torch.nn.Module.to(part, getattr(torch, dtype))
     pipe.save_pretrained(output, card=details)
+    _compute_in_full_precision(output)
+    size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) / 1e6
+    typer.echo(f"wrote a pipeline of {size:.1f} MB to {output}")
+
+
+def _compute_in_full_precision(output: Path) -> None:
+    """Half the size on disk, but computed in float32 wherever nothing else is asked for."""
     for path in output.glob("*/config.json"):
-        # Half the size on disk, but computed in full precision wherever nothing else is asked for.
         values = json.loads(path.read_text(encoding="utf-8"))
         if "dtype" in values:
             write_text(path, json.dumps({**values, "dtype": "float32"}, indent=2) + "\n")
-    size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) / 1e6
-    typer.echo(f"wrote a pipeline of {size:.1f} MB to {output}")
 
 
 def _load_idea(name: str):

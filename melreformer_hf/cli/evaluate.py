@@ -63,9 +63,8 @@ def evaluate(
     from melreformer_hf.data.opening import open_recordings
 
     pipe = load_pipeline(checkpoint, device, threads)
-    open_recordings(
-        dataset, split, sampling_rate=pipe.sampling_rate, channels=1
-    )  # refused before anything is measured
+    # Refused before anything is measured.
+    open_recordings(dataset, split, sampling_rate=pipe.sampling_rate, channels=1)
     pipe.set_progress_bar_config(disable=True)
     frames = None if crop_seconds is None else pipe.frames_of(crop_seconds, "--crop-seconds")
     wanted = {"dataset": dataset, "split": split, "crops": crops, "frames": frames, "pieces": pieces, "steps": steps}

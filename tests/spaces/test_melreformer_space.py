@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import warnings
 from pathlib import Path
@@ -39,6 +40,7 @@ def client(app):
         _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **app.launch_settings())
         yield Client(url, verbose=False)
         demo.close()
+        gc.collect()  # event loops and sockets that Gradio's server leaves open would fail whatever test comes later
 
 
 def test_generate_gives_the_asked_length_pictures_and_seed(client):

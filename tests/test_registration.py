@@ -91,8 +91,11 @@ def test_language_models_are_causal_and_codecs_tokenize_audio():
 
 
 def test_registering_again_changes_nothing():
+    known = [dict(transformers.CONFIG_MAPPING._extra_content), dict(transformers.MODEL_MAPPING._extra_content)]
     register()
     register()
+    again = [dict(transformers.CONFIG_MAPPING._extra_content), dict(transformers.MODEL_MAPPING._extra_content)]
+    assert again == known and all(f"melreformer_{name}" in known[0] for name in FAMILIES)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,9 @@
 
     python benchmarks/mel.py --seconds 30 --threads 1 2
 
-Times are the best of many runs; within a round every program runs once, so that a busy machine slows all of them.
+Times are the best of many runs. Within a round every program runs twice and its second run counts: a busy machine slows
+all of them, and none is measured while the threads of the one before it still spin. How waiting threads wait is left to
+the environment (`OMP_WAIT_POLICY`) and printed: on two threads it decides more than anything else.
 """
 
 from __future__ import annotations
@@ -96,6 +98,7 @@ def measure(seconds: float, rounds: int, preset: str) -> dict:
     best, made = dict.fromkeys(found, float("inf")), {}
     for _ in range(rounds + 1):  # the first round fills caches and counts as little as any slow one
         for name, run in found.items():
+            run()
             started = time.perf_counter()
             made[name] = run()
             best[name] = min(best[name], time.perf_counter() - started)
@@ -117,11 +120,11 @@ def main() -> None:
         torch.set_num_threads(int(inside))
         print(json.dumps(measure(arguments.seconds, arguments.rounds, arguments.preset)))
         return
-    result = {}
+    result = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "not set")}
     for threads in arguments.threads:
         # A process each: numpy and its Fourier transforms read the number of threads once, when they start.
         names = ("MEL_BENCHMARK_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        environment = {**os.environ, **dict.fromkeys(names, str(threads)), "OMP_WAIT_POLICY": "PASSIVE"}
+        environment = {**os.environ, **dict.fromkeys(names, str(threads))}
         command = [sys.executable, __file__, *sys.argv[1:]]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         result[f"{threads} threads"] = json.loads(done.stdout.splitlines()[-1])

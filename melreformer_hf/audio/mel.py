@@ -272,12 +272,10 @@ def mel_spectrogram(waveform: torch.Tensor, config: MelConfig) -> torch.Tensor:
         tiny = torch.finfo(rows.dtype).tiny
 
         def mel_of(spectrum: torch.Tensor) -> torch.Tensor:
-            values = power(spectrum)
-            if config.magnitude_epsilon:
-                values = values + config.magnitude_epsilon
+            values = power(spectrum, config.magnitude_epsilon)
             if config.power == 1.0:
                 # The root's gradient at zero is infinite; below the smallest number the clamp's is zero.
-                values = values.clamp(min=tiny).sqrt()
+                values = (values if config.magnitude_epsilon > tiny else values.clamp(min=tiny)).sqrt()
             return values @ bank
 
         mel = map_frames(rows, transform, mel_of)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _SMALLEST_ENVELOPE = 1e-3
 # Samples of windowed frames per block on CPUs: what this many need of memory stays in a core's cache.
-_BLOCK_SAMPLES = 2**17
+_BLOCK_SAMPLES = 2**19
 _MIN_BLOCK_FRAMES = 8
 _KEPT_TABLES = 64
 
@@ -169,10 +169,13 @@ def map_frames(
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
 
 
-def power(spectrum: torch.Tensor) -> torch.Tensor:
-    """Squared magnitudes of a complex tensor, of the same shape."""
-    # A sum over an axis of two, or the absolute value with its careful root, take four times as long.
-    return spectrum.real.square() + spectrum.imag.square()
+def power(spectrum: torch.Tensor, epsilon: float = 0.0) -> torch.Tensor:
+    """Squared magnitudes of a complex tensor plus a constant, of the same shape."""
+    # Two fused products: one pass less over memory for every operator saved. A sum over an axis of two, or the absolute
+    # value with its careful root, take several times as long.
+    real, imaginary = spectrum.real, spectrum.imag
+    start = real.new_full((), epsilon)
+    return torch.addcmul(torch.addcmul(start, real, real), imaginary, imaginary)
 
 
 def extended_stft(signal: torch.Tensor, transform: Transform, window: torch.Tensor | None = None) -> torch.Tensor:

@@ -165,7 +165,7 @@ class IstftGenerator(nn.Module):
         for _ in range(self.refine_steps):
             # One step of Griffin-Lim: the nearest spectrum that a signal has, with the magnitudes put back.
             rebuilt = extended_stft(extended_istft(spectrum, self.transform, window), self.transform, window)
-            spectrum = rebuilt * (magnitude * (power(rebuilt) + _SMALLEST_SQUARE).rsqrt())
+            spectrum = rebuilt * (magnitude * power(rebuilt, _SMALLEST_SQUARE).rsqrt())
         return trim(extended_istft(spectrum, self.transform, window), self.transform)
 
     def forward(self, input_features: torch.Tensor, first_frame: int = 0) -> torch.Tensor:

@@ -80,13 +80,24 @@ def test_nothing_leaves_the_piano():
 
 
 def test_kinds_of_given_notes():
-    onsets = np.array([0, 0, 10, 20, 20, 90, 100])
-    assert given_notes(onsets, "none", generator()).tolist() == [False] * 7
-    assert given_notes(onsets, "melody", generator()).tolist() == [False, True, True, False, True, True, True]
-    after = given_notes(onsets, "after", generator())
+    notes = stretch([0, 0, 10, 20, 20, 90, 100], [50, 60, 62, 40, 64, 65, 62])
+    assert not given_notes(notes, "none", generator()).any()
+    assert given_notes(notes, "melody", generator()).tolist() == [False, True, True, False, True, True, True]
+    after = given_notes(notes, "after", generator())
     assert after[-1] and not after[0] and (np.diff(after.astype(int)) >= 0).all()
-    some = [given_notes(np.arange(400), "any", generator(seed)).mean() for seed in range(8)]
+    many = stretch(np.arange(400), 60 + np.zeros(400, dtype=int))
+    some = [given_notes(many, "any", generator(seed)).mean() for seed in range(8)]
     assert 0.05 < min(some) and max(some) < 0.95 and max(some) - min(some) > 0.2
+
+
+def test_what_is_played_ends_before_a_given_rest(dataset, tmp_path):
+    recipe = ComposerRecipe(config(dataset, tmp_path, options={"given_after": 1.0, "given_melody": 0, "given_any": 0}))
+    stream = recipe.stream(0, 1)
+    for index in range(8):
+        item = recipe.prepare(stream.item(index), generator(index))
+        (last,) = (item["labels"][:, 0] == END).nonzero()[:, 0].tolist()
+        assert CONTROL in item["roles"][: last + 1]  # the rest is in sight when the end is written
+        assert EVENT not in item["roles"][last + 1 :]
 
 
 @pytest.mark.parametrize(

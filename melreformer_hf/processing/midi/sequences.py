@@ -80,7 +80,8 @@ def note_sequence(
         onsets: (note,) ticks from the beginning of the sequence.
         given: (note,) bool, which notes are given.
         begins: whether the piece begins here, rather than before.
-        ends: whether the piece ends with these notes; its end is then the last label.
+        ends: whether nothing is played after these notes, because the piece ends or the rest of it is given; the end is
+            then the last label.
     """
     played, controls = np.flatnonzero(~given), np.flatnonzero(given)
     sight = GivenNotes(onsets[controls])

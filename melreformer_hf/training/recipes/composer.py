@@ -18,6 +18,7 @@ from melreformer_hf.data.sequences import NOTE_FIELDS, NoteStream, SequenceStore
 from melreformer_hf.models.note_transformer.configuration_note_transformer import NoteTransformerConfig
 from melreformer_hf.models.note_transformer.modeling_note_transformer import NoteTransformerModel
 from melreformer_hf.processing.midi.attributes import ATTRIBUTES, VOCAB_SIZES, note_attributes
+from melreformer_hf.processing.midi.melody import melody_notes
 from melreformer_hf.processing.midi.sequences import NoteSequence, note_sequence
 from melreformer_hf.training.config import TrainingConfig, option
 from melreformer_hf.training.recipes.base import Phase, Recipe, StepContext, Trainable, Validation
@@ -40,7 +41,7 @@ class ComposerOptions:
     tempo_range: float = option(0.15, "pieces are played faster or slower by up to this share")
     velocity_range: int = option(10, "pieces are played louder or softer by up to this many MIDI steps")
     given_after: float = option(0.2, "share of the items in which all notes after a moment are given: filling gaps")
-    given_melody: float = option(0.15, "share of the items in which each onset's highest note is given: accompanying")
+    given_melody: float = option(0.15, "share of the items in which the melody is given: accompanying")
     given_any: float = option(0.15, "share of the items in which any notes are given")
     validation_pieces: int = option(24, "held-out pieces that are measured")
     validation_notes: int = option(1024, "notes of each, from its beginning")
@@ -110,16 +111,16 @@ def augmented(notes: _Notes, options: ComposerOptions, generator: torch.Generato
     )
 
 
-def given_notes(onsets: np.ndarray, kind: str, generator: torch.Generator) -> np.ndarray:
+def given_notes(notes: _Notes, kind: str, generator: torch.Generator) -> np.ndarray:
     """Which notes are given, (note,) bool; the notes are in the order of (onset, pitch)."""
     share = torch.rand((), generator=generator, dtype=torch.float64).item()
     if kind == "after":
-        return onsets >= onsets[-1] * (0.1 + 0.8 * share)
+        return notes.onset >= notes.onset[-1] * (0.1 + 0.8 * share)
     if kind == "melody":
-        return np.append(np.diff(onsets) > 0, True)  # the last of each onset is its highest
+        return melody_notes(notes.onset, notes.pitch, notes.duration)
     if kind == "any":
-        return torch.rand(len(onsets), generator=generator).numpy() < 0.1 + 0.8 * share
-    return np.zeros(len(onsets), dtype=bool)
+        return torch.rand(len(notes.onset), generator=generator).numpy() < 0.1 + 0.8 * share
+    return np.zeros(len(notes.onset), dtype=bool)
 
 
 class ComposerRecipe(Recipe):
@@ -163,8 +164,9 @@ class ComposerRecipe(Recipe):
         # One draw decides the kind: shares are stretches of [0, 1), and what is left of it is "none".
         limits = np.cumsum([options.given_after, options.given_melody, options.given_any])
         kind = (*_KINDS[1:], _KINDS[0])[int(np.searchsorted(limits, drawn, side="right"))]
-        given = given_notes(notes.onset, kind, generator)
-        ends = item["start"] + item["notes"].shape[1] >= item["piece_notes"] and kind != "after"
+        given = given_notes(notes, kind, generator)
+        # Before a given rest, too, the end is what comes next: a gap that is filled must not be crowded up to its edge.
+        ends = kind == "after" or item["start"] + item["notes"].shape[1] >= item["piece_notes"]
         attributes = note_attributes(notes.onset, notes.pitch, notes.duration, notes.velocity, notes.pedal)
         made = note_sequence(attributes, notes.onset, given, item["start"] == 0, ends)
         return padded(made, options.num_positions)

@@ -42,24 +42,36 @@ PushToHub = Annotated[str | None, typer.Option(help="Upload to this Hub dataset,
 @app.command()
 def render(
     midi_dir: Annotated[Path, typer.Argument(help="Folder searched for .mid and .midi files.")],
-    soundfont: Annotated[Path, typer.Option(help="SF2 or SF3 file, for example FluidR3_GM.sf2 (MIT).")],
     output: Annotated[Path, typer.Option(help="Folder for WAV files and metadata.csv.")],
+    soundfont: Annotated[
+        Path | None,
+        typer.Option(
+            help="SF2 or SF3 file, for example FluidR3_GM.sf2 (MIT). Default: the piano that comes with the package."
+        ),
+    ] = None,
+    synth: Annotated[
+        str,
+        typer.Option(
+            help="fluidsynth: the program, with reverb and every controller; sampled: the package's own player of notes "
+            "and pedal, dry; auto: FluidSynth where it is installed and a sound font is given, else sampled."
+        ),
+    ] = "auto",
     metadata: Annotated[
         Path | None, typer.Option(help="CSV: file_name, split, license, attribution. Default: none.")
     ] = None,
     sampling_rate: Annotated[int, typer.Option(help="Samples per second of the WAV files.")] = 22050,
     gain: Annotated[
-        float, typer.Option(min=0, max=10, help="FluidSynth's master gain, 0 to 10; raise it for quiet sound fonts.")
+        float, typer.Option(min=0, max=10, help="Master gain, 0 to 10; raise it for quiet sound fonts.")
     ] = 0.5,
     channels: Annotated[int, typer.Option(min=1, max=2, help="1 for mono, 2 for stereo.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Renderings at a time.")] = 2,
 ) -> None:
-    """Render a folder of MIDI files with FluidSynth, about a hundred times faster than real time.
+    """Render a folder of MIDI files to audio, about a hundred times faster than real time.
 
     Files that are there already are kept: run it again to go on after an interruption. A sound font that cannot be
     loaded ends with an error; no other one takes its place.
 
-    Example: melreformer data render midi --soundfont FluidR3_GM.sf2 --output wav
+    Example: melreformer data render midi --output wav
     """
     from melreformer_hf.data.rendering import render_folder
 
@@ -67,6 +79,7 @@ def render(
         midi_dir,
         output,
         soundfont,
+        synth=synth,
         metadata=metadata,
         sampling_rate=sampling_rate,
         gain=gain,

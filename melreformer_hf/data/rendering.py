@@ -1,4 +1,8 @@
-"""MIDI to audio with FluidSynth: hours of expressive music in minutes."""
+"""MIDI to audio, hours of expressive music in minutes: with FluidSynth, or with the package's own sampled piano.
+
+FluidSynth plays every controller of a file, with reverb and chorus; the sampled piano plays notes, velocities and the
+sustain pedal, dry, and needs no program beside the package.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +21,22 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from melreformer_hf._files import replacing
-from melreformer_hf.audio.io import read_audio, write_audio
+from melreformer_hf.audio.io import open_audio, read_audio, write_audio
+from melreformer_hf.audio.sampler import SampledInstrument
 from melreformer_hf.data.metadata import check_metadata, find_row, read_metadata
+from melreformer_hf.processing.midi.notes import import_mido, read_notes
+from melreformer_hf.processing.midi.pedal import read_pedal
+from melreformer_hf.processing.midi.sounding import sounding_notes
 
 MIDI_SUFFIXES = (".mid", ".midi")
+SYNTHS = ("auto", "fluidsynth", "sampled")
 _NO_SOUND_FONT = re.compile(
     r"(failed|unable|couldn't) to (load|open) .{0,200}sound ?font|not a sound ?font", re.I | re.S
 )
 # A score that lasts longer is damaged (one wrong time makes weeks of silence), and would fill the disk.
 _LONGEST_SECONDS = 3 * 3600
+# Softer than this is silence.
+_SILENCE = 1e-4
 # A synthesizer that writes nothing for so long does not go on.
 _PATIENCE_SECONDS = 120.0
 METADATA_FIELDS = ("file_name", "recording", "split", "license", "attribution", "source")
@@ -86,7 +97,7 @@ def render_file(
         if _NO_SOUND_FONT.search(said):
             raise ValueError(f"fluidsynth could not load the sound font {soundfont}: {said[-300:]}")
         waveform, rate = read_audio(raw, channels=channels)
-        if waveform.abs().max() < 1e-4:
+        if waveform.abs().max() < _SILENCE:
             raise ValueError(
                 f"{midi} renders to silence: has {soundfont} the instruments that it plays? {said[-200:]}"
             )
@@ -133,11 +144,79 @@ def _watch(process: subprocess.Popen, raw: Path, longest: int, stopping: threadi
             raise ValueError(f"fluidsynth stood still for {_PATIENCE_SECONDS:g} s on {process.args[-1]}.")
 
 
+def choose_synth(synth: str, soundfont: str | os.PathLike | None) -> str:
+    """`fluidsynth` or `sampled`: what was asked for, or with `auto` what is at hand.
+
+    Args:
+        synth: one of `SYNTHS`; `auto` is FluidSynth where it is installed and a sound font is given.
+        soundfont: file, or `None`; only the sampled piano comes with one.
+
+    Raises:
+        FileNotFoundError: FluidSynth or the sound font is missing.
+        ValueError: another word, no sound font for FluidSynth, or a file that is none.
+        ImportError: the sampled piano needs mido to read files.
+    """
+    if synth not in SYNTHS:
+        raise ValueError(f"synth must be one of {SYNTHS}, got {synth!r}.")
+    if synth == "auto":
+        synth = "fluidsynth" if soundfont is not None and shutil.which("fluidsynth") else "sampled"
+    if synth == "fluidsynth":
+        if soundfont is None:
+            raise ValueError("synth 'fluidsynth' needs a soundfont; only 'sampled' has one of its own.")
+        require_fluidsynth(soundfont)
+    else:
+        import_mido()
+    return synth
+
+
+def render_sampled(
+    midi: Path, output: Path, instrument: SampledInstrument, channels: int = 1, stopping: threading.Event | None = None
+) -> None:
+    """Render one MIDI file to a 16-bit WAV file with a sampled instrument; chords beyond full scale are clipped.
+
+    Args:
+        midi: the file.
+        output: WAV file; its folder exists.
+        instrument: what plays; its sampling rate is the file's.
+        channels: 1 or 2.
+        stopping: set by another thread, it ends the rendering.
+
+    Raises:
+        ValueError: a damaged MIDI file, one without notes, one that renders to silence or lasts more than three hours;
+            or `stopping` was set.
+    """
+    notes, pedal = read_notes(midi), read_pedal(midi)
+    if not notes:
+        raise ValueError(f"{midi} holds no notes.")
+    parts = {}
+    for program in sorted({note.instrument for note in notes}):
+        parts[program] = sounding_notes([note for note in notes if note.instrument == program], pedal)
+    end = max(float(part.release.max()) for part in parts.values()) + instrument.longest_tail()
+    if end > _LONGEST_SECONDS:
+        raise ValueError(f"{midi} lasts longer than {_LONGEST_SECONDS // 3600} hours: is it damaged?")
+    samples, peak = round(end * instrument.sampling_rate), 0.0
+    streams = [instrument.stream(part, samples, channels=channels, program=name) for name, part in parts.items()]
+    with (
+        replacing(output) as partial,
+        open_audio(partial, output, instrument.sampling_rate, channels) as write,
+    ):
+        for pieces in zip(*streams, strict=True):
+            if stopping is not None and stopping.is_set():
+                raise ValueError("stopped")
+            mixed = sum(pieces)
+            peak = max(peak, mixed.abs().max().item())
+            write(mixed)
+        if peak < _SILENCE:
+            programs = sorted(parts)
+            raise ValueError(f"{midi} renders to silence: has {instrument.font.path} the instruments {programs}?")
+
+
 def render_folder(
     midi_dir: Path,
     output: Path,
-    soundfont: Path,
+    soundfont: Path | None = None,
     *,
+    synth: str = "auto",
     metadata: Path | None = None,
     sampling_rate: int = 22050,
     gain: float = 0.5,
@@ -150,10 +229,11 @@ def render_folder(
     Args:
         midi_dir: folder searched recursively for .mid and .midi.
         output: folder for the WAV files (same sub-folders) and `metadata.csv`.
-        soundfont: SF2 or SF3 file.
+        soundfont: SF2 or SF3 file; default: the sampled piano's own.
+        synth: `fluidsynth`, `sampled`, or `auto`, see `choose_synth`.
         metadata: CSV with licence, attribution and split columns by file_name or path; copied to the output's.
         sampling_rate: samples per second.
-        gain: FluidSynth's master gain, 0.5 leaves head room for full chords.
+        gain: on FluidSynth's scale, 0.5 leaves head room for full chords.
         channels: 1 for mono, 2 for stereo.
         workers: renderings at a time.
         progress: show a bar.
@@ -164,8 +244,13 @@ def render_folder(
     Raises:
         FileNotFoundError: program, sound font or folder missing.
         ValueError: the folder has no MIDI file, `metadata` names none of its files, or the sound font is none.
+        ImportError: mido is not installed (`sampled`).
     """
-    require_fluidsynth(soundfont)
+    synth = choose_synth(synth, soundfont)
+    # Loaded before anything else is done, so that a bad font is told at once; every thread gets an instrument of its own.
+    instruments = threading.local()
+    if synth == "sampled":
+        instruments.own = SampledInstrument(soundfont, sampling_rate, gain)
     files = sorted(path for path in Path(midi_dir).rglob("*") if path.suffix.lower() in MIDI_SUFFIXES)
     if not files:
         raise ValueError(f"midi_dir must hold .mid or .midi files, found none in {midi_dir}.")
@@ -180,7 +265,12 @@ def render_folder(
             return "kept", name, ""
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            render_file(midi, target, soundfont, sampling_rate, gain, channels, stopping)
+            if synth == "fluidsynth":
+                render_file(midi, target, soundfont, sampling_rate, gain, channels, stopping)
+            else:
+                if not hasattr(instruments, "own"):
+                    instruments.own = SampledInstrument(soundfont, sampling_rate, gain)
+                render_sampled(midi, target, instruments.own, channels, stopping)
         except (ValueError, OSError) as error:
             return "failed", str(midi), str(error)
         return "rendered", name, ""
@@ -225,4 +315,12 @@ def _write_metadata(midi_dir: Path, output: Path, files: list[Path], rows: dict,
             )
 
 
-__all__ = ["RenderReport", "render_file", "render_folder", "require_fluidsynth"]
+__all__ = [
+    "SYNTHS",
+    "RenderReport",
+    "choose_synth",
+    "render_file",
+    "render_folder",
+    "render_sampled",
+    "require_fluidsynth",
+]

@@ -1,4 +1,4 @@
-"""MIDI to audio: with a synthesizer that is missing, one made for the test, and the real one."""
+"""MIDI to audio: with a synthesizer that is missing, one made for the test, the real one, and the sampled piano."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -17,12 +18,20 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
+from melreformer_hf.audio.sampler import BUNDLED_PIANO, SampledInstrument
 from melreformer_hf.cli.main import app
 from melreformer_hf.data import rendering
 from melreformer_hf.data.building import BuildConfig, build_dataset
 from melreformer_hf.data.built import BuiltRecordings
 from melreformer_hf.data.metadata import find_row, read_metadata
-from melreformer_hf.data.rendering import render_file, render_folder, require_fluidsynth
+from melreformer_hf.data.rendering import (
+    choose_synth,
+    render_file,
+    render_folder,
+    render_sampled,
+    require_fluidsynth,
+)
+from melreformer_hf.processing.midi.notes import DRUMS, MidiNote, notes_to_midi, write_midi
 
 FLUID_R3 = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
 # Takes FluidSynth's arguments; a file's content says what to play: a pitch, nothing, or a failure.
@@ -72,7 +81,7 @@ def midi_dir(tmp_path):
 def test_a_missing_synthesizer_says_how_to_get_it(monkeypatch, tmp_path, midi_dir):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="apt-get install fluidsynth"):
-        render_folder(midi_dir, tmp_path / "out", tmp_path / "piano.sf2")
+        render_folder(midi_dir, tmp_path / "out", tmp_path / "piano.sf2", synth="fluidsynth")
     assert not (tmp_path / "out").exists()
 
 
@@ -222,7 +231,7 @@ def test_rows_are_found_by_path_inside_the_folder_or_by_the_end_of_the_path(tmp_
     assert find_row({"b/x.mid": {"split": "three"}}, file, tmp_path / "set") == {}
 
 
-def write_midi(path: Path, note: int) -> None:
+def write_bar(path: Path, note: int) -> None:
     """One bar of one note, one second long at the default tempo of 120."""
     events = bytes([0x00, 0xC0, 0x00, 0x00, 0x90, note, 100, 0x83, 0x60, 0x80, note, 0, 0x83, 0x60, 0xFF, 0x2F, 0x00])
     header = b"MThd" + (6).to_bytes(4, "big") + bytes([0, 0, 0, 1, 0x00, 0xF0])
@@ -235,7 +244,7 @@ def write_midi(path: Path, note: int) -> None:
 )
 @pytest.mark.parametrize(("note", "frequency"), [(69, 440.0), (57, 220.0)])
 def test_the_real_synthesizer_plays_the_note(tmp_path, note, frequency):
-    write_midi(tmp_path / "note.mid", note)
+    write_bar(tmp_path / "note.mid", note)
     render_file(tmp_path / "note.mid", tmp_path / "note.wav", FLUID_R3, 22050, 0.5)
     data, rate = soundfile.read(tmp_path / "note.wav")
     assert rate == 22050 and data.ndim == 1 and data.size > rate
@@ -249,3 +258,105 @@ def test_the_real_synthesizer_plays_the_note(tmp_path, note, frequency):
     with pytest.raises(ValueError, match="bad.mid"):
         render_file(tmp_path / "bad.mid", tmp_path / "bad.wav", FLUID_R3, 22050, 0.5)
     assert not (tmp_path / "bad.wav").exists() and not list(tmp_path.glob(".*"))
+
+
+@pytest.fixture
+def scores(tmp_path):
+    """A folder with a third, the same with drums, drums alone, nothing, and what is no MIDI."""
+    folder = tmp_path / "scores"
+    (folder / "set").mkdir(parents=True)
+    third = [MidiNote(50, 100, 69, 0, 100), MidiNote(50, 100, 73, 0, 100)]
+    drum = MidiNote(0, 10, 40, DRUMS, 100)
+    for name, content in {"set/third": third, "both": [*third, drum], "drums": [drum], "empty": []}.items():
+        write_midi(notes_to_midi(content), folder / f"{name}.mid")
+    (folder / "text.mid").write_text("no music")
+    return folder
+
+
+def test_the_sampled_piano_needs_neither_program_nor_font(scores, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    words = [
+        "data",
+        "render",
+        str(scores),
+        "--output",
+        str(tmp_path / "wav"),
+        "--channels",
+        "2",
+        "--sampling-rate",
+        "16000",
+    ]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 0 and "rendered 2, kept 0, failed 3" in result.output
+    said = {Path(line.split(": ")[1]).name: line for line in result.output.splitlines() if "  failed: " in line}
+    assert "no notes" in said["empty.mid"] and "silence" in said["drums.mid"] and "not a readable" in said["text.mid"]
+    data, rate = soundfile.read(tmp_path / "wav/set/third.wav")
+    assert rate == 16000 and data.shape[1] == 2 and not data[:7990].any()
+    spectrum = np.abs(np.fft.rfft(data[8000:24000].mean(1) * np.hanning(16000)))
+    assert {int(440 + spectrum[440 - 9 : 440 + 9].argmax() - 9), int(554 + spectrum[545:563].argmax() - 9)} <= {
+        *range(438, 443),
+        *range(552, 557),
+    }
+    np.testing.assert_array_equal(soundfile.read(tmp_path / "wav/both.wav")[0], data)
+    assert not [path for path in (tmp_path / "wav").rglob("*") if "partial" in path.name]
+    report = render_folder(scores, tmp_path / "wav", synth="sampled", progress=False)
+    assert len(report.kept) == 2 and not report.rendered
+
+
+def test_the_pedal_holds_notes_and_the_gain_scales(scores, tmp_path):
+    import mido
+
+    folder = tmp_path / "pedal"
+    folder.mkdir()
+    for name, up in (("short", 20), ("long", 200)):
+        track = mido.MidiTrack([mido.Message("control_change", control=64, value=127, time=0)])
+        track += [mido.Message("note_on", note=60, velocity=90), mido.Message("note_off", note=60, time=10)]
+        track += [mido.Message("control_change", control=64, value=0, time=up - 10)]
+        track += [
+            mido.Message("note_on", note=90, velocity=1, time=250 - up),
+            mido.Message("note_off", note=90, time=5),
+        ]
+        mido.MidiFile(type=0, ticks_per_beat=50, tracks=[track]).save(folder / f"{name}.mid")
+    render_folder(folder, tmp_path / "a", synth="sampled", progress=False)
+    render_folder(folder, tmp_path / "b", synth="sampled", gain=0.25, progress=False)
+    short, long = (soundfile.read(tmp_path / f"a/{name}.wav")[0] for name in ("short", "long"))
+    second = slice(int(1.5 * 22050), int(1.9 * 22050))
+    assert np.abs(long[second]).max() > 0.003 > 20 * np.abs(short[second]).max()
+    np.testing.assert_allclose(soundfile.read(tmp_path / "b/long.wav")[0], long / 2, atol=1e-4)
+
+
+def test_which_synthesizer_plays(synthesizer, monkeypatch, tmp_path):
+    assert choose_synth("auto", synthesizer) == "fluidsynth" and choose_synth("auto", None) == "sampled"
+    assert choose_synth("sampled", synthesizer) == "sampled"
+    with pytest.raises(ValueError, match="'fluidsynth' needs a soundfont"):
+        choose_synth("fluidsynth", None)
+    with pytest.raises(ValueError, match="synth must be one of .*got 'organ'"):
+        choose_synth("organ", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert choose_synth("auto", synthesizer) == "sampled"
+
+
+def test_a_font_that_the_sampled_piano_cannot_load_is_an_error(synthesizer, scores, tmp_path):
+    with pytest.raises(ValueError, match="piano.sf2 is damaged"):
+        render_folder(scores, tmp_path / "wav", synthesizer, synth="sampled", progress=False)
+    assert not (tmp_path / "wav").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("fluidsynth") is None, reason="needs FluidSynth")
+@pytest.mark.parametrize("key", [30, 48, 60])
+def test_the_sampled_piano_plays_as_fluidsynth_does(tmp_path, key):
+    write_midi(notes_to_midi([MidiNote(10, 100, key, 0, 90)]), tmp_path / "note.mid")
+    words = ["fluidsynth", "-ni", "-q", "-g", "0.5", "-r", "22050", "-R", "0", "-C", "0", "-T", "wav"]
+    words += ["-o", "synth.default-soundfont=none", "-F", str(tmp_path / "other.wav"), str(BUNDLED_PIANO)]
+    subprocess.run([*words, str(tmp_path / "note.mid")], check=True, capture_output=True)
+    render_sampled(tmp_path / "note.mid", tmp_path / "own.wav", SampledInstrument(), channels=2)
+    own, other = (soundfile.read(tmp_path / f"{name}.wav")[0] for name in ("own", "other"))
+    # FluidSynth places events on blocks of 64 samples, and tunes to whole cents.
+    lag = 2205 - 2205 // 64 * 64
+    a, b = own[2400:12000], other[2400 - lag : 12000 - lag]
+    assert np.square(a - b).mean() < 1e-3 * np.square(b).mean()
+    for begin in (0.2, 0.6, 1.0, 1.15, 1.3):
+        part = slice(int(begin * 22050), int((begin + 0.08) * 22050))
+        levels = [20 * np.log10(np.abs(data[part]).max()) for data in (own, other)]
+        assert abs(levels[0] - levels[1]) < 0.7, begin

@@ -73,7 +73,7 @@ class SampledInstrument:
             first: first sample of the span, counted from the beginning of the piece.
             last: the sample after its last.
             channels: 1 mixes down to mono, 2 is stereo.
-            program: General MIDI program 0..127, where the font lacks it its first one; 128 plays drums.
+            program: General MIDI program 0..127; where the font lacks it, its first one plays.
 
         Returns:
             (channel, sample) float32; full scale is 1, loud chords may go beyond.
@@ -133,8 +133,7 @@ class SampledInstrument:
     def _of(self, program: int, key: int, velocity: int) -> list[Region]:
         name = (program, key, velocity)
         if name not in self._regions:
-            bank = 128 if program == 128 else 0
-            self._regions[name] = self.font.regions(0 if bank else program, key, velocity, bank)
+            self._regions[name] = self.font.regions(program, key, velocity)
         return self._regions[name]
 
     def _add(self, mixed: np.ndarray, region: Region, begin: int, held: float, first: int) -> None:

@@ -189,20 +189,16 @@ class SoundFont:
             self._decoded[number] = points
         return self._decoded[number]
 
-    def regions(self, program: int, key: int, velocity: int, bank: int = 0) -> list[Region]:
+    def regions(self, program: int, key: int, velocity: int) -> list[Region]:
         """What sounds when a key is struck.
 
         Args:
-            program: 0..127; where the font has no such instrument, its first one plays.
+            program: 0..127 of bank 0; where the font has no such instrument, its first one plays.
             key: 0..127.
             velocity: 1..127.
-            bank: 128 for drums, which are silent where the font has none.
         """
-        preset = self.presets.get((bank, program))
-        if preset is None:
-            preset = [] if bank == 128 else self.presets[min(self.presets)]
         found = []
-        for outer in preset:
+        for outer in self.presets.get((0, program), self.presets[min(self.presets)]):
             if not outer.covers(key, velocity):
                 continue
             for inner in self._instruments[outer.values[_INSTRUMENT]]:

@@ -1,7 +1,7 @@
 """MIDI to audio, hours of expressive music in minutes: with FluidSynth, or with the package's own sampled piano.
 
 FluidSynth plays every controller of a file, with reverb and chorus; the sampled piano plays notes, velocities and the
-sustain pedal, dry, and needs no program beside the package.
+sustain pedal, dry and without drums, and needs no program beside the package.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from melreformer_hf._files import replacing
 from melreformer_hf.audio.io import open_audio, read_audio, write_audio
 from melreformer_hf.audio.sampler import SampledInstrument
 from melreformer_hf.data.metadata import check_metadata, find_row, read_metadata
-from melreformer_hf.processing.midi.notes import import_mido, read_notes
+from melreformer_hf.processing.midi.notes import DRUMS, import_mido, read_notes
 from melreformer_hf.processing.midi.pedal import read_pedal
 from melreformer_hf.processing.midi.sounding import sounding_notes
 
@@ -186,11 +187,11 @@ def render_sampled(
             or `stopping` was set.
     """
     notes, pedal = read_notes(midi), read_pedal(midi)
-    if not notes:
-        raise ValueError(f"{midi} holds no notes.")
     parts = {}
-    for program in sorted({note.instrument for note in notes}):
+    for program in sorted({note.instrument for note in notes} - {DRUMS}):
         parts[program] = sounding_notes([note for note in notes if note.instrument == program], pedal)
+    if not parts:
+        raise ValueError(f"{midi} holds no notes{' but drums, which are not played' if notes else ''}.")
     end = max(float(part.release.max()) for part in parts.values()) + instrument.longest_tail()
     if end > _LONGEST_SECONDS:
         raise ValueError(f"{midi} lasts longer than {_LONGEST_SECONDS // 3600} hours: is it damaged?")
@@ -209,6 +210,25 @@ def render_sampled(
         if peak < _SILENCE:
             programs = sorted(parts)
             raise ValueError(f"{midi} renders to silence: has {instrument.font.path} the instruments {programs}?")
+
+
+def _player(
+    synth: str, soundfont: Path | None, rate: int, gain: float, channels: int, stopping: threading.Event
+) -> Callable[[Path, Path], None]:
+    """What renders one file, from any thread; a bad font is told here, before any file."""
+    if synth == "fluidsynth":
+        return lambda midi, target: render_file(midi, target, soundfont, rate, gain, channels, stopping)
+    spare = [SampledInstrument(soundfont, rate, gain)]
+
+    def play(midi: Path, target: Path) -> None:
+        # An instrument keeps the tones that it has made and serves one thread at a time.
+        instrument = spare.pop() if spare else SampledInstrument(soundfont, rate, gain)
+        try:
+            render_sampled(midi, target, instrument, channels, stopping)
+        finally:
+            spare.append(instrument)
+
+    return play
 
 
 def render_folder(
@@ -246,17 +266,14 @@ def render_folder(
         ValueError: the folder has no MIDI file, `metadata` names none of its files, or the sound font is none.
         ImportError: mido is not installed (`sampled`).
     """
-    synth = choose_synth(synth, soundfont)
-    # Loaded before anything else is done, so that a bad font is told at once; every thread gets an instrument of its own.
-    instruments = threading.local()
-    if synth == "sampled":
-        instruments.own = SampledInstrument(soundfont, sampling_rate, gain)
+    stopping = threading.Event()
+    play = _player(choose_synth(synth, soundfont), soundfont, sampling_rate, gain, channels, stopping)
     files = sorted(path for path in Path(midi_dir).rglob("*") if path.suffix.lower() in MIDI_SUFFIXES)
     if not files:
         raise ValueError(f"midi_dir must hold .mid or .midi files, found none in {midi_dir}.")
     rows = read_metadata(metadata) if metadata is not None else {}
     check_metadata(rows, files, Path(midi_dir))
-    report, stopping = RenderReport([], [], []), threading.Event()
+    report = RenderReport([], [], [])
 
     def render(midi: Path) -> tuple[str, str, str]:
         target = output / midi.relative_to(midi_dir).with_suffix(".wav")
@@ -265,12 +282,7 @@ def render_folder(
             return "kept", name, ""
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            if synth == "fluidsynth":
-                render_file(midi, target, soundfont, sampling_rate, gain, channels, stopping)
-            else:
-                if not hasattr(instruments, "own"):
-                    instruments.own = SampledInstrument(soundfont, sampling_rate, gain)
-                render_sampled(midi, target, instruments.own, channels, stopping)
+            play(midi, target)
         except (ValueError, OSError) as error:
             return "failed", str(midi), str(error)
         return "rendered", name, ""

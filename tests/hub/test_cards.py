@@ -152,7 +152,7 @@ def test_the_bundled_card_says_what_holds():
     for text in (card.text, (folder / "LICENSE").read_text()):
         assert "Krueger" in text and "CC BY-SA 3.0" in text and "GiantMIDI" in text and "FluidR3" in text
     project = tomllib.loads((BUNDLED.parents[1] / "pyproject.toml").read_text())["project"]
-    assert project["license"] == "Apache-2.0 AND CC-BY-SA-4.0"
+    assert project["license"] == "Apache-2.0 AND CC-BY-SA-4.0 AND MIT"
     assert "melreformer_hf/checkpoints/*/LICENSE" in project["license-files"]
     assert "CC BY-SA 4.0" in (BUNDLED.parents[1] / "README.md").read_text()
     details = details_of((folder / "README.md").read_text())

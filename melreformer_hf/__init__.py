@@ -33,6 +33,8 @@ _EXPORTS: dict[str, str] = {
     "CodecLMModel": "models.codec_lm.modeling_codec_lm",
     "GptVaeConfig": "models.gpt_vae.configuration_gpt_vae",
     "GptVaeModel": "models.gpt_vae.modeling_gpt_vae",
+    "NoteEarConfig": "models.note_ear.configuration_note_ear",
+    "NoteEarModel": "models.note_ear.modeling_note_ear",
     "NoteTransformerConfig": "models.note_transformer.configuration_note_transformer",
     "NoteTransformerModel": "models.note_transformer.modeling_note_transformer",
     "FrameTransformerConfig": "models.frame_transformer.configuration_frame_transformer",

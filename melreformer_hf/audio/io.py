@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -20,14 +20,36 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 def resample(waveform: np.ndarray, original: int, target: int) -> np.ndarray:
     """Resample (..., samples) from `original` to `target` samples per second with soxr's high quality."""
-    for name, rate in (("original", original), ("target", target)):
-        if rate <= 0:
-            raise ValueError(f"{name} must be a positive number of samples per second, got {rate}.")
+    _check_rates(original, target)
     if original == target:
         return waveform
     import soxr
 
     return np.ascontiguousarray(soxr.resample(waveform.T, original, target).T, dtype=waveform.dtype)
+
+
+def resample_stream(chunks: Iterable[np.ndarray], original: int, target: int) -> Iterator[np.ndarray]:
+    """Resample a mono stream, float32 (samples,) each, as `resample` does the whole; lags a few milliseconds behind."""
+    _check_rates(original, target)
+    if original == target:
+        yield from chunks
+        return
+    import soxr
+
+    stream = soxr.ResampleStream(original, target, 1, dtype="float32")
+    for chunk in chunks:
+        made = stream.resample_chunk(np.ascontiguousarray(chunk, dtype=np.float32))
+        if len(made):
+            yield made
+    rest = stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+    if len(rest):
+        yield rest
+
+
+def _check_rates(original: int, target: int) -> None:
+    for name, rate in (("original", original), ("target", target)):
+        if rate <= 0:
+            raise ValueError(f"{name} must be a positive number of samples per second, got {rate}.")
 
 
 def to_channels(data: np.ndarray, channels: int, name: str) -> np.ndarray:
@@ -210,6 +232,7 @@ __all__ = [
     "open_audio",
     "read_audio",
     "resample",
+    "resample_stream",
     "to_channels",
     "to_int16",
     "write_audio",

@@ -8,7 +8,7 @@ import soundfile
 import torch
 from audio_files import RATE, tone
 
-from melreformer_hf.audio.io import open_audio, read_audio, resample, write_audio
+from melreformer_hf.audio.io import open_audio, read_audio, resample, resample_stream, write_audio
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
@@ -42,6 +42,21 @@ def test_resampling_refuses_absurd_rates(rate):
     with pytest.raises(ValueError, match=f"got {rate}"):
         resample(tone(0.1), RATE, rate)
     assert resample(tone(0.1), 1, 1).shape == tone(0.1).shape
+
+
+@pytest.mark.parametrize("sizes", ([1, 3000, 0, 2, 19000, 47], [22050]))
+def test_a_stream_is_resampled_as_the_whole(sizes):
+    whole = tone(1.0)[: sum(sizes)].astype(np.float32)
+    pieces = np.split(whole, np.cumsum(sizes)[:-1])
+    for target in (16000, 48000):
+        made = np.concatenate(list(resample_stream(pieces, 22050, target)))
+        expected = resample(whole, 22050, target)
+        assert abs(len(made) - len(expected)) <= 1 and made.dtype == np.float32
+        common = min(len(made), len(expected))
+        np.testing.assert_allclose(made[:common], expected[:common], atol=1e-5)
+    assert all(one is two for one, two in zip(resample_stream(pieces, 22050, 22050), pieces, strict=True))
+    with pytest.raises(ValueError, match="target must be a positive.*got 0"):
+        list(resample_stream(pieces, 22050, 0))
 
 
 def test_broken_files_are_refused_by_name(tmp_path):

@@ -14,6 +14,7 @@ note is always in sight, which makes the original's rests unnecessary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -42,11 +43,13 @@ class NoteTransformerOutput(ModelOutput):
         loss: scalar, nats per note: the sum over attributes of the mean cross-entropies.
         attribute_losses: (attribute,) mean cross-entropy of each attribute in nats.
         last_hidden_state: (batch, position, hidden), the contexts from which the next notes are written.
+        next_notes: (batch, attribute) int64, what `draw` has drawn.
     """
 
     loss: torch.FloatTensor | None = None
     attribute_losses: torch.FloatTensor | None = None
     last_hidden_state: torch.FloatTensor | None = None
+    next_notes: torch.LongTensor | None = None
 
 
 class NoteTransformerPreTrainedModel(HubMixin, AttentionMixin, PreTrainedModel):
@@ -108,9 +111,10 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
         seconds: torch.Tensor,
         labels: torch.Tensor | None = None,
         cache: NoteCache | None = None,
+        draw: Callable[[NoteHead, torch.Tensor], torch.Tensor] | None = None,
         return_dict: bool | None = None,
     ) -> NoteTransformerOutput | tuple:
-        """Contexts of the next notes, and with `labels` their loss.
+        """Contexts of the next notes, with `labels` their loss, with `draw` the note that follows the last position.
 
         Args:
             roles: (batch, position) int64: marks first, then notes (`processing.midi.sequences` names them).
@@ -120,6 +124,8 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
             labels: (batch, position, attribute) int64: the note that is played next, -100 where there is none to learn. A
                 piece's end is a time of `config.end_id` with -100 for the other attributes.
             cache: of the positions before these; it is changed. `None` starts anew and keeps nothing.
+            draw: writes a note with the head and the last position's context (batch, hidden): (batch, attribute). It is
+                called here, so that offloaded and wrapped models have their weights at hand (`NoteSampler`).
             return_dict: `False` gives a tuple.
 
         Raises:
@@ -138,6 +144,8 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
         output = NoteTransformerOutput(last_hidden_state=self.norm(hidden))
         if labels is not None:
             self._add_losses(output, labels)
+        if draw is not None:
+            output.next_notes = draw(self.head, output.last_hidden_state[:, -1])
         return output.to_tuple() if return_dict is False else output
 
     def _check(

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
-from melreformer_hf.models.note_transformer.blocks_note_transformer import NoteCache
+from melreformer_hf.models.note_transformer.blocks_note_transformer import NoteCache, NoteHead
+from melreformer_hf.models.note_transformer.modeling_note_transformer import NoteTransformerModel
 from melreformer_hf.nn.sampling import Generators, choose
 
-_TIME, _PITCH = 0, 1
+_TIME, _PITCH, _PEDAL = 0, 1, -1
+_IMPOSSIBLE = float("-inf")
+_CHUNK = 256  # positions of a long prompt that go through the model at once
 
 
 @dataclass(frozen=True)
@@ -95,31 +100,40 @@ class PhraseMemory:
 class NoteSampler:
     """Writes notes with a model, row by row of a batch in step.
 
-    Grammar: notes of one onset come in the order of their pitches, each pitch once, so that every sample is a score.
+    Grammar: notes of one onset come in the order of their pitches, each pitch once, and agree about the pedal (the last
+    attribute), so that every sample is a score.
 
     Args:
         model: a `NoteTransformerModel`, in evaluation mode.
         batch_size: rows.
         options: how values are drawn.
         generator: one, or one per row.
+        module: what is called in the model's place, such as a wrapper of it.
 
     Raises:
         ValueError: generators are not one per row.
     """
 
     def __init__(
-        self, model, batch_size: int = 1, options: SamplingOptions | None = None, generator: Generators = None
+        self,
+        model: NoteTransformerModel,
+        batch_size: int = 1,
+        options: SamplingOptions | None = None,
+        generator: Generators = None,
+        module: nn.Module | None = None,
     ) -> None:
         if isinstance(generator, Sequence) and len(generator) != batch_size:
             raise ValueError(f"generator must be one, or one per row ({batch_size}), got {len(generator)}.")
         self.model, self.options, self.generator = model, options or SamplingOptions(), generator
-        self.cache, self.context = NoteCache(), None
+        self.module = model if module is None else module
+        self.cache = NoteCache()
         self.phrases = [PhraseMemory(self.options) for _ in range(batch_size)]
         self.last_pitch = torch.full((batch_size,), -1)
+        self.last_pedal = torch.full((batch_size,), -1)
+        self._waiting: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
-    @torch.no_grad()
     def feed(self, roles: torch.Tensor, attributes: torch.Tensor, seconds: torch.Tensor, played: torch.Tensor) -> None:
-        """Let the model see positions.
+        """Let the model see positions, when the next notes are drawn.
 
         Args:
             roles: (batch, position).
@@ -127,60 +141,98 @@ class NoteSampler:
             seconds: (batch, position).
             played: (batch, position) bool, which of them are notes that were played (rather than given).
         """
-        device = self.model.device
-        output = self.model(roles.to(device), attributes.to(device), seconds.to(device), cache=self.cache)
-        self.context = output.last_hidden_state[:, -1]
+        self._waiting.append((roles, attributes, seconds))
         for row, (values, flags) in enumerate(zip(attributes.tolist(), played.tolist(), strict=True)):
             for note, flag in zip(values, flags, strict=True):
                 if flag:
                     self.phrases[row].add(note[_TIME], note[_PITCH])
-                    self.last_pitch[row] = note[_PITCH]
+                    self.last_pitch[row], self.last_pedal[row] = note[_PITCH], note[_PEDAL]
 
     @torch.no_grad()
-    def next_notes(self, may_end: bool = True, latest_time: int | None = None) -> torch.Tensor:
+    def next_notes(self, may_end: bool | Sequence[bool] = True, allowed: torch.Tensor | None = None) -> torch.Tensor:
         """Draw the next note of every row: (batch, attribute) on the CPU. A time of `end_id` ends a row's piece.
 
         Args:
-            may_end: whether pieces may end here.
-            latest_time: longest time that may be drawn.
+            may_end: whether pieces may end here; one, or one per row.
+            allowed: (batch, time, pitch) bool, which pitches may be struck after which time; a time that leaves none is not
+                drawn, and where none does the piece ends. Without it all may.
+
+        Raises:
+            ValueError: nothing was fed since the last notes were drawn.
         """
-        head, sizes = self.model.head, self.model.config.vocab_sizes
-        context, chosen = self.context, []
-        for attribute, size in enumerate(sizes):
-            logits = head.heads[attribute](context).float()
-            self._restrict(logits, attribute, chosen, may_end, latest_time)
-            temperature = self.options.temperature_of(attribute, len(sizes))
-            values = choose(logits, True, temperature, None, self.options.top_p, self.generator).cpu()
-            chosen.append(values)
+        if not self._waiting:
+            raise ValueError("feed must come before next_notes: the notes drawn last, or a piece's first position.")
+        device = self.model.device
+        joined = [torch.cat(parts, dim=1) for parts in zip(*self._waiting, strict=True)]
+        self._waiting.clear()
+        *before, last = zip(*(values.to(device).split(_CHUNK, dim=1) for values in joined), strict=True)
+        for part in before:
+            self.module(*part, cache=self.cache)
+        draw = functools.partial(self._draw, may_end=may_end, allowed=allowed)
+        return self.module(*last, cache=self.cache, draw=draw).next_notes
+
+    def _draw(
+        self,
+        head: NoteHead,
+        context: torch.Tensor,
+        may_end: bool | Sequence[bool],
+        allowed: torch.Tensor | None,
+    ) -> torch.Tensor:
+        chosen: list[torch.Tensor] = []
+        for attribute, part in enumerate(head.heads):
+            logits = part(context).float()
+            self._follow_grammar(logits, attribute, chosen, may_end)
+            if allowed is not None and attribute <= _PITCH:
+                self._keep_allowed(logits, chosen, allowed)
+            if attribute == _PITCH:
+                self._vary(logits, chosen[_TIME])
+            temperature = self.options.temperature_of(attribute, len(head.heads))
+            values = choose(logits, True, temperature, None, self.options.top_p, self.generator)
+            chosen.append(values.cpu())
             # As in training: each head sees the rows of the values before it (`NoteHead.forward`).
-            if attribute + 1 < len(sizes):
-                context = context + head.chosen[attribute](values.to(context.device).clamp(max=size - 1))
+            if attribute < len(head.chosen):
+                context = context + head.chosen[attribute](values)
         return torch.stack(chosen, dim=1)
 
-    def _restrict(
-        self,
-        logits: torch.Tensor,
-        attribute: int,
-        chosen: list[torch.Tensor],
-        may_end: bool,
-        latest_time: int | None,
+    def _follow_grammar(
+        self, logits: torch.Tensor, attribute: int, chosen: list[torch.Tensor], may_end: bool | Sequence[bool]
     ) -> None:
-        impossible = float("-inf")
         if attribute == _TIME:
-            if not may_end:
-                logits[:, self.model.config.end_id] = impossible
-            if latest_time is not None:
-                logits[:, latest_time + 1 : self.model.config.end_id] = impossible
+            ending = torch.as_tensor(may_end, device=logits.device).expand(len(logits))
+            logits[~ending, self.model.config.end_id] = _IMPOSSIBLE
             highest = self.model.config.vocab_sizes[_PITCH] - 1
-            logits[self.last_pitch >= highest, 0] = impossible  # nothing can follow it within the same onset
+            logits[self.last_pitch >= highest, 0] = _IMPOSSIBLE  # nothing can follow it within the same onset
         elif attribute == _PITCH:
             for row, time in enumerate(chosen[_TIME].tolist()):
                 if time == 0:  # the same onset: pitches rise, so that none is struck twice
-                    logits[row, : int(self.last_pitch[row]) + 1] = impossible
-                barred = self.phrases[row].barred(time)
-                # Better a repetition than nothing to choose from.
-                if barred and logits[row].isfinite().sum() > len(barred):
-                    logits[row, barred] = impossible
+                    logits[row, : int(self.last_pitch[row]) + 1] = _IMPOSSIBLE
+        elif attribute == self.model.config.num_attributes + _PEDAL:
+            same = ((chosen[_TIME] == 0) & (self.last_pedal >= 0)).nonzero()[:, 0]
+            other = torch.ones(len(same), logits.shape[-1], dtype=torch.bool)
+            other[torch.arange(len(same)), self.last_pedal[same]] = False
+            logits[same] = logits[same].masked_fill(other.to(logits.device), _IMPOSSIBLE)
+
+    def _vary(self, logits: torch.Tensor, times: torch.Tensor) -> None:
+        """Bar the pitches that would repeat a phrase too often."""
+        for row, time in enumerate(times.tolist()):
+            barred = self.phrases[row].barred(time)
+            # Better a repetition than nothing to choose from.
+            if barred and logits[row].isfinite().sum() > len(barred):
+                logits[row, barred] = _IMPOSSIBLE
+
+    def _keep_allowed(self, logits: torch.Tensor, chosen: list[torch.Tensor], allowed: torch.Tensor) -> None:
+        end = self.model.config.end_id
+        for row, free in enumerate(allowed):
+            if chosen:
+                time = int(chosen[_TIME][row])
+                if time < end:
+                    logits[row].masked_fill_(~free[time].to(logits.device), _IMPOSSIBLE)
+                continue
+            possible = free.any(-1)
+            possible[0] = free[0, int(self.last_pitch[row]) + 1 :].any()  # as the grammar will have it
+            logits[row, :end].masked_fill_(~possible.to(logits.device), _IMPOSSIBLE)
+            if not possible.any():
+                logits[row, end] = 0.0
 
 
 __all__ = ["NoteSampler", "PhraseMemory", "SamplingOptions"]

@@ -124,20 +124,31 @@ def notes_of_attributes(rows: np.ndarray, start: int = 0, instrument: int = 0) -
     return [MidiNote(onset, duration, pitch, instrument, velocity) for onset, duration, pitch, velocity in values]
 
 
-def pedal_of_attributes(rows: np.ndarray, start: int = 0) -> list[tuple[int, int]]:
-    """Intervals (down, up) in ticks between the onsets at which the pedal changes; the last one ends with the last onset."""
-    onsets = start + np.cumsum(TIME_TICKS[np.asarray(rows)[:, 0]])
+def pedal_intervals(onsets: Iterable[int], down: Iterable[int]) -> list[tuple[int, int]]:
+    """Intervals (down, up) in ticks between the onsets at which the pedal changes; the last one ends with the last onset.
+
+    Args:
+        onsets: (note,) ticks, ascending.
+        down: (note,) whether the pedal is down at each.
+    """
     intervals: list[tuple[int, int]] = []
-    begin: int | None = None
-    for onset, down in zip(onsets.tolist(), np.asarray(rows)[:, 4].tolist(), strict=True):
-        if down and begin is None:
+    begin, last = None, 0
+    for onset, pressed in zip(onsets, down, strict=True):
+        if pressed and begin is None:
             begin = onset
-        elif not down and begin is not None:
+        elif not pressed and begin is not None:
             intervals.append((begin, onset))
             begin = None
+        last = onset
     if begin is not None:
-        intervals.append((begin, int(onsets[-1]) + 1))
+        intervals.append((begin, last + 1))
     return intervals
+
+
+def pedal_of_attributes(rows: np.ndarray, start: int = 0) -> list[tuple[int, int]]:
+    """`pedal_intervals` of rows of attributes."""
+    rows = np.asarray(rows)
+    return pedal_intervals((start + np.cumsum(TIME_TICKS[rows[:, 0]])).tolist(), rows[:, 4].tolist())
 
 
 __all__ = [
@@ -154,5 +165,6 @@ __all__ = [
     "nearest_step",
     "note_attributes",
     "notes_of_attributes",
+    "pedal_intervals",
     "pedal_of_attributes",
 ]

@@ -19,14 +19,14 @@ def model() -> NoteTransformerModel:
     return NoteTransformerModel(NoteTransformerConfig.preset("test")).eval()
 
 
-def compose(net, rows: int, count: int, generator, options=None, **limits) -> torch.Tensor:
+def compose(net, rows: int, count: int, generator, options=None) -> torch.Tensor:
     """(row, note, attribute) from a piece's beginning."""
     sampler = NoteSampler(net, rows, options, generator)
     mark = torch.zeros(rows, 1, dtype=torch.long)
     sampler.feed(mark, torch.zeros(rows, 1, 5, dtype=torch.long), torch.zeros(rows, 1), torch.zeros_like(mark).bool())
     made, now = [], torch.zeros(rows, 1)
     for _ in range(count):
-        notes = sampler.next_notes(may_end=False, **limits)
+        notes = sampler.next_notes(may_end=False)
         now = now + notes[:, :1] * 0.01
         sampler.feed(torch.full((rows, 1), 2), notes[:, None], now, torch.ones(rows, 1, dtype=torch.bool))
         made.append(notes)
@@ -47,11 +47,12 @@ def test_every_sample_is_a_score():
     same_onset = notes[:, 1:, 0] == 0
     assert same_onset.any(), "the case must occur"
     assert (notes[:, 1:, 1] > notes[:, :-1, 1])[same_onset].all()
+    assert (notes[:, 1:, 4] == notes[:, :-1, 4])[same_onset].all()
+    assert (notes[:, 1:, 4] != notes[:, :-1, 4])[~same_onset].any()
 
 
 def test_the_highest_pitch_is_followed_by_a_later_onset():
-    net = model()
-    sampler = NoteSampler(net, 2, None, torch.Generator().manual_seed(0))
+    sampler = NoteSampler(model(), 2, None, torch.Generator().manual_seed(0))
     sampler.feed(
         torch.tensor([[2], [2]]),
         torch.tensor([[[1, 127, 1, 1, 0]], [[1, 5, 1, 1, 0]]]),
@@ -59,12 +60,43 @@ def test_the_highest_pitch_is_followed_by_a_later_onset():
         torch.ones(2, 1).bool(),
     )
     logits = torch.zeros(2, 110)
-    sampler._restrict(logits, 0, [], may_end=False, latest_time=50)
+    sampler._follow_grammar(logits, 0, [], may_end=[False, True])
     assert logits[0, 0] == float("-inf") and logits[1, 0] == 0
-    assert (logits[:, 51:] == float("-inf")).all() and (logits[:, 1:51] == 0).all()
-    free = torch.zeros(2, 110)
-    sampler._restrict(free, 0, [], may_end=True, latest_time=50)
-    assert (free[:, 109] == 0).all() and (free[:, 51:109] == float("-inf")).all()
+    assert logits[0, 109] == float("-inf") and logits[1, 109] == 0
+    assert (logits[:, 1:109] == 0).all()
+
+
+def drawn_after(pitch: int, allowed: torch.Tensor, rows: int = 20) -> torch.Tensor:
+    """What follows one note of `pitch`, 200 times."""
+    net, made = model(), []
+    for seed in range(200 // rows):
+        sampler = NoteSampler(net, rows, SamplingOptions(top_p=1.0), torch.Generator().manual_seed(seed))
+        note = torch.tensor([0, pitch, 5, 16, 0]).expand(rows, 1, 5)
+        sampler.feed(torch.full((rows, 1), 2), note, torch.zeros(rows, 1), torch.ones(rows, 1, dtype=torch.bool))
+        made.append(sampler.next_notes(False, allowed.expand(rows, -1, -1)))
+    return torch.cat(made)
+
+
+def test_only_allowed_pitches_are_struck_at_times_that_have_some():
+    allowed = torch.zeros(109, 128, dtype=torch.bool)
+    allowed[0, :61] = True  # none of them above 60, after which they would have to come
+    allowed[3, [40, 50]] = True
+    allowed[7, 90] = True
+    notes = drawn_after(60, allowed)
+    assert {(time, pitch) for time, pitch, *_ in notes.tolist()} == {(3, 40), (3, 50), (7, 90)}
+
+
+def test_where_no_key_is_free_the_piece_ends():
+    allowed = torch.zeros(109, 128, dtype=torch.bool)
+    allowed[0] = True
+    assert (drawn_after(127, allowed)[:, 0] == 109).all()
+    assert (drawn_after(126, allowed)[:, :2] == torch.tensor([0, 127])).all()
+
+
+def test_what_is_drawn_is_drawn_once():
+    sampler = NoteSampler(model())
+    with pytest.raises(ValueError, match="feed must come before"):
+        sampler.next_notes()
 
 
 def test_rows_with_generators_of_their_own_do_not_depend_on_their_batch():

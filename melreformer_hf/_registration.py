@@ -55,6 +55,9 @@ FAMILIES: dict[str, Family] = {
     "mel_vqvae": Family(config="MelVqvaeConfig", model="MelVqvaeModel", feature_extractor=_MEL),
     "melgan_vocoder": Family(config="MelGanVocoderConfig", model="MelGanVocoderModel", feature_extractor=_MEL),
     "note_ear": Family(config="NoteEarConfig", model="NoteEarModel", feature_extractor=_MEL, has_original=False),
+    "note_performer": Family(
+        config="NotePerformerConfig", model="NotePerformerModel", feature_extractor=_MEL, has_original=False
+    ),
     "note_transformer": Family(config="NoteTransformerConfig", model="NoteTransformerModel", has_original=False),
     "rq_transformer": Family(
         config="RQTransformerConfig",

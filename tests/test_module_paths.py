@@ -21,6 +21,7 @@ PUBLISHED = {
     "melreformer_hf.models.mel_vqvae.modeling_mel_vqvae": "MelVqvaeModel",
     "melreformer_hf.models.melgan_vocoder.modeling_melgan_vocoder": "MelGanVocoderModel",
     "melreformer_hf.models.note_ear.modeling_note_ear": "NoteEarModel",
+    "melreformer_hf.models.note_performer.modeling_note_performer": "NotePerformerModel",
     "melreformer_hf.models.note_transformer.modeling_note_transformer": "NoteTransformerModel",
     "melreformer_hf.models.rq_transformer.modeling_rq_transformer": "RQTransformerModel",
     "melreformer_hf.models.soundstream.modeling_soundstream": "SoundStreamModel",

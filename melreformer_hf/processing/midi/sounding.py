@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from melreformer_hf.processing.midi.notes import DRUMS, TICKS_PER_SECOND, UNKNOW
 from melreformer_hf.processing.midi.pedal import merge_intervals
 
 
-def sounding_notes(notes: Sequence[MidiNote], pedal: Iterable[tuple[int, int]] = ()) -> SoundingNotes:
+def sounding_notes(notes: Iterable[MidiNote], pedal: Iterable[tuple[int, int]] = ()) -> SoundingNotes:
     """The notes of a piano with the moment their dampers fall.
 
     A key goes up at its note's end, and at the latest when it is struck again; it cannot be down twice. The damper falls
@@ -25,29 +25,36 @@ def sounding_notes(notes: Sequence[MidiNote], pedal: Iterable[tuple[int, int]] =
     Returns:
         SoundingNotes with numpy columns, in the order of onset and pitch; times in seconds, float64.
     """
+    played = played_notes(notes)
+    onset, duration, pitch, velocity = (
+        np.array([getattr(note, name) for note in played], dtype=np.int64)
+        for name in ("onset", "duration", "pitch", "velocity")
+    )
+    release = _after_pedal(onset + duration, merge_intervals(pedal))
+    return SoundingNotes(onset / TICKS_PER_SECOND, release / TICKS_PER_SECOND, pitch, velocity)
+
+
+def played_notes(notes: Iterable[MidiNote]) -> list[MidiNote]:
+    """What two hands can do on one keyboard: each key is down once, from its onset to its end or its next onset.
+
+    Args:
+        notes: in any order; see `sounding_notes`.
+
+    Returns:
+        the notes that are played, in the order of onset and pitch, with known durations.
+    """
     struck: dict[tuple[int, int], MidiNote] = {}
     for note in notes:
         place = (note.onset, note.pitch)
         if note.instrument != DRUMS and (place not in struck or note.velocity > struck[place].velocity):
             struck[place] = note
-    ordered = [struck[place] for place in sorted(struck)]
-    onset, pitch, velocity = (
-        np.array([getattr(note, name) for note in ordered], dtype=np.int64) for name in ("onset", "pitch", "velocity")
-    )
-    held = [UNKNOWN_DURATION_TICKS if note.duration is None else note.duration for note in ordered]
-    key_up = np.minimum(onset + np.array(held, dtype=np.int64), _next_strikes(onset, pitch))
-    release = _after_pedal(key_up, merge_intervals(pedal))
-    return SoundingNotes(onset / TICKS_PER_SECOND, release / TICKS_PER_SECOND, pitch, velocity)
-
-
-def _next_strikes(onset: np.ndarray, pitch: np.ndarray) -> np.ndarray:
-    """When each note's key is struck again, (note,) ticks; far in the future where it never is."""
-    strikes = np.full(len(onset), np.iinfo(np.int64).max)
-    following: dict[int, int] = {}
-    for index in range(len(onset) - 1, -1, -1):
-        strikes[index] = following.get(int(pitch[index]), strikes[index])
-        following[int(pitch[index])] = int(onset[index])
-    return strikes
+    played, following = [], {}
+    for onset, pitch in sorted(struck, reverse=True):
+        note = struck[onset, pitch]
+        duration = UNKNOWN_DURATION_TICKS if note.duration is None else note.duration
+        played.append(note._replace(duration=min(duration, following.get(pitch, onset + duration) - onset)))
+        following[pitch] = onset
+    return played[::-1]
 
 
 def _after_pedal(key_up: np.ndarray, intervals: list[tuple[int, int]]) -> np.ndarray:
@@ -59,4 +66,4 @@ def _after_pedal(key_up: np.ndarray, intervals: list[tuple[int, int]]) -> np.nda
     return np.where((downs[place] <= key_up) & (key_up < ups[place]), ups[place], key_up)
 
 
-__all__ = ["SoundingNotes", "sounding_notes"]
+__all__ = ["SoundingNotes", "played_notes", "sounding_notes"]

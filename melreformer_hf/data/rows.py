@@ -6,6 +6,7 @@ import abc
 import contextlib
 import copy
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -20,7 +21,15 @@ from melreformer_hf.audio.io import AUDIO_SUFFIXES
 from melreformer_hf.data.encoded import EncodedAudio
 from melreformer_hf.data.recordings import RESERVED
 
+logger = logging.getLogger(__name__)
 NAME_COLUMN = "recording"
+# A name of a column that no sample has is told after this many samples, not after a whole dataset.
+_SILENT_SAMPLES = 100
+
+
+@functools.cache
+def _tell(message: str) -> None:
+    logger.warning(message)  # once per process
 
 
 @dataclasses.dataclass
@@ -171,6 +180,7 @@ class _TarReader(RowReader):
     def __init__(self, rows: TarRows, order: Sequence[int], shard: int, sample: int) -> None:
         self.rows, self.order, self.shard, self.sample = rows, order, shard, sample
         self._samples: Iterator | None = None
+        self._found, self._silent = shard + sample > 0, 0  # where a reader goes on there was audio before
 
     def __next__(self) -> Row:
         while self.shard < len(self.order):
@@ -180,15 +190,31 @@ class _TarReader(RowReader):
                     next(self._samples)
             for key, members in self._samples:
                 self.sample += 1
-                return self._row(key, members)
+                field = self._field(members)
+                if field in members:
+                    self._found = True
+                    return self._row(key, members, field)
+                self._leave_out(key, members)
             self.shard, self.sample, self._samples = self.shard + 1, 0, None
+            if self._silent and not self._found and self.shard == len(self.order):
+                self._refuse(key, members)
         raise StopIteration
 
-    def _row(self, key: str, members: dict[str, bytes]) -> Row:
+    def _field(self, members: dict[str, bytes]) -> str | None:
         known = [suffix for suffix in members if f".{suffix}" in AUDIO_SUFFIXES]
-        field = self.rows.field if self.rows.field != "audio" else (known or [None])[0]
-        if field not in members:
-            raise ValueError(f"audio_column must be one of {sorted(members)} of {key!r}, got {self.rows.field!r}.")
+        return self.rows.field if self.rows.field != "audio" else (known or [None])[0]
+
+    def _leave_out(self, key: str, members: dict[str, bytes]) -> None:
+        """Tell of a sample without audio; where no sample has any, the name of the column is wrong."""
+        self._silent += 1
+        if self._silent == _SILENT_SAMPLES and not self._found:
+            self._refuse(key, members)
+        _tell(f"{key} is left out: its tar file has {sorted(members)} of it, and no {self.rows.field!r}")
+
+    def _refuse(self, key: str, members: dict[str, bytes]) -> None:
+        raise ValueError(f"audio_column must be one of {sorted(members)} of {key!r}, got {self.rows.field!r}.")
+
+    def _row(self, key: str, members: dict[str, bytes], field: str) -> Row:
         told = json.loads(members["json"]) if "json" in members else {}
         values = dict(told) if isinstance(told, dict) else {}
         if "txt" in members:

@@ -13,7 +13,7 @@ from melreformer_hf._text import duration_in_words
 from melreformer_hf.data.batches import BatchStream
 from melreformer_hf.training import checkpointing
 from melreformer_hf.training.accelerator import make_accelerator
-from melreformer_hf.training.cards import training_card
+from melreformer_hf.training.cards import told_settings, training_card
 from melreformer_hf.training.config import TrainingConfig
 from melreformer_hf.training.interruption import Interruption, PatientWorkers, TrainingInterrupted
 from melreformer_hf.training.progress import Clock
@@ -175,7 +175,7 @@ class Trainer:
             "processes": self.accelerator.num_processes,
             "metrics": progress.metrics,
             "best": progress.best,
-            "config": self.config.to_dict(),
+            "config": told_settings(self.config),
         }
         card = training_card(summary, self.recipe.describe_data())
         checkpointing.save_model(self.state.average.model, folder, {"training.json": summary}, card)

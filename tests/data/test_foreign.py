@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import pickle
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,19 @@ import pytest
 import soundfile
 import torch
 from audio_files import tone
-from foreign_datasets import GENRES, RATE, WRITERS, encode, recordings, write_audiofolder, write_parquet
+from foreign_datasets import (
+    GENRES,
+    RATE,
+    WRITERS,
+    encode,
+    recordings,
+    write_audiofolder,
+    write_parquet,
+    write_webdataset,
+)
 from torch.utils.data import DataLoader
 
-from melreformer_hf.data import foreign
+from melreformer_hf.data import foreign, rows
 from melreformer_hf.data.batches import BatchStream
 from melreformer_hf.data.encoded import EncodedAudio
 from melreformer_hf.data.opening import open_recordings
@@ -271,6 +281,36 @@ def test_bad_recordings_are_left_out(tmp_path, caplog):
     assert all(torch.isfinite(item["waveform"]).all() for item in items)
     with pytest.raises(ValueError, match="No recording of the split 'train' has min_samples"):
         take(open_recordings(folder, "train").crops(10**8, 10**8), 1)
+
+
+def without_audio(folder: Path, names: list[str]) -> str:
+    """A tar file in front of the others whose samples have metadata only."""
+    with tarfile.open(folder / "train-9999.tar", "w") as archive:
+        for name in names:
+            member = tarfile.TarInfo(f"{name}.json")
+            member.size = 2
+            archive.addfile(member, io.BytesIO(b"{}"))
+    return str(folder)
+
+
+def test_samples_of_a_tar_file_without_audio_are_left_out(tmp_path, caplog, monkeypatch):
+    folder = without_audio(write_webdataset(tmp_path, recordings(4), shards=1), ["silent1", "silent2"])
+    with caplog.at_level(logging.WARNING, "melreformer_hf.data.rows"):
+        for seed in range(4):  # the tar file without audio comes first or last
+            source = open_recordings(folder, "train").source
+            reader = source.read(seed, 0)
+            names = [row.name for row in reader]
+            assert sorted(names) == [f"take{i:02d}" for i in range(4)]
+            assert [row.name for row in source.read(seed, 0, reader.state())] == []
+    assert "silent1 is left out: its tar file has ['json'] of it, and no 'audio'" in caplog.text
+    with pytest.raises(ValueError, match="audio_column must be one of .'json'.*'flac'"):
+        list(rows.TarRows([f"{folder}/train-9999.tar"], "flac").read(0, 0))
+    monkeypatch.setattr(rows, "_SILENT_SAMPLES", 2)
+    source, given = rows.TarRows(["a tar file"] * 3, "flac"), []
+    monkeypatch.setattr(source, "samples", lambda url: (given.append(url) or ("x", {"json": b""}) for _ in range(9)))
+    with pytest.raises(ValueError, match="audio_column must be one of .'json'.*'flac'"):
+        list(source.read(0, 0))
+    assert len(given) == 2  # not after the whole dataset
 
 
 def encode_nan() -> bytes:

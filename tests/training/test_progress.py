@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from melreformer_hf.training import progress as progress_module
-from melreformer_hf.training.cards import training_card
+from melreformer_hf.training.cards import told_settings, training_card
 from melreformer_hf.training.config import TrainingConfig
 from melreformer_hf.training.progress import Clock, Progress, RunningMeans
 
@@ -90,7 +90,7 @@ def test_the_card_tells_data_recipe_and_metrics_but_no_folders(tmp_path):
     config = dataclasses.replace(config, soundfont=str(tmp_path / "piano.sf2"))
     config = dataclasses.replace(config, init_from=str(tmp_path / "former"), gradient_accumulation_steps=2)
     summary = {"recipe": "vocoder", "step": 7, "minutes": 1.25, "processes": 2, "metrics": {"mel_l1": 0.123456}}
-    card = training_card({**summary, "config": config.to_dict()}, "1.5 h of audio")
+    card = training_card({**summary, "config": told_settings(config)}, "1.5 h of audio")
     assert "`pianos`, 1.5 h of audio" in card["data"]
     assert "7 steps of 12 items in 1.25 minutes, started from `former`" in card["recipe"]
     assert "| model | {'hidden_size': 8} |" in card["recipe"] and "| learning_rate | 0.001 |" in card["recipe"]

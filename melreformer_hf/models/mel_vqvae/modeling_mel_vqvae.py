@@ -21,7 +21,7 @@ from transformers.utils import ModelOutput
 
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.mel_vqvae.configuration_mel_vqvae import MelVqvaeConfig
-from melreformer_hf.models.mel_vqvae.vqgan_mel_vqvae import VqganDecoder, VqganEncoder
+from melreformer_hf.models.mel_vqvae.vqgan_mel_vqvae import VqganDecoder, VqganEncoder, VqganShape
 from melreformer_hf.models.mel_vqvae.weights_mel_vqvae import ORIGINAL_FORMAT
 from melreformer_hf.nn.attention import AttentionMixin
 from melreformer_hf.nn.quantization import (
@@ -107,14 +107,16 @@ class MelVqvaeModel(OriginalCheckpointMixin, MelVqvaePreTrainedModel):
 
     def __init__(self, config: MelVqvaeConfig) -> None:
         super().__init__(config)
-        sizes = (
+        shape = VqganShape(
             config.latent_channels,
             config.base_channels,
             config.channel_multipliers,
             config.num_residual_blocks,
+            config.num_norm_groups,
+            config.dropout,
+            config.resample_with_conv,
         )
-        others = (config.num_norm_groups, config.dropout, config.resample_with_conv)
-        self.encoder = VqganEncoder(1, *sizes, config.attention_levels, *others)
+        self.encoder = VqganEncoder(1, shape, config.attention_levels)
         self.quant_conv = nn.Conv2d(config.latent_channels, config.codebook_dim, 1)
         self.quantizer = VectorQuantizer(
             config.codebook_dim,
@@ -126,7 +128,7 @@ class MelVqvaeModel(OriginalCheckpointMixin, MelVqvaePreTrainedModel):
             commitment_weight=config.commitment_weight,
         )
         self.post_quant_conv = nn.Conv2d(config.codebook_dim, config.latent_channels, 1)
-        self.decoder = VqganDecoder(1, *sizes, config.decoder_attention_levels, *others)
+        self.decoder = VqganDecoder(1, shape, config.decoder_attention_levels)
         # Kept here, since configurations build their mel contract anew, which no graph can capture.
         self.num_mel_bins, self.num_token_rows = config.num_mel_bins, config.num_token_rows
         self.post_init()

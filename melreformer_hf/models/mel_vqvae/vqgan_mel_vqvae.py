@@ -6,6 +6,7 @@ Deviation: attention runs through torch's fused kernel, so that no position x po
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -132,46 +133,58 @@ class Middle(GradientCheckpointingLayer):
         return self.block2(self.attention(self.block1(hidden)))
 
 
-class VqganEncoder(nn.Module):
-    """Picture to latent grid, `2 ** (levels - 1)` times smaller on both axes.
+@dataclasses.dataclass(frozen=True)
+class VqganShape:
+    """What encoder and decoder have in common.
 
     Args:
-        in_channels: channels of the picture.
-        latent_channels: channels of the grid.
+        latent_channels: channels of the latent grid.
         base_channels: width that the multipliers multiply.
         multipliers: width of each level, from the full resolution downwards.
-        num_blocks: residual blocks per level.
-        attention_levels: levels that have attention.
+        num_blocks: residual blocks per level of the encoder; the decoder has one more.
         groups: groups of every normalization.
         dropout: inside the residual blocks.
         resample_with_conv: whether levels change resolution by convolutions.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        latent_channels: int,
-        base_channels: int,
-        multipliers: Sequence[int],
-        num_blocks: int,
-        attention_levels: Sequence[int],
-        groups: int,
-        dropout: float = 0.0,
-        resample_with_conv: bool = True,
-    ) -> None:
+    latent_channels: int
+    base_channels: int
+    multipliers: Sequence[int]
+    num_blocks: int
+    groups: int
+    dropout: float
+    resample_with_conv: bool
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each level, from the full resolution downwards."""
+        return [self.base_channels * multiplier for multiplier in self.multipliers]
+
+
+class VqganEncoder(nn.Module):
+    """Picture to latent grid, `2 ** (levels - 1)` times smaller on both axes.
+
+    Args:
+        in_channels: channels of the picture.
+        shape: widths and depths.
+        attention_levels: levels that have attention.
+    """
+
+    def __init__(self, in_channels: int, shape: VqganShape, attention_levels: Sequence[int]) -> None:
         super().__init__()
-        widths = [base_channels * multiplier for multiplier in multipliers]
-        self.conv_in = nn.Conv2d(in_channels, base_channels, 3, padding=1)
+        widths, groups, dropout = shape.widths, shape.groups, shape.dropout
+        self.conv_in = nn.Conv2d(in_channels, shape.base_channels, 3, padding=1)
         self.levels = nn.ModuleList()
         # Levels are numbered from the full resolution, so that encoder and decoder agree about attention_levels.
-        before = base_channels
+        before = shape.base_channels
         for index, width in enumerate(widths):
-            resample = Downsample2d(width, resample_with_conv) if index < len(widths) - 1 else None
-            self.levels.append(Level(before, width, num_blocks, groups, dropout, index in attention_levels, resample))
+            resample = Downsample2d(width, shape.resample_with_conv) if index < len(widths) - 1 else None
+            level = Level(before, width, shape.num_blocks, groups, dropout, index in attention_levels, resample)
+            self.levels.append(level)
             before = width
         self.middle = Middle(before, groups, dropout)
         self.norm_out = nn.GroupNorm(groups, before, eps=_NORM_EPSILON)
-        self.conv_out = nn.Conv2d(before, latent_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(before, shape.latent_channels, 3, padding=1)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """(batch, in_channels, height, width) -> (batch, latent_channels, height / stride, width / stride)."""
@@ -182,33 +195,28 @@ class VqganEncoder(nn.Module):
 
 
 class VqganDecoder(nn.Module):
-    """Latent grid to picture; arguments as `VqganEncoder`, with one residual block more per level.
+    """Latent grid to picture.
 
     Levels are numbered from the full resolution as in the encoder, and run from the last to the first.
+
+    Args:
+        out_channels: channels of the picture.
+        shape: the encoder's.
+        attention_levels: levels that have attention.
     """
 
-    def __init__(
-        self,
-        out_channels: int,
-        latent_channels: int,
-        base_channels: int,
-        multipliers: Sequence[int],
-        num_blocks: int,
-        attention_levels: Sequence[int],
-        groups: int,
-        dropout: float = 0.0,
-        resample_with_conv: bool = True,
-    ) -> None:
+    def __init__(self, out_channels: int, shape: VqganShape, attention_levels: Sequence[int]) -> None:
         super().__init__()
-        widths = [base_channels * multiplier for multiplier in multipliers]
-        self.conv_in = nn.Conv2d(latent_channels, widths[-1], 3, padding=1)
+        widths, groups, dropout = shape.widths, shape.groups, shape.dropout
+        self.conv_in = nn.Conv2d(shape.latent_channels, widths[-1], 3, padding=1)
         self.middle = Middle(widths[-1], groups, dropout)
         levels = []
         for index, width in enumerate(widths):
             # The coarser level is run before this one; the coarsest follows the middle, which has its width.
             before = widths[min(index + 1, len(widths) - 1)]
-            resample = Upsample2d(width, resample_with_conv) if index > 0 else None
-            levels.append(Level(before, width, num_blocks + 1, groups, dropout, index in attention_levels, resample))
+            resample = Upsample2d(width, shape.resample_with_conv) if index > 0 else None
+            blocks = shape.num_blocks + 1
+            levels.append(Level(before, width, blocks, groups, dropout, index in attention_levels, resample))
         self.levels = nn.ModuleList(levels)
         self.norm_out = nn.GroupNorm(groups, widths[0], eps=_NORM_EPSILON)
         self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
@@ -221,4 +229,4 @@ class VqganDecoder(nn.Module):
         return self.conv_out(silu(self.norm_out(hidden)))
 
 
-__all__ = ["AttentionBlock2d", "ResidualBlock2d", "VqganDecoder", "VqganEncoder"]
+__all__ = ["AttentionBlock2d", "ResidualBlock2d", "VqganDecoder", "VqganEncoder", "VqganShape"]

@@ -88,13 +88,7 @@ def read_notes_fast(source: MidiSource) -> list[MidiNote]:
 def read_pedal_fast(source: MidiSource) -> list[tuple[int, int]]:
     """When the pedal is down, as `read_pedal`, but for pedals that are left down or stand in a track without notes.
 
-    Args:
-        source: path, bytes or binary file.
-
-    Raises:
-        ValueError: the file is damaged, of type 2, or counts in SMPTE frames.
-        FileNotFoundError: the path does not exist.
-        ImportError: symusic is not installed.
+    Argument and errors are those of `read_notes_fast`.
     """
     score = _score(source)
     clock, intervals = _Clock(score), []

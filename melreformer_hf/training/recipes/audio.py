@@ -14,7 +14,7 @@ from melreformer_hf.data.opening import open_recordings
 from melreformer_hf.data.recordings import Recordings
 from melreformer_hf.data.streams import ItemStream
 from melreformer_hf.training.config import TrainingConfig, option
-from melreformer_hf.training.recipes.base import Recipe
+from melreformer_hf.training.recipes.base import Recipe, check_validation_split
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,11 +30,7 @@ class AudioOptions:
     )
 
     def __post_init__(self) -> None:
-        if self.validation_split == "test":
-            raise ValueError(
-                "options.validation_split must not be 'test': the best model is chosen by this split, and a test split "
-                "that chooses measures nothing. Use 'validation'; `melreformer evaluate` reads 'test', once, at the end."
-            )
+        check_validation_split(self.validation_split)
 
 
 @contextlib.contextmanager

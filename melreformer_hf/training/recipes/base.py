@@ -19,6 +19,19 @@ from melreformer_hf.training.config import TrainingConfig, build_dataclass
 from melreformer_hf.training.optimizers import OptimizerSettings
 
 
+def check_validation_split(split: str) -> None:
+    """The split that chooses the best model, in the options of every recipe.
+
+    Raises:
+        ValueError: it is `test`.
+    """
+    if split == "test":
+        raise ValueError(
+            "options.validation_split must not be 'test': the best model is chosen by this split, and a test split "
+            "that chooses measures nothing. Use 'validation'; `melreformer evaluate` reads 'test', once, at the end."
+        )
+
+
 @runtime_checkable
 class Stateful(Protocol):
     """Anything whose state can be saved: a module, an optimizer, a running mean."""
@@ -205,4 +218,4 @@ class Recipe(abc.ABC):
         """
 
 
-__all__ = ["Phase", "Recipe", "Stateful", "StepContext", "Trainable", "Validation"]
+__all__ = ["Phase", "Recipe", "Stateful", "StepContext", "Trainable", "Validation", "check_validation_split"]

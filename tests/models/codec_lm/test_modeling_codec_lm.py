@@ -9,7 +9,7 @@ import torch
 from model_checks import assert_recomputing_changes_nothing
 from testing_utils import ModelContractMixin, assert_error
 
-from melreformer_hf.models.codec_lm import modeling_codec_lm
+from melreformer_hf.models.codec_lm import fixed_point_codec_lm, modeling_codec_lm
 from melreformer_hf.models.codec_lm.configuration_codec_lm import CodecLMConfig
 from melreformer_hf.models.codec_lm.fixed_point_codec_lm import StreamHeader, pack_stream, unpack_stream
 from melreformer_hf.models.codec_lm.modeling_codec_lm import CodecLMModel, frame_positions
@@ -375,3 +375,13 @@ def test_broken_original_checkpoints_are_refused(tmp_path):
 def test_docstring_example():
     results = doctest.testmod(modeling_codec_lm)
     assert results.attempted > 0 and results.failed == 0
+
+
+def test_values_have_all_the_bits_of_the_context(monkeypatch):
+    """Three frames of context and a frame's own are four products in a sum: 52 bits less two, halved, are 25."""
+    model = CodecLMModel(CodecLMConfig.preset("tiny", num_context_frames=3)).eval()
+    attend, most = fixed_point_codec_lm.attend_integers, []
+    monkeypatch.setattr(fixed_point_codec_lm, "attend_integers", lambda *args: most.append(args[-1]) or attend(*args))
+    _, state = model.fixed_point().logits(shifted(codes()))
+    integers = state.layers[0][2]
+    assert 2**24 < integers.abs().max() <= 2**25 and set(most) == {4}

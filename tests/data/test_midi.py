@@ -34,6 +34,14 @@ def test_suitable_pieces(notes, reason):
     assert [counts.short, counts.long, counts.crowded] == [reason == name for name in ("short", "long", "crowded")]
 
 
+def test_rests_truncations_and_rows_are_counted():
+    late = [MidiNote(399 * 12 + 550, 1500, 60, 0, 64)]  # after five rests of a second each, and cut to 9.99 s
+    counts = RowCounts()
+    rows = list(arrival_rows([piece() + late, piece()], counts=counts, rest=True))
+    assert (counts.rests, counts.truncations, counts.rows) == (5, 1, len(rows))
+    assert sum(row[3::3].count(ARRIVAL.first["rest"]) for row in rows) == 5
+
+
 def test_rows():
     pieces = [piece(), piece(spacing=13)]
     rows = list(arrival_rows(pieces, num_variants=10, seed=1))

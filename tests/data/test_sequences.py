@@ -94,6 +94,15 @@ def test_rows_of_one_piece_carry_its_label_and_metadata(folder, tmp_path, scheme
         assert sum((len(row) - 1) // 3 for row in seen[2]) >= 500  # nothing is dropped at the end
 
 
+def test_a_stretch_of_one_note(folder, tmp_path):
+    _, stores = tokenize(folder, tmp_path / "out", scheme="notes")
+    one = stores["train"].notes(1, transpose=63).item(0)["notes"]
+    assert one.shape == (6, 1) and one[0, 0] == 0 and 0 <= one[2, 0] < 128
+    for wrong in ({"num_notes": 0}, {"num_notes": 1, "transpose": 64}, {"num_notes": 1, "transpose": -1}):
+        with pytest.raises(ValueError, match="num_notes must be at least 1 and transpose in 0..63"):
+            stores["train"].notes(**wrong)
+
+
 def test_every_epoch_holds_every_row_once_in_a_new_order(folder, tmp_path):
     _, stores = tokenize(folder, tmp_path / "out", variants=3)
     store = stores["train"]

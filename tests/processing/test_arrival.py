@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from melreformer_hf.processing.midi.arrival import (
+    CONTROL,
     DURATION,
     NOTE,
     REST,
     SEPARATOR,
+    clip_events,
     earliest_tick,
     events_to_notes,
     latest_tick,
@@ -50,3 +52,12 @@ def test_rests_fill_every_gap_longer_than_the_density():
     times = [time for time in pad_events(notes, 520, density=100)[::3]]
     assert times == [100, 200, 300, 301, 401, 501]
     assert pad_events(notes, density=100)[::3] == [100, 200, 300, 301]
+
+
+def test_clipping_keeps_what_begins_inside_and_cuts_what_sounds_beyond():
+    before, first, last, after = (event(time, 10, 60) for time in (99, 100, 195, 201))
+    control = [number + CONTROL for number in event(200, 30, 61)]
+    everything = [*before, *first, *last, *control, *after]
+    assert clip_events(everything, 100, 200, cut_durations=False) == [*first, *last, *control]
+    cut = [number + CONTROL for number in event(200, 0, 61)]
+    assert clip_events(everything, 100, 200) == [*first, *event(195, 5, 60), *cut]

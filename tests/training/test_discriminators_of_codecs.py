@@ -229,6 +229,8 @@ def test_stereo():
         (lambda: feature_matching_loss([[torch.zeros(1)]], [[]]), ("layers",)),
         (lambda: DiscriminatorDraw(["a", "a"]), ("different",)),
         (lambda: DiscriminatorDraw(["a"], temperature=0), ("temperature",)),
+        (lambda: DiscriminatorDraw(["a"], decay=1), ("decay", "1 and")),
+        (lambda: DiscriminatorDraw(["a"], decay=-0.1), ("decay", "-0.1")),
         (lambda: DiscriminatorDraw(["a"]).record("b", 1.0), ("'b'",)),
         (lambda: DiscriminatorDraw(["a"]).record("a", float("nan")), ("finite", "nan")),
         (lambda: DiscriminatorDraw(["a", "b", "c"]).num_quantizers("b", 1), ("at least 2",)),
@@ -238,6 +240,39 @@ def test_errors(call, fragments):
     with pytest.raises(ValueError) as error:
         call()
     assert_error(error, *fragments)
+
+
+def test_two_equal_widths_are_one_layer():
+    told = {"channel_sizes": [4, 4], "kernel_sizes": [3, 3], "strides": [1, 1], "groups": [1, 1], "n_blocks": 1}
+    (stack,) = PooledWaveformDiscriminator.from_original_arguments(told).stacks
+    assert [(conv.in_channels, conv.out_channels) for conv in stack] == [(1, 4), (4, 1)]
+
+
+def test_sizes_of_the_codecs_own_discriminators():
+    """SoundStream's, as the original builds them when it is told nothing."""
+    with torch.device("meta"):
+        stft, wave = TwoSidedStftDiscriminator(norm="none"), PooledWaveformDiscriminator(norm="none")
+    strided = [block.strided_conv for block in stft.blocks]
+    assert [(conv.in_channels, conv.out_channels, conv.stride) for conv in strided] == [
+        (32, 64, (1, 2)),
+        (64, 128, (2, 2)),
+        (128, 128, (1, 2)),
+        (128, 256, (2, 2)),
+        (256, 256, (1, 2)),
+        (256, 512, (2, 2)),
+    ]
+    assert (stft.n_fft, stft.hop_length, stft.output_conv.kernel_size) == (1024, 256, (1, 8))
+    assert [pool.kernel_size for pool in wave.pools] == [(2,), (4,), (8,)]
+    shapes = [(conv.out_channels, conv.kernel_size[0], conv.stride[0], conv.groups) for conv in wave.stacks[0]]
+    assert shapes == [
+        (16, 15, 1, 1),
+        (64, 41, 4, 4),
+        (256, 41, 4, 16),
+        (512, 41, 4, 64),
+        (1024, 41, 4, 256),
+        (1024, 5, 1, 1),
+        (1, 3, 1, 1),
+    ]
 
 
 def test_losses_by_hand():

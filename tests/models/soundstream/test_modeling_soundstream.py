@@ -368,6 +368,11 @@ def test_wrong_configurations_are_refused(overrides, fragment):
         SoundStreamConfig.preset("tiny", **overrides)
 
 
+def test_a_stride_of_one_keeps_the_rate():
+    model = build(strides=(1, 2))
+    assert model.encode(noise(1, 32)).audio_codes.shape[-1] == 16
+
+
 ARGUMENTS = {
     "n_blocks": 2,
     "strides": (2, 3),

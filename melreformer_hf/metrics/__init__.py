@@ -4,7 +4,8 @@ The functions are what recipes, `melreformer evaluate` and the benchmarks report
 Names are imported when they are first used.
 
 spectral: distances of waveforms or log-mels; mels: sharpness, seams, drift of log-mels; waveforms: SI-SDR; samplers:
-what many draws are worth; distributions: sets against sets; embeddings: what such sets are compared in; codes: codec use.
+what many draws are worth; distributions: sets against sets; embeddings: what such sets are compared in; codes: codec use;
+transcription: notes that were heard against notes that were played.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ _EXPORTS: dict[str, str] = {
     "AudioModelEmbedding": "embeddings",
     "FrechetResult": "distributions",
     "LogMelStatistics": "embeddings",
+    "NoteEarEmbedding": "embeddings",
     "audible_bins": "mels",
     "bits_per_second": "codes",
     "codebook_perplexity": "codes",
@@ -27,12 +29,15 @@ _EXPORTS: dict[str, str] = {
     "frechet_audio_distance": "distributions",
     "frechet_distance": "distributions",
     "log_mel_l1": "spectral",
+    "mean_scores": "transcription",
     "mel_statistics_distance": "mels",
     "multi_resolution_stft_distance": "spectral",
     "nearest_neighbor_distance": "distributions",
+    "note_rows": "transcription",
     "seam": "mels",
     "sharpness": "mels",
     "si_sdr": "waveforms",
+    "transcription_scores": "transcription",
 }
 
 __all__ = sorted([*_EXPORTS, "module_folder", "module_names"])

@@ -1,12 +1,17 @@
-"""What sets of recordings are compared in: statistics of log-mels, or any audio model of the Hub."""
+"""What sets of recordings are compared in: statistics of log-mels, what an ear hears, or any audio model of the Hub."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram
+
+if TYPE_CHECKING:
+    from melreformer_hf.models.note_ear.modeling_note_ear import NoteEarModel
 
 
 class LogMelStatistics:
@@ -69,6 +74,33 @@ class AudioModelEmbedding:
         return _pooled(self.model(**inputs))
 
 
+class NoteEarEmbedding:
+    """What an ear reads notes from, its last hidden layer, averaged over time: touch, chords and rhythm, not timbre alone.
+
+    Args:
+        ear: a `NoteEarModel`, or the folder or Hub id of one.
+        module: called in place of the model: the model in a wrapper, such as `torch.compile(model)`.
+    """
+
+    def __init__(self, ear: NoteEarModel | str | os.PathLike, module: Callable | None = None) -> None:
+        if isinstance(ear, (str, os.PathLike)):
+            from melreformer_hf.models.note_ear.modeling_note_ear import NoteEarModel
+
+            ear = NoteEarModel.from_pretrained(ear).eval()
+        self.ear, self.module = ear, ear if module is None else module
+        self.name = f"ear, {ear.config.hidden_size} features, {ear.config.sampling_rate} Hz"
+
+    @torch.no_grad()
+    def __call__(self, waveforms: Sequence[torch.Tensor], sampling_rate: int) -> torch.Tensor:
+        """(sample,) waveforms to (waveform, feature); one after another, so that padding changes nothing."""
+        config, rows = self.ear.config, []
+        for waveform in waveforms:
+            samples = _at_rate(waveform, sampling_rate, config.sampling_rate).to(self.ear.device)
+            mel = log_mel_spectrogram(samples[None], config.mel_config)
+            rows.append(self.module(mel).last_hidden_state[0].float().mean(0).cpu())
+        return torch.stack(rows)
+
+
 def _pooled(output: object) -> torch.Tensor:
     if isinstance(output, torch.Tensor):
         return output[0].cpu()
@@ -95,4 +127,4 @@ def _at_rate(waveform: torch.Tensor, rate: int, wanted: int) -> torch.Tensor:
     return torch.from_numpy(resample(waveform.numpy(), rate, wanted))
 
 
-__all__ = ["AudioModelEmbedding", "LogMelStatistics"]
+__all__ = ["AudioModelEmbedding", "LogMelStatistics", "NoteEarEmbedding"]

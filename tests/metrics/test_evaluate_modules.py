@@ -15,7 +15,7 @@ from melreformer_hf.metrics import module_folder, module_names
 
 evaluate = pytest.importorskip("evaluate")
 NAMES = ["bits_per_second", "codebook_usage", "crps", "drift", "duration_ks", "frechet_audio_distance", "log_mel_l1"]
-NAMES += ["multi_resolution_stft", "nearest_neighbor_distance", "seam", "sharpness", "si_sdr"]
+NAMES += ["multi_resolution_stft", "nearest_neighbor_distance", "note_f1", "seam", "sharpness", "si_sdr"]
 
 
 def test_the_list_of_metrics():

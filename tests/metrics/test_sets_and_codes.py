@@ -12,6 +12,7 @@ from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram
 from melreformer_hf.metrics import (
     AudioModelEmbedding,
     LogMelStatistics,
+    NoteEarEmbedding,
     bits_per_second,
     codebook_perplexity,
     codebook_usage,
@@ -21,6 +22,8 @@ from melreformer_hf.metrics import (
     frechet_distance,
     nearest_neighbor_distance,
 )
+from melreformer_hf.models.note_ear.configuration_note_ear import NoteEarConfig
+from melreformer_hf.models.note_ear.modeling_note_ear import NoteEarModel
 
 
 def test_frechet_distance_in_one_dimension_is_exact():
@@ -100,6 +103,21 @@ def test_log_mel_statistics_are_mean_deviation_and_change_at_the_contracts_rate(
     tone = torch.sin(torch.arange(22050) * 0.2)
     rates = [LogMelStatistics(config)([tone[::step].clone()], 22050 // step)[0] for step in (1, 2)]
     torch.testing.assert_close(rates[0][:2], rates[1][:2], rtol=0.05, atol=0.1)
+
+
+def test_an_ear_is_an_embedding(tmp_path):
+    ear = NoteEarModel(NoteEarConfig.preset("test")).eval()
+    generator = torch.Generator().manual_seed(0)
+    waveforms = [torch.randn(samples, generator=generator) * 0.1 for samples in (9000, 20000)]
+    rows = NoteEarEmbedding(ear)(waveforms, 22050)
+    mel = log_mel_spectrogram(waveforms[1][None], ear.config.mel_config)
+    assert rows.shape == (2, 24)
+    torch.testing.assert_close(rows[1], ear(mel).last_hidden_state[0].mean(0).detach())
+    ear.save_pretrained(tmp_path)
+    again = NoteEarEmbedding(tmp_path)
+    torch.testing.assert_close(again(waveforms, 22050), rows)
+    assert again.name == "ear, 24 features, 22050 Hz"
+    assert frechet_audio_distance(waveforms, waveforms * 2, 22050, again).embedding == again.name
 
 
 def test_any_audio_model_of_transformers_embeds(tmp_path):

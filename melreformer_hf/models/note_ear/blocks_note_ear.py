@@ -13,32 +13,25 @@ _BAND_TAPS = (5, 3)  # of the stem's convolutions
 
 
 class EarStem(nn.Module):
-    """Two convolutions over (band, frame) that share what a partial looks like, then a linear map of all that is left.
+    """Two convolutions over bands and time that share what a partial looks like, then a linear map of all that is left.
 
-    The second one strides over `fold_size` frames: step `t` sees the frames `fold_size * t - reach` to
-    `fold_size * (t + 1) - 1 + reach`.
+    The first one strides over `fold_size` frames: a step sees its own frames, and `reach` frames to either side.
     """
-
-    reach = 2  # frames: one for each convolution
 
     def __init__(self, config: NoteEarConfig) -> None:
         super().__init__()
         first, second = config.stem_channels
-        bands = -(-config.num_mel_bins // 2)
-        self.local = nn.Conv2d(1, first, (_BAND_TAPS[0], 3), stride=(2, 1), padding=(_BAND_TAPS[0] // 2, 1))
-        self.fold = nn.Conv2d(
-            first,
-            second,
-            (_BAND_TAPS[1], config.fold_size + 2),
-            stride=(2, config.fold_size),
-            padding=(_BAND_TAPS[1] // 2, 1),
-        )
+        fold, bands = config.fold_size, -(-config.num_mel_bins // 2)
+        # A frame beyond the step's own to each side, then a step.
+        self.reach = fold + 1
+        self.fold = nn.Conv2d(1, first, (_BAND_TAPS[0], fold + 2), (2, fold), (_BAND_TAPS[0] // 2, 1))
+        self.mix = nn.Conv2d(first, second, (_BAND_TAPS[1], 3), (2, 1), (_BAND_TAPS[1] // 2, 1))
         self.proj = nn.Linear(second * -(-bands // 2), config.hidden_size)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(batch, mel, frame) -> (batch, hidden, step)."""
-        hidden = gelu(self.local(features.unsqueeze(1)))
-        hidden = gelu(self.fold(hidden))  # (batch, channel, band, step)
+        hidden = gelu(self.fold(features.unsqueeze(1)))  # (batch, channel, band, step)
+        hidden = gelu(self.mix(hidden))
         return self.proj(hidden.flatten(1, 2).transpose(1, 2)).transpose(1, 2)
 
 

@@ -61,7 +61,7 @@ class NoteEarConfig(MelStrictConfig):
     fold_size: int = 2
     lowest_pitch: int = 21
     num_keys: int = 88
-    stem_channels: tuple[int, ...] | list[int] = (24, 32)
+    stem_channels: tuple[int, ...] | list[int] = (16, 32)
     hidden_size: int = 320
     intermediate_size: int = 480
     kernel_size: int = 8
@@ -69,7 +69,7 @@ class NoteEarConfig(MelStrictConfig):
     look_ahead: tuple[int, ...] | list[int] = (3, 1, 0, 0)
     label_reach: float = 2.0
     onset_weight: float = 2.0
-    velocity_weight: float = 4.0
+    velocity_weight: float = 12.0
     onset_threshold: float = 0.4
     frame_threshold: float = 0.3
     offset_threshold: float = 0.4

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 RECIPES: dict[str, str] = {
     "composer": "melreformer_hf.training.recipes.composer:ComposerRecipe",
     "conv_upsampler": "melreformer_hf.training.recipes.conv_upsampler:ConvUpsamplerRecipe",
+    "ear": "melreformer_hf.training.recipes.ear:EarRecipe",
     "expansion": "melreformer_hf.training.recipes.expansion:ExpansionRecipe",
     "idea_diffusion": "melreformer_hf.training.recipes.idea_diffusion:IdeaDiffusionRecipe",
     "vocoder": "melreformer_hf.training.recipes.vocoder:VocoderRecipe",

@@ -73,10 +73,10 @@ def test_a_step_sees_exactly_its_receptive_field(overrides):
 
 
 def test_the_reach_is_what_the_layers_say():
-    # Layers: taps 4, dilations 1 and 2, one tap ahead in the first: (2, 1) and (6, 0); the stem's 2 frames are one step.
-    assert build().receptive_field_steps == (1 + 2 + 6, 1 + 1 + 0)
+    # Layers: taps 4, dilations 1 and 2, one tap ahead in the first: (2, 1) and (6, 0); the stem's 3 frames are two steps.
+    assert build().receptive_field_steps == (2 + 2 + 6, 2 + 1 + 0)
     # Windows of 128 begin 48 samples before a frame of 32: one step of 64.
-    assert build().waveform_reach_steps == (10, 3)
+    assert build().waveform_reach_steps == (11, 4)
     assert build(fold_size=1).waveform_reach_steps == (2 + 8 + 2, 2 + 1 + 2)
 
 
@@ -111,9 +111,9 @@ def test_notes_come_in_order_and_as_soon_as_they_end():
     for note in ear.transcribe_stream((given.append(1) or piece for piece in sound.split(80)), 8000, None, 0.02):
         told.append((len(given) * 80, note))
     ends = [(note.onset + note.duration) * 80 for _, note in told]
-    # The reach is 3 steps of 64 samples, a peak is known 2 steps later, a block has 3 steps; a tick has 80 samples.
+    # The reach is 4 steps of 64 samples, a peak is known 2 steps later, a block has 3 steps; a tick has 80 samples.
     late = [heard - end for (heard, _), end in zip(told, ends, strict=True) if heard < 8000]
-    assert max(late) <= (3 + 2 + 3 + 1) * 64 + 160
+    assert max(late) <= (4 + 2 + 3 + 1) * 64 + 160
 
 
 def test_what_is_held_does_not_grow_with_the_length():
@@ -127,6 +127,22 @@ def test_what_is_held_does_not_grow_with_the_length():
         held.clear()
         list(ear.transcribe_stream((some_sound(640) for _ in range(count)), 8000, listening, 0.05))
         assert max(held) == 2 * (7 + 3 + 10 + 9) or max(held) <= 64
+
+
+def test_long_recordings_are_heard_piece_by_piece():
+    ear, held = build(), []
+
+    def listening(mel, **kwargs):
+        held.append(mel.shape[-1])
+        return ear(mel, **kwargs)
+
+    ear.transcribe(some_sound(8000 * 90), 8000, listening)
+    # Pieces of 20 s have 5000 frames; one is waited for beside the one at hand, with their context.
+    assert len(held) > 2 and max(held) <= 2 * 5000 + 2 * (11 + 4 + 1)
+
+
+def test_an_untrained_ear_expects_silence():
+    assert (build().head.bias == -4).all() and build()(some_mel(1, 40)).onset_logits.sigmoid().mean() < 0.03
 
 
 def test_other_sampling_rates_are_resampled():

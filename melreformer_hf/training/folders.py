@@ -15,6 +15,8 @@ from melreformer_hf._text import duration_in_words
 from melreformer_hf.audio.io import AUDIO_SUFFIXES
 from melreformer_hf.data.building import BuildConfig, build_dataset
 from melreformer_hf.data.metadata import default_metadata
+from melreformer_hf.data.performances import NOTES_FILE
+from melreformer_hf.data.performing import PerformanceConfig, build_performances
 from melreformer_hf.data.rendering import MIDI_SUFFIXES, render_folder
 from melreformer_hf.data.sequences import TOKENS_FILE
 from melreformer_hf.data.shard_writing import DATASET_FILE
@@ -94,6 +96,44 @@ def notes_dataset_of(config: TrainingConfig) -> str:
             _say(f"{len(report['skipped'])} files could not be used; {output / 'report.json'} says why")
 
     return _made_once(config, folder, f"notes-{_digest(folder, files)}", TOKENS_FILE, build)
+
+
+def performances_of(config: TrainingConfig, sampling_rate: int) -> str:
+    """The same for trainings that read performances: MIDI files are played, and their notes are kept beside the audio.
+
+    Args:
+        config: as of `dataset_of`.
+        sampling_rate: of the model's mel contract.
+
+    Returns:
+        folder or Hub id of a dataset of performances.
+
+    Raises:
+        ValueError: the folder holds no MIDI files.
+        FileNotFoundError: no FluidSynth or no sound font.
+    """
+    folder = Path(config.dataset).expanduser()
+    if not folder.is_dir() or (folder / NOTES_FILE).is_file():
+        return str(folder) if folder.is_dir() else config.dataset
+    files = _files(folder, MIDI_SUFFIXES)
+    if not files:
+        kinds = ", ".join(MIDI_SUFFIXES)
+        raise ValueError(
+            f"dataset must be one of performances (with {NOTES_FILE}), or a folder of MIDI files ({kinds}), got {folder}."
+        )
+
+    def build(output: Path) -> None:
+        font = find_soundfont(config.soundfont)
+        _say(f"playing {len(files)} MIDI files in {folder} with {font} into {output}")
+        workers = min(8, os.cpu_count() or 1)
+        report = build_performances(
+            folder, output, font, PerformanceConfig(sampling_rate=sampling_rate, workers=workers, overwrite=True)
+        )
+        for skipped in report["skipped"]:
+            _say(f"left out {skipped['file']}: {skipped['reason']}")
+
+    digest = _digest(folder, files, sampling_rate, config.soundfont)
+    return _made_once(config, folder, f"performances-{digest}", NOTES_FILE, build)
 
 
 def _made_once(config: TrainingConfig, folder: Path, name: str, complete: str, build: Callable[[Path], None]) -> str:
@@ -178,4 +218,4 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-__all__ = ["CACHE", "SOUND_FONTS", "dataset_of", "find_soundfont", "is_dataset", "notes_dataset_of"]
+__all__ = ["CACHE", "SOUND_FONTS", "dataset_of", "find_soundfont", "is_dataset", "notes_dataset_of", "performances_of"]

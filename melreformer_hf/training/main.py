@@ -73,11 +73,13 @@ def train_words(recipe: str | type[Recipe], words: Sequence[str]) -> dict[str, f
 
 def _dataset(recipe: Recipe, config: TrainingConfig) -> str:
     """What the recipe reads: `config.dataset`, or what is made of it when it is a folder of files."""
-    from melreformer_hf.training.folders import dataset_of, notes_dataset_of
+    from melreformer_hf.training.folders import dataset_of, notes_dataset_of, performances_of
 
     if recipe.reads_notes:
         return notes_dataset_of(config)
     mel = getattr(recipe, "mel", None)
+    if recipe.reads_performances:
+        return performances_of(config, mel.sampling_rate)
     return config.dataset if mel is None else dataset_of(config, mel.sampling_rate)
 
 

@@ -133,6 +133,7 @@ class Recipe(abc.ABC):
         best_metric: the metric that chooses the best model.
         greater_is_better: whether that metric is to rise.
         reads_notes: whether the dataset is one of notes (`melreformer data tokenize --scheme notes`), not of recordings.
+        reads_performances: whether it is one of performances, recordings with their notes (`data.performances`).
         modules: what `trainables` and `frozen` gave, as the trainer prepared them; call these in `phases`.
     """
 
@@ -140,6 +141,7 @@ class Recipe(abc.ABC):
     best_metric: ClassVar[str]
     greater_is_better: ClassVar[bool] = False
     reads_notes: ClassVar[bool] = False
+    reads_performances: ClassVar[bool] = False
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Options:

@@ -58,7 +58,7 @@ class NotePerformerConfig(MelStrictConfig):
     mel: dict | None = None
     lowest_key: int = 21
     num_keys: int = 88
-    num_ages: int = 112
+    num_ages: int = 96
     first_age_in_s: float = -0.03
     last_age_in_s: float = 8.0
     age_scale_in_s: float = 0.03
@@ -68,7 +68,7 @@ class NotePerformerConfig(MelStrictConfig):
     room_frames: int = 96
     hidden_size: int = 192
     intermediate_size: int = 384
-    num_hidden_layers: int = 3
+    num_hidden_layers: int = 2
     kernel_size: int = 5
     initializer_range: float = 0.01
 

@@ -185,7 +185,7 @@ def calibrate(sounds: NoteSounds, store: PerformanceStore, mel: MelConfig) -> No
     """Fill the table of single notes with what the dataset's recording of single keys has.
 
     Around each moment of the table energies are averaged halfway to its neighbors; what the velocity adds is taken off.
-    Keys and ages that the recording does not have stay as they are.
+    Keys and ages that the recording does not have, or after the key went up, stay as they are.
 
     Args:
         sounds: its `level` is changed.
@@ -207,10 +207,10 @@ def calibrate(sounds: NoteSounds, store: PerformanceStore, mel: MelConfig) -> No
     table = sounds.level.view(config.num_keys, config.num_ages, -1)
     frames = (_LEAD_SECONDS + limits) * rate / fine.hop_length - 0.5
     first, last = frames[:-1].round().long().clamp(min=0), frames[1:].round().long().clamp(min=0)
-    for onset, pitch, velocity in zip(notes.onset, notes.pitch, notes.velocity, strict=True):
-        start = round((onset - _LEAD_SECONDS) * rate)
-        length = min(round((_LEAD_SECONDS + config.last_age_in_s) * rate), recording.num_samples - start)
-        if not (start >= 0 and 0 <= pitch - config.lowest_key < config.num_keys):
+    for onset, release, pitch, velocity in zip(*dataclasses.astuple(notes), strict=True):
+        start, end = round((onset - _LEAD_SECONDS) * rate), min(release, onset + config.last_age_in_s)
+        length = min(round(end * rate), recording.num_samples) - start
+        if start < 0 or not 0 <= pitch - config.lowest_key < config.num_keys:
             continue
         energy = (2 * log_mel_spectrogram(store.audio.read(recording, start, length), fine)).exp()  # (mel, frame)
         sums = torch.cat([energy.new_zeros(len(energy), 1, dtype=torch.double), energy.double().cumsum(-1)], dim=-1)

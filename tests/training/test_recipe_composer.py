@@ -19,7 +19,13 @@ from melreformer_hf.training.config import TrainingConfig
 from melreformer_hf.training.folders import notes_dataset_of
 from melreformer_hf.training.loop import train
 from melreformer_hf.training.main import main
-from melreformer_hf.training.recipes.composer import ComposerOptions, ComposerRecipe, _Notes, augmented, given_notes
+from melreformer_hf.training.recipes.composer import (
+    ComposerOptions,
+    ComposerRecipe,
+    NoteColumns,
+    augmented,
+    given_notes,
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +49,10 @@ def config(dataset, tmp_path, **changes) -> TrainingConfig:
     )
 
 
-def stretch(onsets, pitches) -> _Notes:
+def stretch(onsets, pitches) -> NoteColumns:
     count = len(onsets)
     ones = np.ones(count, dtype=np.int64)
-    return _Notes(np.array(onsets), 10 * ones, np.array(pitches), 64 * ones, 0 * ones)
+    return NoteColumns(np.array(onsets), 10 * ones, np.array(pitches), 64 * ones, 0 * ones)
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -13,23 +12,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from melreformer_hf.models.note_transformer.configuration_note_transformer import NoteTransformerConfig
 from melreformer_hf.nn.attention import attend, band_mask, split_heads
 from melreformer_hf.nn.positions import rotate
-
-
-@dataclass
-class NoteCache:
-    """What the layers remember of the notes before: at most `window - 1` of them, whatever the piece's length.
-
-    Args:
-        keys: per layer (batch, head, note, head_dim), not yet rotated.
-        values: per layer, the same shape.
-        seconds: (batch, note) onsets of the remembered notes.
-        seen: notes that went in so far.
-    """
-
-    keys: list[torch.Tensor] = field(default_factory=list)
-    values: list[torch.Tensor] = field(default_factory=list)
-    seconds: torch.Tensor | None = None
-    seen: int = 0
 
 
 def rotary_table(
@@ -59,47 +41,99 @@ def rotary_table(
     return angles.cos(), angles.sin()
 
 
+class NoteCache:
+    """What the layers remember of the notes before: those of the last `window`, whatever the piece's length.
+
+    Each layer's keys and values lie in a ring: a note takes the place of the one that has left the window. Keys are kept turned
+    to a common anchor in order and time, so that a new note turns its own alone; the anchor follows at every `window` notes,
+    because small angles are exact ones. No gradient flows through what is remembered.
+
+    Args:
+        config: of the model.
+
+    Attributes:
+        keys: per layer (batch, head, window, head_dim).
+        values: per layer, the same shape.
+        seen: notes that went in so far.
+    """
+
+    def __init__(self, config: NoteTransformerConfig) -> None:
+        self.window, self.periods = config.window, (config.min_period_in_s, config.max_period_in_s)
+        self.keys: list[torch.Tensor] = []
+        self.values: list[torch.Tensor] = []
+        self.seen = 0
+        self._anchor, self._anchor_seconds = 0, torch.zeros(1, 1)
+
+    def begin(self, seconds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Places (batch, note) and onsets (batch, note) of new notes, counted from the anchor."""
+        if self.seen == 0:
+            self._anchor_seconds = seconds[:, :1]
+        elif self.seen - self._anchor >= self.window:
+            self._move_anchor(seconds[:, :1])
+        first = self.seen - self._anchor
+        places = torch.arange(first, first + seconds.shape[1], device=seconds.device).expand(len(seconds), -1)
+        return places, seconds - self._anchor_seconds
+
+    def _move_anchor(self, seconds: torch.Tensor) -> None:
+        moved = torch.full_like(seconds, self.seen - self._anchor, dtype=torch.long)
+        for index, keys in enumerate(self.keys):
+            turn = rotary_table(moved, seconds - self._anchor_seconds, keys.shape[-1], self.periods)
+            self.keys[index] = rotate(keys, turn[0], -turn[1])
+        self._anchor, self._anchor_seconds = self.seen, seconds
+
+    def mask(self, steps: int, device: torch.device) -> torch.Tensor | None:
+        """Which of the remembered and of `steps` new notes each new one sees; `None` where it sees all of them."""
+        if steps == 1:
+            return None
+        filled = min(self.seen, self.window)
+        slots = torch.arange(filled, device=device)
+        new = torch.arange(self.seen, self.seen + steps, device=device)
+        old = self.seen - 1 - (self.seen - 1 - slots) % self.window
+        return band_mask(new, torch.cat([old, new]), self.window - 1, 0)
+
+    def join(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a layer that new notes see, theirs included, which are remembered."""
+        if layer == len(self.keys):
+            shape = (*key.shape[:2], self.window, key.shape[3])
+            self.keys.append(key.new_zeros(shape))
+            self.values.append(value.new_zeros(shape))
+        return self._join(self.keys[layer], key.detach()), self._join(self.values[layer], value.detach())
+
+    def _join(self, ring: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        steps = new.shape[2]
+        if steps == 1:  # it takes the place of the one that it does not see any more
+            ring[:, :, self.seen % self.window] = new[:, :, 0]
+            return ring[:, :, : self.seen + 1]
+        joined = torch.cat([ring[:, :, : self.seen], new], dim=2)
+        last = torch.arange(self.seen, self.seen + steps)[-self.window :] % self.window
+        ring[:, :, last.to(ring.device)] = new[:, :, -self.window :]
+        return joined
+
+
 class NoteAttention(nn.Module):
-    """Causal attention within a window of notes; keys are kept unrotated, so that any length stays exact."""
+    """Causal attention within a window of notes."""
 
     def __init__(self, config: NoteTransformerConfig, layer_idx: int) -> None:
         super().__init__()
-        self.num_heads, self.window, self.layer_idx = config.num_attention_heads, config.window, layer_idx
+        self.num_heads, self.layer_idx = config.num_attention_heads, layer_idx
         self.attn_implementation = "sdpa"
-        self.periods = (config.min_period_in_s, config.max_period_in_s)
         self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, hidden: torch.Tensor, seconds: torch.Tensor, cache: NoteCache | None) -> torch.Tensor:
-        """(batch, note, hidden) and onsets (batch, past + note) -> (batch, note, hidden)."""
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor | None,
+        cache: NoteCache | None,
+    ) -> torch.Tensor:
+        """(batch, note, hidden), their `rotary_table`, (note, key) bool -> (batch, note, hidden)."""
         query, key, value = (split_heads(part, self.num_heads) for part in self.qkv_proj(hidden).chunk(3, dim=-1))
+        query, key = rotate(query, *rotary), rotate(key, *rotary)
         if cache is not None:
-            key, value = self._remember(key, value, cache)
-        steps, keys = query.shape[2], key.shape[2]
-        # Counted from the newest note: only differences matter, and small numbers keep float32's angles exact.
-        places = torch.arange(1 - keys, 1, device=hidden.device).expand(len(hidden), -1)
-        cosine, sine = rotary_table(places, seconds - seconds[:, -1:], query.shape[-1], self.periods)
-        key = rotate(key, cosine, sine)
-        query = rotate(query, cosine[:, :, -steps:], sine[:, :, -steps:])
-        # A single new note sees all that is remembered, which the cache has cut to the window already.
-        mask = None
-        if steps > 1:
-            mask = band_mask(places[0, -steps:], places[0], self.window - 1, 0)
+            key, value = cache.join(self.layer_idx, key, value)
         attended, _ = attend(self, query, key, value, mask)  # (batch, note, head, head_dim)
         return self.out_proj(attended.flatten(2))
-
-    def _remember(self, key: torch.Tensor, value: torch.Tensor, cache: NoteCache) -> tuple[torch.Tensor, torch.Tensor]:
-        if len(cache.keys) > self.layer_idx:
-            key = torch.cat([cache.keys[self.layer_idx], key], dim=2)
-            value = torch.cat([cache.values[self.layer_idx], value], dim=2)
-            cache.keys[self.layer_idx], cache.values[self.layer_idx] = self._last(key), self._last(value)
-        else:
-            cache.keys.append(self._last(key))
-            cache.values.append(self._last(value))
-        return key, value
-
-    def _last(self, values: torch.Tensor) -> torch.Tensor:
-        return values[:, :, max(values.shape[2] - self.window + 1, 0) :]
 
 
 class NoteBlock(GradientCheckpointingLayer):
@@ -114,9 +148,15 @@ class NoteBlock(GradientCheckpointingLayer):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, hidden: torch.Tensor, seconds: torch.Tensor, cache: NoteCache | None) -> torch.Tensor:
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor | None,
+        cache: NoteCache | None,
+    ) -> torch.Tensor:
         """See `NoteAttention.forward`."""
-        hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), seconds, cache))
+        hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), rotary, mask, cache))
         gate, up = self.gate_up_proj(self.mlp_norm(hidden)).chunk(2, dim=-1)
         return hidden + self.dropout(self.down_proj(silu(gate) * up))
 

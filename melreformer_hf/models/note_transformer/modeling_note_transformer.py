@@ -30,9 +30,10 @@ from melreformer_hf.models.note_transformer.blocks_note_transformer import (
     NoteCache,
     NoteEmbedding,
     NoteHead,
+    rotary_table,
 )
 from melreformer_hf.models.note_transformer.configuration_note_transformer import NoteTransformerConfig
-from melreformer_hf.nn.attention import AttentionMixin
+from melreformer_hf.nn.attention import AttentionMixin, band_mask
 
 
 @dataclass
@@ -133,20 +134,34 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
         """
         self._check(roles, attributes, seconds, labels)
         hidden = self.dropout(self.embedding(roles, attributes, roles >= self.config.num_marks))
-        # Keys are remembered unrotated, so their onsets are, too: every step turns them anew, relative to the newest note.
-        times = seconds
-        if cache is not None:
-            times = seconds if cache.seconds is None else torch.cat([cache.seconds, seconds], dim=1)
-            cache.seconds = times[:, max(times.shape[1] - self.config.window + 1, 0) :]
-            cache.seen += seconds.shape[1]
+        rotary, mask = self._places(seconds, cache)
         for layer in self.layers:
-            hidden = layer(hidden, times, cache)
+            hidden = layer(hidden, rotary, mask, cache)
+        if cache is not None:
+            cache.seen += seconds.shape[1]
         output = NoteTransformerOutput(last_hidden_state=self.norm(hidden))
         if labels is not None:
             self._add_losses(output, labels)
         if draw is not None:
             output.next_notes = draw(self.head, output.last_hidden_state[:, -1])
         return output.to_tuple() if return_dict is False else output
+
+    def _places(
+        self, seconds: torch.Tensor, cache: NoteCache | None
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor | None]:
+        """The rotary codes of all positions, and which of the others each sees."""
+        config, steps = self.config, seconds.shape[1]
+        periods, head_dim = (
+            (config.min_period_in_s, config.max_period_in_s),
+            config.hidden_size // config.num_attention_heads,
+        )
+        if cache is not None:
+            mask = cache.mask(steps, seconds.device)
+            return rotary_table(*cache.begin(seconds), head_dim, periods), mask
+        # Counted from the newest note: only differences matter, and small numbers keep float32's angles exact.
+        places = torch.arange(1 - steps, 1, device=seconds.device)
+        rotary = rotary_table(places.expand(len(seconds), -1), seconds - seconds[:, -1:], head_dim, periods)
+        return rotary, band_mask(places, places, config.window - 1, 0)
 
     def _check(
         self, roles: torch.Tensor, attributes: torch.Tensor, seconds: torch.Tensor, labels: torch.Tensor | None

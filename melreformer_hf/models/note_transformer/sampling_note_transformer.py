@@ -126,7 +126,7 @@ class NoteSampler:
             raise ValueError(f"generator must be one, or one per row ({batch_size}), got {len(generator)}.")
         self.model, self.options, self.generator = model, options or SamplingOptions(), generator
         self.module = model if module is None else module
-        self.cache = NoteCache()
+        self.cache = NoteCache(model.config)
         self.phrases = [PhraseMemory(self.options) for _ in range(batch_size)]
         self.last_pitch = torch.full((batch_size,), -1)
         self.last_pedal = torch.full((batch_size,), -1)

@@ -75,7 +75,7 @@ class ComposerOptions:
 
 
 @dataclasses.dataclass
-class _Notes:
+class NoteColumns:
     """Columns of a stretch: (note,) each, onsets and durations in ticks."""
 
     onset: np.ndarray
@@ -85,21 +85,32 @@ class _Notes:
     pedal: np.ndarray
 
     @classmethod
-    def of(cls, table: np.ndarray) -> _Notes:
+    def of(cls, table: np.ndarray) -> NoteColumns:
         """From (field, note)."""
         columns = dict(zip(NOTE_FIELDS, table, strict=True))
         return cls(*(columns[field.name] for field in dataclasses.fields(cls)))
 
-    def in_order(self) -> _Notes:
+    @classmethod
+    def read(cls, store: SequenceStore, row: int, length: int | None = None) -> NoteColumns:
+        """The beginning of a piece of a store, at most `length` notes; it begins at tick 0."""
+        table = store.values(row, 0, length).numpy().T.copy()
+        table[0] -= table[0, 0]
+        return cls.of(table).in_order()
+
+    def in_order(self) -> NoteColumns:
         """By onset and pitch, each pitch once per onset: the order in which notes are written."""
         order = np.lexsort((self.pitch, self.onset))
         onset, pitch = self.onset[order], self.pitch[order]
         # A change of tempo can round two notes of a pitch onto one onset.
         first = np.append(True, (np.diff(onset) != 0) | (np.diff(pitch) != 0))
-        return _Notes(*(getattr(self, field.name)[order][first] for field in dataclasses.fields(self)))
+        return NoteColumns(*(getattr(self, field.name)[order][first] for field in dataclasses.fields(self)))
+
+    def attributes(self) -> np.ndarray:
+        """Rows of `processing.midi.attributes`, (note, 5)."""
+        return note_attributes(self.onset, self.pitch, self.duration, self.velocity, self.pedal)
 
 
-def augmented(notes: _Notes, options: ComposerOptions, generator: torch.Generator) -> _Notes:
+def augmented(notes: NoteColumns, options: ComposerOptions, generator: torch.Generator) -> NoteColumns:
     """The notes in another key, tempo and loudness."""
     tempo, key, loudness = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
     stretch = math.exp((2 * tempo - 1) * math.log1p(options.tempo_range))
@@ -109,7 +120,7 @@ def augmented(notes: _Notes, options: ComposerOptions, generator: torch.Generato
     # A piece that touches the end of the keyboard moves less far.
     shift = int(np.clip(shift, _LOWEST - notes.pitch.min(), _HIGHEST - notes.pitch.max())) if shift else 0
     louder = int(loudness * (2 * options.velocity_range + 1)) - options.velocity_range
-    return _Notes(
+    return NoteColumns(
         np.rint(notes.onset * stretch).astype(np.int64),
         np.maximum(np.rint(notes.duration * stretch).astype(np.int64), 1),
         notes.pitch + shift,
@@ -118,7 +129,7 @@ def augmented(notes: _Notes, options: ComposerOptions, generator: torch.Generato
     )
 
 
-def given_notes(notes: _Notes, kind: str, generator: torch.Generator) -> np.ndarray:
+def given_notes(notes: NoteColumns, kind: str, generator: torch.Generator) -> np.ndarray:
     """Which notes are given, (note,) bool; the notes are in the order of (onset, pitch)."""
     share = torch.rand((), generator=generator, dtype=torch.float64).item()
     if kind == "after":
@@ -166,7 +177,7 @@ class ComposerRecipe(Recipe):
 
     def prepare(self, item: dict, generator: torch.Generator) -> dict[str, torch.Tensor]:
         options = self.options
-        notes = augmented(_Notes.of(item["notes"].numpy()), options, generator).in_order()
+        notes = augmented(NoteColumns.of(item["notes"].numpy()), options, generator).in_order()
         drawn = torch.rand((), generator=generator, dtype=torch.float64).item()
         # One draw decides the kind: shares are stretches of [0, 1), and what is left of it is "none".
         limits = np.cumsum([options.given_after, options.given_melody, options.given_any])
@@ -174,8 +185,7 @@ class ComposerRecipe(Recipe):
         given = given_notes(notes, kind, generator)
         # Before a given rest, too, the end is what comes next: a gap that is filled must not be crowded up to its edge.
         ends = kind == "after" or item["start"] + item["notes"].shape[1] >= item["piece_notes"]
-        attributes = note_attributes(notes.onset, notes.pitch, notes.duration, notes.velocity, notes.pedal)
-        made = note_sequence(attributes, notes.onset, given, item["start"] == 0, ends)
+        made = note_sequence(notes.attributes(), notes.onset, given, item["start"] == 0, ends)
         return padded(made, options.num_positions)
 
     def phases(self, batch: dict[str, torch.Tensor], context: StepContext) -> Iterator[Phase]:
@@ -189,12 +199,10 @@ class ComposerRecipe(Recipe):
         step = max(1, store.num_rows // self.options.validation_pieces)
         rows = range(0, store.num_rows, step)[: self.options.validation_pieces]
         for row in rows:
-            table = store.values(row, 0, self.options.validation_notes).numpy().T
-            notes = _Notes.of(table - np.array([[table[0, 0]], *[[0]] * (len(table) - 1)])).in_order()
-            attributes = note_attributes(notes.onset, notes.pitch, notes.duration, notes.velocity, notes.pedal)
+            notes = NoteColumns.read(store, row, self.options.validation_notes)
             whole = store.lengths[row] <= self.options.validation_notes
             nothing = np.zeros(len(notes.onset), dtype=bool)
-            self._held_out.append(note_sequence(attributes, notes.onset, nothing, True, whole))
+            self._held_out.append(note_sequence(notes.attributes(), notes.onset, nothing, True, whole))
 
     def validate(self, model: nn.Module) -> Validation:
         if not self._held_out:
@@ -231,4 +239,4 @@ def padded(piece: NoteSequence, num_positions: int) -> dict[str, torch.Tensor]:
     }
 
 
-__all__ = ["ComposerOptions", "ComposerRecipe"]
+__all__ = ["ComposerOptions", "ComposerRecipe", "NoteColumns"]

@@ -5,11 +5,12 @@ Two kinds, each of order 2 and 5:
 - *of attributes*: notes flattened to time, pitch, duration, velocity, pedal, time, ...; order n sees the n - 1 attributes
   before, as an n-gram model of any other language would.
 - *of notes*: order n sees the n - 1 notes before, and of its own note all that is written already. No count could fill
-  contexts of whole notes, so that each attribute has a chain of features of them, most telling first. The chains were chosen
-  one feature at a time by what they save on the validation split (`choose_chain`). Pitch is counted as a key and as a step
+  contexts of whole notes, so that each attribute has a chain of features of them, most telling first, chosen among some
+  dozens by what they save on the validation split. Pitch is counted as a key and as a step
   from the last one, and the two are mixed; keys and rhythm are learned from transposed and faster or slower copies, too.
 
-Smoothing is that of `melreformer_hf.metrics.ngrams`; its numbers were chosen on the validation split as well.
+Smoothing is that of `melreformer_hf.metrics.ngrams`; its numbers were chosen on the validation split as well
+(Kneser-Ney with a large discount).
 """
 
 from __future__ import annotations
@@ -27,8 +28,27 @@ _STEPS = 2 * 127 + 1
 SIZES = {**dict(zip(ATTRIBUTES, VOCAB_SIZES, strict=True)), "step": _STEPS}
 _FAR_PAST = -1000  # the value of a feature of a note before the piece
 
+SMOOTHING = {"discount": 0.9, "strength": 1.0, "continuations": True}
+
 # Chains by order and symbol; "time-2" is the time of the note before the last one.
-CHAINS: dict[int, dict[str, tuple[str, ...]]] = {}
+CHAINS: dict[int, dict[str, tuple[str, ...]]] = {
+    2: {
+        "time": ("duration-1", "time-1"),
+        "pitch": ("pitch-1", "gap"),
+        "step": ("gap", "class-1", "pitch-1", "gap-1"),
+        "duration": ("duration-1", "time"),
+        "velocity": ("velocity-1", "step"),
+        "pedal": ("pedal-1", "gap", "velocity"),
+    },
+    5: {
+        "time": ("duration-1", "time-1", "time-2", "time-3"),
+        "pitch": ("gap", "pitch-1", "class-2", "pitch-2", "pitch-3", "pitch-4"),
+        "step": ("gap", "class-1", "step-1", "step-2", "step-3"),
+        "duration": ("duration-1", "gap", "duration-2", "duration-3"),
+        "velocity": ("velocity-1", "gap", "velocity-2", "velocity-3", "velocity-4"),
+        "pedal": ("pedal-1", "pedal-4", "gap", "velocity"),
+    },
+}
 
 
 def features(pieces: Sequence[np.ndarray], reach: int) -> dict[str, np.ndarray]:
@@ -65,42 +85,18 @@ def candidates(symbol: str, order: int) -> list[str]:
     ]
 
 
-def choose_chain(
-    symbol: str, order: int, train: dict[str, np.ndarray], held_out: dict[str, np.ndarray], least: float = 0.003
-) -> tuple[str, ...]:
-    """The chain of features that is built by adding, again and again, what saves most bits on the held-out notes."""
-    chain: tuple[str, ...] = ()
-    best = _bits(symbol, chain, train, held_out)
-    while True:
-        tried = {
-            name: _bits(symbol, (*chain, name), train, held_out)
-            for name in candidates(symbol, order)
-            if name not in chain
-        }
-        name = min(tried, key=tried.get)
-        if tried[name] > best - least:
-            return chain
-        chain, best = (*chain, name), tried[name]
-
-
-def _bits(symbol: str, chain: Sequence[str], train: dict, held_out: dict) -> float:
-    return float(-np.log2(probabilities(symbol, chain, train, held_out)).mean())
-
-
 def probabilities(
     symbol: str,
     chain: Sequence[str],
     train: dict[str, np.ndarray],
     held_out: dict[str, np.ndarray],
-    discount: float = 0.7,
-    strength: float = 1.0,
-    continuations: bool = False,
+    smoothing: dict | None = None,
 ) -> np.ndarray:
-    """(note,) probability of each held-out note's symbol."""
+    """(note,) probability of each held-out note's symbol; `smoothing` is that of `Ngram`, by default `SMOOTHING`."""
     learned, asked = (
         nested_contexts([table[name] for name in chain], len(table["time"])) for table in (train, held_out)
     )
-    model = Ngram(train[symbol], learned, SIZES[symbol], discount, strength, continuations)
+    model = Ngram(train[symbol], learned, SIZES[symbol], **(smoothing or SMOOTHING))
     return model.probabilities(held_out[symbol], asked)
 
 
@@ -113,13 +109,10 @@ def flat_chain(attribute: int, order: int) -> tuple[str, ...]:
     return tuple(found)
 
 
-def bits_of_flat(order: int, train: dict, held_out: dict, **smoothing) -> np.ndarray:
+def bits_of_flat(order: int, train: dict[str, np.ndarray], held_out: dict[str, np.ndarray]) -> np.ndarray:
     """(note, attribute) bits of the n-gram of attributes."""
     chains = [flat_chain(index, order) for index in range(len(ATTRIBUTES))]
-    found = [
-        probabilities(name, chain, train, held_out, **smoothing)
-        for name, chain in zip(ATTRIBUTES, chains, strict=True)
-    ]
+    found = [probabilities(name, chain, train, held_out) for name, chain in zip(ATTRIBUTES, chains, strict=True)]
     return -np.log2(np.stack(found, axis=1))
 
 
@@ -146,7 +139,6 @@ def bits_of_notes(
     stretched: dict[str, np.ndarray],
     held_out: dict[str, np.ndarray],
     shifts: Sequence[int] = (-5, -2, 0, 2, 5),
-    smoothing: dict[str, dict] | None = None,
     step_share: float = 0.5,
 ) -> np.ndarray:
     """(note, attribute) bits of the n-gram of notes.
@@ -157,16 +149,14 @@ def bits_of_notes(
         stretched: features of the training notes and of copies in other tempi.
         held_out: features of the notes that are predicted.
         shifts: semitones of the copies from which keys are learned.
-        smoothing: by symbol, what `probabilities` takes.
         step_share: of the steps in the mixture that predicts pitch.
     """
-    chains, smoothing = CHAINS[order], smoothing or SMOOTHING[order]
-    found = {}
+    chains, found = CHAINS[order], {}
     for symbol in SYMBOLS:
         known = stretched if symbol in ("time", "duration", "velocity", "pedal") else train
         if symbol == "pitch":
             known = transposed(train, sorted({"time", "pitch", *chains[symbol]}), shifts)
-        found[symbol] = probabilities(symbol, chains[symbol], known, held_out, **smoothing[symbol])
+        found[symbol] = probabilities(symbol, chains[symbol], known, held_out)
     found["pitch"] = step_share * found.pop("step") + (1 - step_share) * found["pitch"]
     return -np.log2(np.stack([found[name] for name in ATTRIBUTES], axis=1))
 
@@ -174,6 +164,3 @@ def bits_of_notes(
 def uniform_bits() -> list[float]:
     """Of each attribute."""
     return [math.log2(size) for size in VOCAB_SIZES]
-
-
-SMOOTHING: dict[int, dict[str, dict]] = {}

@@ -5,7 +5,8 @@ Names are imported when they are first used.
 
 spectral: distances of waveforms or log-mels; mels: sharpness, seams, drift of log-mels; waveforms: SI-SDR; samplers:
 what many draws are worth; distributions: sets against sets; embeddings: what such sets are compared in; codes: codec use;
-transcription: notes that were heard against notes that were played.
+transcription: notes that were heard against notes that were played; notes: statistics of music;
+note_copies: what it repeats of other music; ngrams: what counting can predict of sequences.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from pathlib import Path
 
 _EXPORTS: dict[str, str] = {
     "AudioModelEmbedding": "embeddings",
+    "EventIndex": "note_copies",
     "FrechetResult": "distributions",
     "LogMelStatistics": "embeddings",
+    "Ngram": "ngrams",
     "NoteEarEmbedding": "embeddings",
     "audible_bins": "mels",
     "bits_per_second": "codes",
@@ -28,16 +31,26 @@ _EXPORTS: dict[str, str] = {
     "entropy_bits_per_second": "codes",
     "frechet_audio_distance": "distributions",
     "frechet_distance": "distributions",
+    "inter_onset_histogram": "notes",
+    "key_stability": "notes",
     "log_mel_l1": "spectral",
     "mean_scores": "transcription",
     "mel_statistics_distance": "mels",
     "multi_resolution_stft_distance": "spectral",
     "nearest_neighbor_distance": "distributions",
+    "nested_contexts": "ngrams",
+    "note_density": "notes",
+    "note_events": "note_copies",
+    "note_polyphony": "notes",
     "note_rows": "transcription",
+    "note_statistics": "notes",
+    "note_statistics_distance": "notes",
+    "pitch_class_entropy": "notes",
     "seam": "mels",
     "sharpness": "mels",
     "si_sdr": "waveforms",
     "transcription_scores": "transcription",
+    "wasserstein_distance": "notes",
 }
 
 __all__ = sorted([*_EXPORTS, "module_folder", "module_names"])

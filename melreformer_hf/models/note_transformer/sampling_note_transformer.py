@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -71,30 +71,32 @@ class PhraseMemory:
     def __init__(self, options: SamplingOptions) -> None:
         self.length, self.most = options.repeat_length, options.max_repeats
         self.notes: deque[tuple[int, int]] = deque(maxlen=options.repeat_memory)
-        self.counts: Counter[tuple[tuple[int, int], ...]] = Counter()
+        # How often each note followed the rest of a phrase: found at once, however much is remembered.
+        self.counts: defaultdict[tuple[tuple[int, int], ...], Counter[tuple[int, int]]] = defaultdict(Counter)
 
     def add(self, time: int, pitch: int) -> None:
         """Remember a note; the oldest is forgotten."""
         if len(self.notes) == self.notes.maxlen:
             # The phrase that begins with the note that is about to be forgotten.
-            oldest = tuple(self.notes[index] for index in range(self.length))
-            self.counts[oldest] -= 1
-            if not self.counts[oldest]:
-                del self.counts[oldest]
+            *beginning, last = (self.notes[index] for index in range(self.length))
+            ends = self.counts[tuple(beginning)]
+            ends[last] -= 1
+            if not ends[last]:
+                del ends[last]
+            if not ends:
+                del self.counts[tuple(beginning)]
         self.notes.append((time, pitch))
         if len(self.notes) >= self.length:
-            self.counts[tuple(self.notes[index] for index in range(-self.length, 0))] += 1
+            *beginning, last = (self.notes[index] for index in range(-self.length, 0))
+            self.counts[tuple(beginning)][last] += 1
 
     def barred(self, time: int) -> list[int]:
         """Pitches that, `time` after the last note, would repeat a phrase more often than allowed."""
         if self.most is None or len(self.notes) < self.length - 1:
             return []
         beginning = tuple(self.notes[index] for index in range(1 - self.length, 0))
-        return [
-            pitch
-            for *first, (then, pitch) in self.counts
-            if then == time and tuple(first) == beginning and self.counts[(*first, (then, pitch))] > self.most
-        ]
+        ends = self.counts.get(beginning, {})
+        return [pitch for (then, pitch), count in ends.items() if then == time and count > self.most]
 
 
 class NoteSampler:

@@ -41,7 +41,7 @@ CHAINS: dict[int, dict[str, tuple[str, ...]]] = {
         "pedal": ("pedal-1", "gap", "velocity"),
     },
     5: {
-        "time": ("duration-1", "time-1", "time-2", "time-3"),
+        "time": ("duration-1", "time-1", "time-2", "time-3", "time-4"),
         "pitch": ("gap", "pitch-1", "class-2", "pitch-2", "pitch-3", "pitch-4"),
         "step": ("gap", "class-1", "step-1", "step-2", "step-3"),
         "duration": ("duration-1", "gap", "duration-2", "duration-3"),

@@ -17,6 +17,7 @@ _EXPORTS: dict[str, str] = {
     "log_mel_spectrogram": "audio.mel",
     "resize_mel": "audio.resize",
     "MelFeatureExtractor": "processing.feature_extraction_mel",
+    "MidiGrammar": "processing.midi.grammar",
     "MidiNote": "processing.midi.notes",
     "MidiTokenizer": "processing.tokenization_midi",
     "HifiVocoderConfig": "models.hifi_vocoder.configuration_hifi_vocoder",
@@ -51,6 +52,7 @@ _EXPORTS: dict[str, str] = {
     "IdeaStyleGan2Config": "models.idea_stylegan2.configuration_idea_stylegan2",
     "IdeaStyleGan2Model": "models.idea_stylegan2.modeling_idea_stylegan2",
     "MelReformerPipeline": "pipelines.pipeline_mel_reformer",
+    "generate_arrival": "pipelines.arrival_generation",
 }
 
 __all__ = ["__version__", *sorted(_EXPORTS)]

@@ -28,7 +28,7 @@ _EXTRAS = {
     "train": ("accelerate", "datasets", "jsonargparse", "psutil", "pyarrow", "tensorboard", "yaml"),
     "demo": ("gradio",),
     "eval": ("evaluate", "librosa", "scipy"),
-    "midi": ("mido", "symusic"),
+    "midi": ("mido",),
 }
 
 # How libraries that are not Python's own say that a file could not be written; torch.save raises a RuntimeError.

@@ -163,9 +163,6 @@ def tokenize(
     by_piece: Annotated[
         bool, typer.Option("--by-piece", help="A row holds one piece only. Always so where pieces have labels.")
     ] = False,
-    reader: Annotated[
-        str, typer.Option(help="exact, or fast: fifteen times as fast (not of interarrival).")
-    ] = "exact",
     label: Label = None,
     license: License = "unknown",
     metadata: Metadata = None,
@@ -178,19 +175,16 @@ def tokenize(
     """Tokenize a folder of MIDI files for token models, with the splits train, validation and test by piece.
 
     Pieces that cannot be read are listed in report.json; the token schemes leave out pieces under 100 notes or 10 s, over
-    an hour, or with more than 16 instruments, and count them there. Needs the extra `midi`.
+    an hour, or with more than 16 instruments, and count them there.
 
     Example: melreformer data tokenize ~/midi --output tokens/mine --scheme arrival --variants 10
     """
     from melreformer_hf.data.tokenizing import TokenizeConfig, tokenize_folder
-    from melreformer_hf.processing.midi.notes import import_mido
 
-    import_mido()  # missed before the first file rather than in each
     config = TokenizeConfig(
         scheme=scheme,
         variants=variants,
         by_piece=by_piece,
-        reader=reader,
         label=label,
         license=license,
         metadata=metadata,

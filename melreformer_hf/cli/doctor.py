@@ -16,7 +16,7 @@ PACKAGES = {
     "train": ("accelerate", "datasets", "tensorboard", "pyarrow"),
     "demo": ("gradio",),
     "eval": ("evaluate", "librosa", "scipy"),
-    "midi": ("mido", "symusic"),
+    "midi": ("mido",),
 }
 
 

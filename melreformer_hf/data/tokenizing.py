@@ -16,13 +16,13 @@ from melreformer_hf.data.rendering import MIDI_SUFFIXES
 from melreformer_hf.data.sequences import TOKENS_FILE, SequenceWriter
 from melreformer_hf.data.sources import Source, check_output, describe_sources, labels_of
 from melreformer_hf.data.splits import assign_splits, name_hash
-from melreformer_hf.processing.midi.fast import read_notes_fast, read_pedal_fast
+from melreformer_hf.processing.midi.columns import UNKNOWN_DURATION, change_columns, note_columns, pedal_intervals
 from melreformer_hf.processing.midi.notes import UNKNOWN_DURATION_TICKS, MidiNote, read_notes
-from melreformer_hf.processing.midi.pedal import pedal_at, read_pedal
+from melreformer_hf.processing.midi.parsing import read_events
+from melreformer_hf.processing.midi.pedal import merge_intervals, pedal_at
 from melreformer_hf.processing.midi.vocabulary import ARRIVAL, INTERARRIVAL
 
 SCHEMES = ("arrival", "interarrival", "notes")
-READERS = {"exact": read_notes, "fast": read_notes_fast}
 _VOCABULARY_SIZES = {"arrival": ARRIVAL.size, "interarrival": INTERARRIVAL.size, "notes": None}
 
 
@@ -37,7 +37,6 @@ class TokenizeConfig:
             which known notes are told ahead.
         by_piece: a row holds tokens of one piece only and says of which; otherwise the pieces are written one after the
             other, as the originals do. Always so where pieces have labels.
-        reader: `exact` reads with mido, `fast` with symusic, about fifteen times as fast (not of `interarrival`).
         label: as of `BuildConfig`, like `license`, `metadata`, `validation_fraction`, `test_fraction`, `overwrite`.
         license: as there.
         metadata: as there.
@@ -54,7 +53,6 @@ class TokenizeConfig:
     scheme: str = "arrival"
     variants: int = 1
     by_piece: bool = False
-    reader: str = "exact"
     label: str | None = None
     license: str = "unknown"
     metadata: Path | None = None
@@ -68,12 +66,6 @@ class TokenizeConfig:
         held_out = self.validation_fraction + self.test_fraction
         rules = [
             ("scheme", self.scheme in SCHEMES, f"be one of {SCHEMES}"),
-            ("reader", self.reader in READERS, f"be one of {tuple(READERS)}"),
-            (
-                "reader",
-                self.reader == "exact" or self.scheme != "interarrival",
-                "be exact for the scheme interarrival",
-            ),
             ("variants", self.variants >= 1, "be at least 1"),
             ("variants", self.variants == 1 or self.scheme == "arrival", "be 1 but for the scheme arrival"),
             ("validation_fraction", 0 <= self.validation_fraction < 1, "be in [0, 1)"),
@@ -158,7 +150,7 @@ class _SplitWork:
 
     def write(self, sources: Sequence[Source], writer: SequenceWriter) -> dict[str, int]:
         if self.config.scheme == "notes":
-            for source, table in self._read(sources, _TABLE_READERS[self.config.reader]):
+            for source, table in self._read(sources, _read_table):
                 if len(table):
                     writer.add(table, source.row)
         elif self.by_piece:
@@ -174,7 +166,7 @@ class _SplitWork:
     def _piece(self) -> Callable:
         if self.config.scheme == "interarrival":
             return functools.partial(interarrival_piece, counts=self.counts)
-        return READERS[self.config.reader]
+        return read_notes
 
     def _rows(self, pieces: Iterator | Sequence, seed: int, rest: bool) -> Iterator[list[int]]:
         if self.config.scheme == "interarrival":
@@ -203,20 +195,21 @@ def note_table(notes: Sequence[MidiNote], pedal: Sequence[tuple[int, int]] = ())
         notes: in any order.
         pedal: intervals (down, up) in ticks; a note's last field is 1 if it begins within one.
     """
-    known = [note._replace(duration=UNKNOWN_DURATION_TICKS) if note.duration is None else note for note in notes]
-    table = np.array(sorted(known), dtype=np.int32).reshape(-1, 5)
-    return np.concatenate([table, pedal_at(table[:, 0], pedal)[:, None].astype(np.int32)], axis=1)
+    known = (note._replace(duration=UNKNOWN_DURATION_TICKS) if note.duration is None else note for note in notes)
+    rows = list(known)
+    return _table(np.array(rows, dtype=np.int64).reshape(-1, 5), pedal)
 
 
-def _exact_table(source: Path) -> np.ndarray:
-    return note_table(read_notes(source), read_pedal(source))
+def _table(rows: np.ndarray, pedal: Sequence[tuple[int, int]]) -> np.ndarray:
+    ordered = rows[np.lexsort(rows.T[::-1])]
+    return np.concatenate([ordered, pedal_at(ordered[:, 0], pedal)[:, None]], axis=1, dtype=np.int32, casting="same_kind")
 
 
-def _fast_table(source: Path) -> np.ndarray:
-    return note_table(read_notes_fast(source), read_pedal_fast(source))
-
-
-_TABLE_READERS = {"exact": _exact_table, "fast": _fast_table}
+def _read_table(source: Path) -> np.ndarray:
+    events = read_events(source)
+    columns = note_columns(change_columns(events))
+    columns[1][columns[1] == UNKNOWN_DURATION] = UNKNOWN_DURATION_TICKS
+    return _table(columns.T, merge_intervals(pedal_intervals(events)))
 
 
 def _card(report: dict, sources: Sequence[Source]) -> str:
@@ -233,4 +226,4 @@ def _card(report: dict, sources: Sequence[Source]) -> str:
     return "\n".join([*lines, "[melreformer_hf](https://pypi.org/project/melreformer_hf).", ""])
 
 
-__all__ = ["READERS", "SCHEMES", "TokenizeConfig", "note_table", "tokenize_folder"]
+__all__ = ["SCHEMES", "TokenizeConfig", "note_table", "tokenize_folder"]

@@ -24,17 +24,17 @@ from melreformer_hf.processing.midi.arrival import (
     pad_events,
     split_instruments,
 )
-from melreformer_hf.processing.midi.fast import read_notes_fast
 from melreformer_hf.processing.midi.interarrival import (
     changes_to_notes,
+    close_changes,
     decode_changes,
     notes_to_changes,
     read_changes,
 )
 from melreformer_hf.processing.midi.notes import (
     TICKS_PER_SECOND,
+    MidiChange,
     MidiNote,
-    MidiSource,
     changes_to_midi,
     check_notes,
     midi_bytes,
@@ -43,6 +43,7 @@ from melreformer_hf.processing.midi.notes import (
     seconds_to_ticks,
     write_midi,
 )
+from melreformer_hf.processing.midi.parsing import MidiSource
 from melreformer_hf.processing.midi.vocabulary import MAX_TIME_TICKS, NOTE_TUPLE, VOCABULARIES, MidiVocabulary
 
 _EVENT_KINDS = (
@@ -51,7 +52,6 @@ _EVENT_KINDS = (
     ("control_time", "control_duration", "control_note"),
     ("separator",) * EVENT_SIZE,
 )
-_READERS = {"exact": read_notes, "fast": read_notes_fast}
 _TUPLE_KINDS = ("time", "duration", "pitch", "instrument", "velocity")
 
 
@@ -65,13 +65,11 @@ class MidiTokenizer(PythonBackend):
         scheme: `arrival` (onset, duration and instrument with pitch, three tokens per note, 55,028 tokens),
             `interarrival` (waits, starts and ends, 34,025 tokens) or `note_tuple` (onset, duration, pitch, instrument
             and velocity, five tokens per note).
-        reader: `exact` reads files message by message with mido, to the original's last token; `fast` reads them with
-            symusic, about fifteen times as fast, with the differences that `read_notes_fast` tells.
         kwargs: of transformers' tokenizers. `pad_token` is `<pad>`, numbered after the vocabulary; a checkpoint whose
             embedding has no row for it takes `pad_token="separator"`.
 
     Raises:
-        ValueError: the scheme or the reader is unknown.
+        ValueError: the scheme is unknown.
 
     Example:
         >>> from melreformer_hf import MidiTokenizer
@@ -88,15 +86,13 @@ class MidiTokenizer(PythonBackend):
     vocab_files_names: dict[str, str] = {}
     model_input_names = ["input_ids", "attention_mask"]
 
-    def __init__(self, scheme: str = "arrival", reader: str = "exact", **kwargs: Any) -> None:
+    def __init__(self, scheme: str = "arrival", **kwargs: Any) -> None:
         if scheme not in VOCABULARIES:
             raise ValueError(f"scheme must be one of {sorted(VOCABULARIES)}, got {scheme!r}.")
-        if reader not in _READERS:
-            raise ValueError(f"reader must be one of {sorted(_READERS)}, got {reader!r}.")
-        self.scheme, self.reader = scheme, reader
+        self.scheme = scheme
         kwargs.setdefault("pad_token", "<pad>")
         kwargs.setdefault("eos_token", "separator")
-        super().__init__(scheme=scheme, reader=reader, **kwargs)
+        super().__init__(scheme=scheme, **kwargs)
 
     @property
     def vocabulary(self) -> MidiVocabulary:
@@ -156,15 +152,14 @@ class MidiTokenizer(PythonBackend):
         Raises:
             ValueError: no notes, a piece of 100 s or more (pass `start` and `end`), a damaged file, a note out of range.
             FileNotFoundError: the path does not exist.
-            ImportError: a file is given and the reader's package is not installed.
         """
         is_file = isinstance(midi, (str, os.PathLike, bytes, bytearray)) or hasattr(midi, "read")
         if known_instruments and self.scheme != "arrival":
             raise ValueError(f"known_instruments are for the scheme 'arrival', this tokenizer's is {self.scheme!r}.")
         whole = start is None and end is None
-        if is_file and whole and self.scheme == "interarrival" and self.reader == "exact":
+        if is_file and whole and self.scheme == "interarrival":
             return read_changes(midi)[0]
-        notes = _window(_READERS[self.reader](midi) if is_file else check_notes(midi), start, end)
+        notes = _window(read_notes(midi) if is_file else check_notes(midi), start, end)
         if any(late.onset < early.onset for early, late in zip(notes, notes[1:], strict=False)):
             raise ValueError("notes must be in the order of their onsets. Sort them first, for example with sorted().")
         if self.scheme == "interarrival":
@@ -240,34 +235,45 @@ class MidiTokenizer(PythonBackend):
         added = {number for number in self._added_tokens_decoder if number >= self.vocab_size}
         return [number for number in numbers if number not in added]
 
-    def decode_notes(self, ids: Sequence[int]) -> list[MidiNote]:
+    def decode_notes(self, ids: Sequence[int], partial: bool = False) -> list[MidiNote]:
         """Notes of token numbers in the order of their onsets; padding, rests and flags are passed over.
 
         Controls become notes. The schemes without velocities give 72 (`arrival`) or 96 (`interarrival`).
 
         Args:
             ids: (token,) numbers, a list or a tensor.
+            partial: the music may be cut off anywhere, as samples are at their greatest length: what is left of an event
+                is left out, and notes that still sound (`interarrival`) end with the music.
 
         Raises:
             ValueError: the numbers are no whole events; the position and the token are named.
         """
         numbers = self._ids(ids)
         if self.scheme == "interarrival":
-            return changes_to_notes(decode_changes(numbers))
-        notes = self._decode_tuples(numbers) if self.scheme == "note_tuple" else self._decode_events(numbers)
-        return sorted(notes, key=lambda note: note.onset)
+            return changes_to_notes(self._decode_changes(numbers, partial))
+        decode = self._decode_tuples if self.scheme == "note_tuple" else self._decode_events
+        return sorted(decode(numbers, partial), key=lambda note: note.onset)
 
-    def _decode_events(self, numbers: list[int]) -> list[MidiNote]:
+    def _decode_changes(self, numbers: list[int], partial: bool) -> list[MidiChange]:
+        changes = decode_changes(numbers)
+        return close_changes(changes) if partial else changes
+
+    def _decode_events(self, numbers: list[int], partial: bool) -> list[MidiNote]:
         first = self.vocabulary.first
         numbers = [number for number in numbers if number not in (first["autoregress"], first["anticipate"])]
+        # A sample that ends at its first separator has not the other two.
+        while numbers and numbers[-1] == first["separator"]:
+            numbers.pop()
+        numbers = _whole(numbers, EVENT_SIZE, partial)
         for position in range(0, len(numbers), EVENT_SIZE):
             event = numbers[position : position + EVENT_SIZE]
             if tuple(self.vocabulary.locate(number)[0] for number in event) not in _EVENT_KINDS:
                 raise ValueError(self._complaint(event, position, "a time, a duration and a note"))
         return events_to_notes(numbers)
 
-    def _decode_tuples(self, numbers: list[int]) -> list[MidiNote]:
+    def _decode_tuples(self, numbers: list[int], partial: bool) -> list[MidiNote]:
         numbers = [number for number in numbers if number != NOTE_TUPLE.first["separator"]]
+        numbers = _whole(numbers, len(_TUPLE_KINDS), partial)
         notes = []
         for position in range(0, len(numbers), len(_TUPLE_KINDS)):
             event = numbers[position : position + len(_TUPLE_KINDS)]
@@ -285,12 +291,15 @@ class MidiTokenizer(PythonBackend):
         whole = len(_TUPLE_KINDS) if self.scheme == "note_tuple" else EVENT_SIZE
         return complaint if len(event) == whole else f"{complaint} Cut ids after the last whole event, at {position}."
 
-    def decode_midi(self, ids: Sequence[int], path: str | os.PathLike | None = None) -> bytes:
+    def decode_midi(
+        self, ids: Sequence[int], path: str | os.PathLike | None = None, partial: bool = False
+    ) -> bytes:
         """MIDI file of token numbers: 120 beats a minute, one track per instrument.
 
         Args:
             ids: (token,) numbers, a list or a tensor.
             path: where to save it too.
+            partial: as of `decode_notes`.
 
         Returns:
             content of the file.
@@ -300,12 +309,16 @@ class MidiTokenizer(PythonBackend):
             ImportError: mido is not installed.
         """
         if self.scheme == "interarrival":
-            midi = changes_to_midi(decode_changes(self._ids(ids)))
+            midi = changes_to_midi(self._decode_changes(self._ids(ids), partial))
         else:
-            midi = notes_to_midi(self.decode_notes(ids))
+            midi = notes_to_midi(self.decode_notes(ids, partial))
         if path is not None:
             write_midi(midi, path)
         return midi_bytes(midi)
+
+
+def _whole(numbers: list[int], size: int, partial: bool) -> list[int]:
+    return numbers[: len(numbers) - len(numbers) % size] if partial else numbers
 
 
 def _window(notes: list[MidiNote], start: float | None, end: float | None) -> list[MidiNote]:

@@ -221,9 +221,20 @@ def _saveable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def save_model(
-    model: nn.Module, folder: Path, extra: Mapping[str, dict] | None = None, card: Mapping[str, str] | None = None
+    model: nn.Module,
+    folder: Path,
+    extra: Mapping[str, dict] | None = None,
+    card: Mapping[str, str] | None = None,
+    beside: Callable[[Path, Mapping[str, str]], None] | None = None,
 ) -> None:
-    """`save_pretrained` plus JSON files, each written beside its place and moved there; `card` fills the model's card.
+    """`save_pretrained` plus JSON files, each written beside its place and moved there.
+
+    Args:
+        model: the model.
+        folder: where it goes.
+        extra: JSON values by file name.
+        card: fills the model's card.
+        beside: writes more files into the folder, see `Recipe.save_beside`.
 
     Raises:
         OSError: the disk is full or cannot be written; what was in the folder before is still there.
@@ -234,6 +245,8 @@ def save_model(
         with _writing(folder):
             partial.mkdir(parents=True)
             model.save_pretrained(partial, card=card, repo_id=folder.name)  # the card names its last place
+            if beside is not None:
+                beside(partial, card or {})
             for name, values in (extra or {}).items():
                 (partial / name).write_text(json.dumps(values, indent=1))
             folder.mkdir(parents=True, exist_ok=True)

@@ -72,8 +72,12 @@ def dataset_of(config: TrainingConfig, sampling_rate: int) -> str:
     return _made_once(config, folder, digest, DATASET_FILE, build)
 
 
-def notes_dataset_of(config: TrainingConfig) -> str:
-    """The same for trainings that read notes: MIDI files are tokenized (`--scheme notes`).
+def notes_dataset_of(config: TrainingConfig, scheme: str = "notes") -> str:
+    """The same for trainings that read notes or tokens: MIDI files are tokenized.
+
+    Args:
+        config: its `dataset` and `output_dir` are read.
+        scheme: as of `melreformer data tokenize`.
 
     Raises:
         ValueError: the folder holds no MIDI files.
@@ -85,17 +89,17 @@ def notes_dataset_of(config: TrainingConfig) -> str:
     if not files:
         kinds = ", ".join(MIDI_SUFFIXES)
         raise ValueError(
-            f"dataset must be one of `melreformer data tokenize --scheme notes`, or a folder of MIDI files ({kinds}), "
+            f"dataset must be one of `melreformer data tokenize --scheme {scheme}`, or a folder of MIDI files ({kinds}), "
             f"got {folder}."
         )
 
     def build(output: Path) -> None:
         _say(f"reading the notes of {len(files)} MIDI files in {folder} into {output}")
-        report = tokenize_folder(folder, output, TokenizeConfig(scheme="notes"))
+        report = tokenize_folder(folder, output, TokenizeConfig(scheme=scheme))
         if report["skipped"]:
             _say(f"{len(report['skipped'])} files could not be used; {output / 'report.json'} says why")
 
-    return _made_once(config, folder, f"notes-{_digest(folder, files)}", TOKENS_FILE, build)
+    return _made_once(config, folder, f"{scheme}-{_digest(folder, files)}", TOKENS_FILE, build)
 
 
 def performances_of(config: TrainingConfig, sampling_rate: int) -> str:

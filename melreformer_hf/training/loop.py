@@ -178,7 +178,8 @@ class Trainer:
             "config": told_settings(self.config),
         }
         card = training_card(summary, self.recipe.describe_data())
-        checkpointing.save_model(self.state.average.model, folder, {"training.json": summary}, card)
+        extra = {"training.json": summary}
+        checkpointing.save_model(self.state.average.model, folder, extra, card, self.recipe.save_beside)
 
 
 def _millions(module: torch.nn.Module) -> str:

@@ -76,7 +76,7 @@ def _dataset(recipe: Recipe, config: TrainingConfig) -> str:
     from melreformer_hf.training.folders import dataset_of, notes_dataset_of, performances_of
 
     if recipe.reads_notes:
-        return notes_dataset_of(config)
+        return notes_dataset_of(config, recipe.scheme)
     mel = getattr(recipe, "mel", None)
     if recipe.reads_performances:
         return performances_of(config, mel.sampling_rate)

@@ -52,5 +52,5 @@ def test_commands_have_the_options_that_the_guide_names(command):
             "--overwrite",
         }
     if command == "tokenize":
-        options |= {"--by-piece", "--label", "--reader"}
+        options |= {"--by-piece", "--label"}
     assert options and all(option in text for option in options), options

@@ -143,7 +143,7 @@ def test_streams_resume_to_the_item_in_two_processes(folder, tmp_path, scheme, w
 
 
 def test_stretches_of_notes(folder, tmp_path):
-    report, stores = tokenize(folder, tmp_path / "out", scheme="notes", label="folder", reader="fast")
+    report, stores = tokenize(folder, tmp_path / "out", scheme="notes", label="folder")
     assert report["splits"]["train"]["pieces"] == 6  # short ones too
     originals = {f"piece{number}": piece(number) for number in range(5)} | {"tiny": piece(9, 20)}
     shifts = set()
@@ -165,8 +165,7 @@ def test_stretches_of_notes(folder, tmp_path):
     assert shifts == {-2, -1, 0, 1, 2}
 
 
-@pytest.mark.parametrize("reader", ("exact", "fast"))
-def test_notes_know_whether_the_pedal_is_down(tmp_path, reader):
+def test_notes_know_whether_the_pedal_is_down(tmp_path):
     (tmp_path / "in").mkdir()
     midi = notes_to_midi([MidiNote(tick, 5, 60, 0, 64) for tick in (0, 20, 40)])
     placed, now = [], 0
@@ -181,7 +180,7 @@ def test_notes_know_whether_the_pedal_is_down(tmp_path, reader):
         message.copy(time=tick - before) for (tick, message), before in zip(placed, times, strict=False)
     )
     (tmp_path / "in" / "a.mid").write_bytes(midi_bytes(midi))
-    _, stores = tokenize(tmp_path / "in", tmp_path / "out", scheme="notes", reader=reader)
+    _, stores = tokenize(tmp_path / "in", tmp_path / "out", scheme="notes")
     assert stores["train"].values(0)[:, 5].tolist() == [0, 1, 0]
 
 
@@ -234,7 +233,7 @@ def test_bad_requests(folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="No piece in .* is usable"):
         tokenize_folder(tmp_path / "empty", tmp_path / "new", TokenizeConfig(), progress=False)
     assert not (tmp_path / "new").exists()
-    for wrong in ({"scheme": "abc"}, {"variants": 0}, {"reader": "fast", "scheme": "interarrival"}):
+    for wrong in ({"scheme": "abc"}, {"variants": 0}, {"variants": 2, "scheme": "notes"}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} must"):
             TokenizeConfig(**wrong)
     with pytest.raises(ValueError, match="variants must be 1 but for the scheme arrival"):

@@ -16,11 +16,9 @@ from transformers import AutoTokenizer, DataCollatorForLanguageModeling, GPT2Con
 from melreformer_hf import MidiNote, MidiTokenizer
 from melreformer_hf.processing import tokenization_midi
 from melreformer_hf.processing.midi import notes as midi_notes
-from melreformer_hf.processing.midi.fast import read_notes_fast
 from melreformer_hf.processing.midi.vocabulary import VOCABULARIES
 
 mido = pytest.importorskip("mido")
-pytest.importorskip("symusic")
 
 SCHEMES = sorted(VOCABULARIES)
 # piano, drums and a violin; a repeated note whose end and next start fall together
@@ -81,10 +79,10 @@ def test_text(scheme):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_saving_and_loading(scheme, tmp_path):
-    tokenizer = MidiTokenizer(scheme, reader="fast", pad_token="separator")
+    tokenizer = MidiTokenizer(scheme, pad_token="separator")
     tokenizer.save_pretrained(tmp_path)
     for loaded in (MidiTokenizer.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)):
-        assert type(loaded) is MidiTokenizer and loaded.scheme == scheme and loaded.reader == "fast"
+        assert type(loaded) is MidiTokenizer and loaded.scheme == scheme
         assert loaded.get_vocab() == tokenizer.get_vocab()
         assert (
             loaded.pad_token_id == tokenizer.pad_token_id == tokenizer.vocab_size - (3 if scheme == "arrival" else 1)
@@ -193,31 +191,6 @@ def test_reading_follows_tempo_and_channels():
     ]
 
 
-def test_the_fast_reader_finds_the_same_notes():
-    """On a file whose times fall on ticks of 10 ms and whose notes all end: three tempos, four channels, drums."""
-    random = torch.Generator().manual_seed(0)
-
-    def draw(*limits: int) -> int:
-        return int(torch.randint(*limits, (1,), generator=random))
-
-    tempo = [mido.MetaMessage("set_tempo", tempo=value, time=480) for value in (500_000, 250_000, 1_000_000)]
-    tracks = [tempo]
-    for channel in (0, 1, 2, 9):
-        track = [mido.Message("program_change", channel=channel, program=10 * channel, time=0)]
-        for _ in range(60):
-            pitch, wait = draw(21, 108), 96 * draw(5)
-            track.append(mido.Message("note_on", channel=channel, note=pitch, velocity=draw(1, 128), time=wait))
-            track.append(mido.Message("note_off", channel=channel, note=pitch, time=96 * draw(1, 6)))
-        tracks.append(track)
-    content = midi_file(*tracks, ticks_per_beat=480)
-    exact, fast = midi_notes.read_notes(content), read_notes_fast(content)
-    assert len(exact) == 240 and sorted(exact) == sorted(fast)
-    assert fast == sorted(fast, key=lambda note: (note.onset, note.instrument, note.pitch))
-    ids = MidiTokenizer("note_tuple", reader="fast").encode_midi(content)
-    assert MidiTokenizer("note_tuple").decode_notes(ids) == fast
-    assert MidiTokenizer("interarrival", reader="fast").encode_midi(content)
-
-
 def test_repeated_notes_are_not_cut():
     """The end of a note comes before the next start of the same note, so that synthesizers play both in full."""
     messages = mido.MidiFile(file=io.BytesIO(MidiTokenizer().decode_midi(MidiTokenizer().encode_midi(NOTES)))).tracks[
@@ -266,11 +239,10 @@ def test_bad_notes(scheme, notes, fragments):
         (midi_file([])[:12] + b"\xe8\x28" + midi_file([])[14:], "SMPTE|ticks per quarter"),
     ],
 )
-@pytest.mark.parametrize("reader", ["exact", "fast"])
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_bad_files(scheme, reader, content, fragment):
+def test_bad_files(scheme, content, fragment):
     with pytest.raises(ValueError, match=fragment):
-        MidiTokenizer(scheme, reader=reader).encode_midi(content)
+        MidiTokenizer(scheme).encode_midi(content)
 
 
 def test_bad_tokens():
@@ -288,9 +260,6 @@ def test_bad_tokens():
     with pytest.raises(ValueError) as error:
         MidiTokenizer("remi")
     assert_error(error, "scheme", "arrival", "note_tuple", "'remi'")
-    with pytest.raises(ValueError) as error:
-        MidiTokenizer(reader="quick")
-    assert_error(error, "reader", "exact", "fast", "'quick'")
     for batch in ([ids], torch.tensor([ids]), [0.5]):
         with pytest.raises(ValueError, match="row by row"):
             arrival.decode_notes(batch)
@@ -300,20 +269,15 @@ def test_bad_tokens():
         arrival.encode_midi(3)
 
 
-def test_without_symusic(monkeypatch):
-    monkeypatch.setitem(sys.modules, "symusic", None)
-    with pytest.raises(ImportError, match=r"symusic: pip install melreformer_hf\[midi\]"):
-        MidiTokenizer(reader="fast").encode_midi(b"MThd")
-
-
 def test_without_mido(monkeypatch):
-    monkeypatch.setitem(sys.modules, "mido", None)
+    """Only writing needs it."""
     tokenizer = MidiTokenizer()
     ids = tokenizer.encode_midi(NOTES)
-    assert tokenizer.decode_notes(ids)
-    for call in (lambda: tokenizer.decode_midi(ids), lambda: tokenizer.encode_midi(b"MThd")):
-        with pytest.raises(ImportError, match=r"pip install melreformer_hf\[midi\]"):
-            call()
+    content = tokenizer.decode_midi(ids)
+    monkeypatch.setitem(sys.modules, "mido", None)
+    assert tokenizer.decode_notes(tokenizer.encode_midi(content)) == tokenizer.decode_notes(ids)
+    with pytest.raises(ImportError, match=r"pip install melreformer_hf\[midi\]"):
+        tokenizer.decode_midi(ids)
 
 
 def test_configuration_is_small(tmp_path):

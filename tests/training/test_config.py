@@ -23,12 +23,13 @@ from melreformer_hf.training.recipes.composer import ComposerRecipe
 from melreformer_hf.training.recipes.conv_upsampler import ConvUpsamplerRecipe
 from melreformer_hf.training.recipes.expansion import ExpansionRecipe
 from melreformer_hf.training.recipes.idea_diffusion import IdeaDiffusionRecipe
+from melreformer_hf.training.recipes.midi_lm import MidiLMRecipe
 from melreformer_hf.training.recipes.vocoder import VocoderRecipe
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "melreformer_hf/configs"
 NEEDED = {"dataset": "data", "output_dir": "out", "max_steps": 1}
-RECIPES = [VocoderRecipe, ExpansionRecipe, ConvUpsamplerRecipe, IdeaDiffusionRecipe, ComposerRecipe]
+RECIPES = [VocoderRecipe, ExpansionRecipe, ConvUpsamplerRecipe, IdeaDiffusionRecipe, ComposerRecipe, MidiLMRecipe]
 
 
 def test_the_command_line_overrides_the_file(tmp_path):

@@ -87,7 +87,8 @@ def events_to_notes(events: list[int], velocity: int = DEFAULT_VELOCITY) -> list
     """
     notes, offset, longest = [], 0, 0
     for index, event in enumerate(triples(events)):
-        if SEPARATOR in event:
+        # Not `SEPARATOR in event`: in lists beyond 550 s it is a time like others.
+        if event[2] == SEPARATOR:
             if event != (SEPARATOR,) * EVENT_SIZE:
                 raise ValueError(f"event {index} mixes a separator with other tokens: {event}.")
             offset, longest = offset + longest, 0

@@ -6,19 +6,14 @@ jthickstun/anticipation).
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 
-from melreformer_hf.processing.midi.notes import (
-    NUM_PITCHES,
-    MidiChange,
-    MidiNote,
-    MidiSource,
-    check_notes,
-    note_changes,
-    seconds_to_ticks,
-    timed_changes,
-)
+import numpy as np
+
+from melreformer_hf.processing.midi.columns import change_columns, seconds_since, ticks_of
+from melreformer_hf.processing.midi.notes import NUM_PITCHES, MidiChange, MidiNote, check_notes, note_changes
+from melreformer_hf.processing.midi.parsing import MidiSource, read_events
 from melreformer_hf.processing.midi.vocabulary import INTERARRIVAL, MAX_DURATION_TICKS
 
 ON_VELOCITY = 96
@@ -39,11 +34,16 @@ def read_changes(source: MidiSource) -> tuple[list[int], int]:
     """Interarrival tokens of a MIDI file, and how many waits had to be cut to 9.99 s.
 
     Raises:
-        ValueError: the file is damaged, of type 2, or counts in SMPTE frames.
+        ValueError: the file is damaged, of type 2, counts in SMPTE frames or lasts over 100 hours; the byte is named.
         FileNotFoundError: the path does not exist.
-        ImportError: mido is not installed.
     """
-    return _tokens((seconds_to_ticks(since), change) for _, since, _, change in timed_changes(source))
+    events = read_events(source)
+    changes = change_columns(events)
+    waits = ticks_of(seconds_since(events, changes))
+    blocks = np.where(changes.starts, _ON, _OFF)
+    pairs = np.stack([waits.clip(max=MAX_DURATION_TICKS - 1), blocks + NUM_PITCHES * changes.instrument + changes.pitch])
+    written = np.stack([waits > 0, np.ones_like(changes.starts)])
+    return pairs.T[written.T].tolist(), int((waits >= MAX_DURATION_TICKS).sum())
 
 
 def notes_to_changes(notes: Iterable[MidiNote]) -> tuple[list[int], int]:
@@ -74,6 +74,18 @@ def decode_changes(tokens: Iterable[int]) -> list[MidiChange]:
     return changes
 
 
+def close_changes(changes: Iterable[MidiChange]) -> list[MidiChange]:
+    """The same, and at the end of the music an end of every note that still sounds."""
+    closed = list(changes)
+    sounding: Counter[tuple[int, int]] = Counter()
+    for change in closed:
+        key = change.instrument, change.pitch
+        sounding[key] = sounding[key] + 1 if change.starts else max(sounding[key] - 1, 0)
+    end = closed[-1].tick if closed else 0
+    ends = [MidiChange(end, False, pitch, instrument, ON_VELOCITY) for instrument, pitch in sounding.elements()]
+    return closed + ends
+
+
 def changes_to_notes(changes: Iterable[MidiChange]) -> list[MidiNote]:
     """Notes in the order of their onsets: an end belongs to the earliest open note of its pitch and instrument.
 
@@ -92,4 +104,4 @@ def changes_to_notes(changes: Iterable[MidiChange]) -> list[MidiNote]:
     return notes
 
 
-__all__ = ["changes_to_notes", "decode_changes", "notes_to_changes", "read_changes"]
+__all__ = ["changes_to_notes", "close_changes", "decode_changes", "notes_to_changes", "read_changes"]

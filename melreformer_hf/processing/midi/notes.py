@@ -1,38 +1,40 @@
 """MIDI files to notes and back, in ticks of 10 ms.
 
 Source: Thickstun et al., Anticipatory Music Transformer (arXiv 2306.08620), original repository
-jthickstun/anticipation; its reading is reproduced to the tick. Times are the running float sum of the seconds between
-the merged messages, rounded half to even. Deviations, in writing only and switched off by `like_original`: a note's end
-comes before the start of a note at the same tick, so that repeated notes are not cut; drums take no melodic channel.
+jthickstun/anticipation; its reading is reproduced to the tick (`columns`). Deviations, in writing only and switched off by
+`like_original`: a note's end comes before the start of a note at the same tick, so that repeated notes are not cut; drums
+take no melodic channel.
 
-mido is imported when a file is read or written: the package's other parts work without it.
+mido is imported when a file is written: the package's other parts work without it.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from melreformer_hf._files import replacing
+from melreformer_hf.processing.midi.columns import (
+    DRUMS,
+    NUM_INSTRUMENTS,
+    NUM_PITCHES,
+    TICKS_PER_SECOND,
+    UNKNOWN_DURATION,
+    read_note_columns,
+)
+from melreformer_hf.processing.midi.parsing import MidiSource
 
 if TYPE_CHECKING:
-    from mido import Message, MidiFile
+    from mido import MidiFile
 
-TICKS_PER_SECOND = 100
-NUM_PITCHES = 128
-DRUMS = 128
-NUM_INSTRUMENTS = 129
 UNKNOWN_DURATION_TICKS = TICKS_PER_SECOND // 4
 _DRUM_CHANNEL = 9
 _NUM_CHANNELS = 16
-_DEFAULT_TEMPO = 500_000  # microseconds per quarter note, until a file says otherwise
-_BEATS_PER_SECOND = 2  # at that tempo, which is what written files are in
-
-MidiSource: TypeAlias = "str | os.PathLike | bytes | io.BufferedIOBase"
+_BEATS_PER_SECOND = 2  # at 120 beats a minute, the tempo of files that name none, such as the written ones
 
 
 class MidiNote(NamedTuple):
@@ -73,95 +75,16 @@ def import_mido():
     try:
         import mido
     except ImportError as error:
-        raise ImportError("MIDI files need the package mido: pip install melreformer_hf[midi]") from error
+        raise ImportError("Writing MIDI files needs the package mido: pip install melreformer_hf[midi]") from error
     return mido
 
 
-def read_content(source: MidiSource) -> tuple[bytes, str]:
-    """Bytes of a MIDI source, and what to call it in messages.
-
-    Raises:
-        FileNotFoundError: the path does not exist.
-        TypeError: the source is neither path, bytes nor binary file.
-    """
-    if isinstance(source, (str, os.PathLike)):
-        return Path(source).read_bytes(), str(source)
-    if isinstance(source, (bytes, bytearray)):
-        return bytes(source), "the MIDI bytes"
-    if hasattr(source, "read"):
-        return source.read(), "the MIDI stream"
-    raise TypeError(f"A MIDI source must be a path, bytes or a binary file, got {type(source).__name__}.")
-
-
-def check_header(kind: int, division: int, name: str) -> None:
-    """Refuse files without one timeline in ticks per quarter note.
-
-    Args:
-        kind: the header's type.
-        division: the header's division, signed.
-        name: of the file, for messages.
-
-    Raises:
-        ValueError: type 2, SMPTE frames, or a division of zero.
-    """
-    if kind == 2:
-        raise ValueError(
-            f"{name} is a MIDI file of type 2 (independent patterns); only types 0 and 1 have one timeline."
-        )
-    if division <= 0:
-        raise ValueError(f"{name} counts time in SMPTE frames or not at all; only ticks per quarter note are read.")
-
-
-def _open(source: MidiSource) -> MidiFile:
-    mido = import_mido()
-    content, name = read_content(source)
-    try:
-        midi = mido.MidiFile(file=io.BytesIO(content))
-    except Exception as error:  # mido raises end-of-file, value, key and index errors alike on damaged files
-        raise ValueError(f"{name} is not a readable MIDI file: {error or type(error).__name__}.") from error
-    check_header(midi.type, midi.ticks_per_beat, name)
-    return midi
-
-
-def timed_messages(source: MidiSource) -> Iterator[tuple[float, Message]]:
-    """Messages of all tracks in the order of time, each with the seconds since the one before."""
-    midi = _open(source)
-    placed: list[tuple[int, Message]] = []
-    for track in midi.tracks:
-        tick = 0
-        for message in track:
-            tick += message.time
-            if message.type != "end_of_track":
-                placed.append((tick, message))
-    placed.sort(key=lambda entry: entry[0])
-    before, scale = 0, _DEFAULT_TEMPO * 1e-6 / midi.ticks_per_beat
-    for tick, message in placed:
-        yield (tick - before) * scale, message
-        before = tick
-        if message.type == "set_tempo":
-            scale = message.tempo * 1e-6 / midi.ticks_per_beat
-
-
-def timed_changes(source: MidiSource) -> Iterator[tuple[float, float, int, MidiChange]]:
-    """Starts and ends of notes of a file, in order.
-
-    Yields:
-        seconds from the beginning, seconds since the start or end before, channel, change. Both times are float sums
-        over all messages, as the original takes them; `change.tick` is the first one, rounded.
-    """
-    programs: dict[int, int] = {}
-    seconds = since = 0.0
-    for delta, message in timed_messages(source):
-        seconds += delta
-        since += delta
-        if message.type == "program_change":
-            programs[message.channel] = message.program
-        elif message.type in ("note_on", "note_off"):
-            instrument = DRUMS if message.channel == _DRUM_CHANNEL else programs.get(message.channel, 0)
-            starts = message.type == "note_on" and message.velocity > 0
-            change = MidiChange(seconds_to_ticks(seconds), starts, message.note, instrument, message.velocity)
-            yield seconds, since, message.channel, change
-            since = 0.0
+def notes_of_columns(columns: np.ndarray) -> list[MidiNote]:
+    """The notes of (5, note) columns as `read_note_columns` gives them."""
+    notes = list(map(MidiNote._make, zip(*columns.tolist(), strict=True)))
+    for index in np.flatnonzero(columns[1] == UNKNOWN_DURATION):
+        notes[index] = notes[index]._replace(duration=None)
+    return notes
 
 
 def read_notes(source: MidiSource) -> list[MidiNote]:
@@ -174,21 +97,10 @@ def read_notes(source: MidiSource) -> list[MidiNote]:
         source: path, bytes or binary file.
 
     Raises:
-        ValueError: the file is damaged, of type 2, or counts in SMPTE frames.
+        ValueError: the file is damaged, of type 2, counts in SMPTE frames or lasts over 100 hours; the byte is named.
         FileNotFoundError: the path does not exist.
-        ImportError: mido is not installed.
     """
-    notes: list[MidiNote] = []
-    waiting: defaultdict[tuple[int, int, int], deque[tuple[int, float]]] = defaultdict(deque)
-    for seconds, _, channel, change in timed_changes(source):
-        queue = waiting[change.instrument, change.pitch, channel]
-        if change.starts:
-            queue.append((len(notes), seconds))
-            notes.append(MidiNote(change.tick, None, change.pitch, change.instrument, change.velocity))
-        elif queue:
-            index, started = queue.popleft()
-            notes[index] = notes[index]._replace(duration=seconds_to_ticks(seconds - started))
-    return notes
+    return notes_of_columns(read_note_columns(source))
 
 
 def check_notes(notes: Iterable[MidiNote]) -> list[MidiNote]:
@@ -309,19 +221,20 @@ def write_midi(midi: MidiFile, path: str | os.PathLike) -> None:
 
 __all__ = [
     "DRUMS",
+    "NUM_INSTRUMENTS",
+    "NUM_PITCHES",
+    "TICKS_PER_SECOND",
     "MidiChange",
     "MidiNote",
+    "MidiSource",
     "changes_to_midi",
-    "check_header",
     "check_notes",
     "import_mido",
     "midi_bytes",
     "note_changes",
+    "notes_of_columns",
     "notes_to_midi",
-    "read_content",
     "read_notes",
     "seconds_to_ticks",
-    "timed_changes",
-    "timed_messages",
     "write_midi",
 ]

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from melreformer_hf.processing.midi.notes import MidiSource, seconds_to_ticks, timed_messages
-
-_SUSTAIN, _HALF = 64, 64
+from melreformer_hf.processing.midi.columns import pedal_intervals
+from melreformer_hf.processing.midi.parsing import MidiSource, read_events
 
 
 def merge_intervals(intervals: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -29,24 +28,10 @@ def read_pedal(source: MidiSource) -> list[tuple[int, int]]:
         source: path, bytes or binary file.
 
     Raises:
-        ValueError: the file is damaged, of type 2, or counts in SMPTE frames.
+        ValueError: the file is damaged, of type 2, counts in SMPTE frames or lasts over 100 hours; the byte is named.
         FileNotFoundError: the path does not exist.
-        ImportError: mido is not installed.
     """
-    down: dict[int, float] = {}
-    intervals: list[tuple[int, int]] = []
-    seconds = 0.0
-    for delta, message in timed_messages(source):
-        seconds += delta
-        if message.type != "control_change" or message.control != _SUSTAIN:
-            continue
-        pressed = message.value >= _HALF
-        if pressed and message.channel not in down:
-            down[message.channel] = seconds
-        elif not pressed and message.channel in down:
-            intervals.append((seconds_to_ticks(down.pop(message.channel)), seconds_to_ticks(seconds)))
-    intervals += [(seconds_to_ticks(begin), seconds_to_ticks(seconds)) for begin in down.values()]
-    return merge_intervals(intervals)
+    return merge_intervals(pedal_intervals(read_events(source)))
 
 
 def pedal_at(onsets: np.ndarray, intervals: Iterable[tuple[int, int]]) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -132,8 +133,9 @@ class Recipe(abc.ABC):
         name: of the recipe.
         best_metric: the metric that chooses the best model.
         greater_is_better: whether that metric is to rise.
-        reads_notes: whether the dataset is one of notes (`melreformer data tokenize --scheme notes`), not of recordings.
+        reads_notes: whether the dataset is one of `melreformer data tokenize`, not of recordings.
         reads_performances: whether it is one of performances, recordings with their notes (`data.performances`).
+        scheme: of the tokens in it, or `notes`.
         modules: what `trainables` and `frozen` gave, as the trainer prepared them; call these in `phases`.
     """
 
@@ -142,6 +144,7 @@ class Recipe(abc.ABC):
     greater_is_better: ClassVar[bool] = False
     reads_notes: ClassVar[bool] = False
     reads_performances: ClassVar[bool] = False
+    scheme: str = "notes"
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Options:
@@ -207,6 +210,14 @@ class Recipe(abc.ABC):
     @abc.abstractmethod
     def validate(self, model: nn.Module) -> Validation:
         """Measure the averaged model, running freely, on held-out data; gradients are off, the seed is fixed."""
+
+    def save_beside(self, folder: Path, card: Mapping[str, str]) -> None:  # noqa: B027
+        """Write what belongs beside the weights of the model, such as a tokenizer, into a folder that has them.
+
+        Args:
+            folder: is moved to its place afterwards.
+            card: texts of the model's card, for models that do not write it themselves.
+        """
 
     def describe_data(self) -> str:
         """How much is trained on, for the first line of the output and for the card: "3.5 h of audio"."""

@@ -3,7 +3,8 @@
 Source: Thickstun et al., Anticipatory Music Transformer (arXiv 2306.08620), original repository jthickstun/anticipation,
 anticipation/sample.py: the model sees the latest events that fit into its context, with times counted from the earliest of
 them. Deviations: the window moves by several events at once, so that what is computed can be kept (`stride=1` moves as the
-original's does); it is shortened where it would span more time than there are tokens for; the rules of `MidiGrammar` hold.
+original's does); it is shortened where it would span more time than there are tokens for; the rules of `MidiGrammar` hold;
+at most 128 events begin at one tick, so that every drawing ends.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ _CONTROL = ARRIVAL.first["control_time"]
 _SPARE_TOKENS = 7
 # Time that is left for what comes next when a window spans as much as there are tokens for.
 _ROOM_TICKS = 20 * TICKS_PER_SECOND
+# A model may stay at one moment for ever; after so many notes there time goes on.
+_MOST_AT_ONCE = 128
 
 
 class _Window:
@@ -46,12 +49,13 @@ class _Window:
     Args:
         model: the language model.
         flag: first token of every window.
-        stride: events that leave at once.
+        stride: events that leave at once; `None` is a fifth of what fits.
     """
 
-    def __init__(self, model: PreTrainedModel, flag: int, stride: int) -> None:
-        self.model, self.flag, self.stride = model, flag, stride
+    def __init__(self, model: PreTrainedModel, flag: int, stride: int | None) -> None:
         self.limit = (model.config.max_position_embeddings - _SPARE_TOKENS) // EVENT_SIZE
+        stride = max(1, self.limit // 5) if stride is None else stride
+        self.model, self.flag, self.stride = model, flag, stride
         if not 1 <= stride < self.limit:
             raise ValueError(f"stride must be in 1..{self.limit - 1}, events of the model's context; got {stride}.")
         self.first = 0
@@ -90,7 +94,7 @@ def generate_arrival(
     known: Iterable[MidiNote] = (),
     temperature: float = 1.0,
     top_p: float = 0.98,
-    stride: int = 64,
+    stride: int | None = None,
     generator: torch.Generator | None = None,
 ) -> list[MidiNote]:
     """Notes from `start` to `end`, drawn between those that are given.
@@ -104,7 +108,8 @@ def generate_arrival(
         known: music to accompany, all of it told ahead, before `start` as well.
         temperature: divides the logits.
         top_p: draw among the likeliest tokens that together reach this probability.
-        stride: events that leave the model's view at once when its context is full; 1 is the original's, and slow.
+        stride: events that leave the model's view at once when its context is full: a fifth of them by default; 1 is the
+            original's, and slow.
         generator: of random numbers.
 
     Returns:
@@ -128,7 +133,8 @@ def generate_arrival(
     while True:
         while waiting and now >= waiting[-1][0] - _CONTROL - DELTA_TICKS:
             events += waiting.pop()
-        drawn = _draw(window, events, progress, max(first, now), (temperature, top_p, generator))
+        crowded = events[-EVENT_SIZE * _MOST_AT_ONCE :: EVENT_SIZE] == [now] * _MOST_AT_ONCE
+        drawn = _draw(window, events, progress, max(first, now + crowded), (temperature, top_p, generator))
         if drawn[0] >= last:
             break
         events += drawn

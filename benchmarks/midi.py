@@ -1,65 +1,127 @@
-"""Speed of reading MIDI files, beside mido and symusic themselves, and agreement of the two readers.
+"""Speed of MIDI files to tokens, beside MidiTok on the same files, and whether every scheme gives the notes back.
 
-    python benchmarks/midi.py FOLDER --files 50
+    pip install miditok
+    python benchmarks/midi.py FOLDER [FOLDER ...] --files 50
 
-Times are processor seconds for all files, the best of three.
+Times are processor seconds for all files, from the bytes in memory to lists of token numbers, the best of three rounds in
+which the tokenizers take turns. Comparable are those with about as many tokens per note: MidiTok's MIDI-Like writes starts,
+ends and waits, as `interarrival` does, with velocities besides; its TSD writes notes with durations. MidiTok quantizes to
+a grid of beats, ours are exact to 10 ms. `--files 0` takes all files.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import random
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import mido
-import symusic
-
-from melreformer_hf.processing.midi.fast import read_notes_fast
-from melreformer_hf.processing.midi.notes import read_notes
-
-
-def seconds(read: Callable[[bytes], object], contents: list[bytes]) -> float:
-    """Processor time that `read` needs for all files."""
-    times = []
-    for _ in range(3):
-        started = time.process_time()
-        for content in contents:
-            read(content)
-        times.append(time.process_time() - started)
-    return min(times)
+from melreformer_hf.processing.midi.arrival import events_to_notes, notes_to_events
+from melreformer_hf.processing.midi.attributes import attributes_of_notes, notes_of_attributes
+from melreformer_hf.processing.midi.columns import read_note_columns
+from melreformer_hf.processing.midi.interarrival import (
+    changes_to_notes,
+    decode_changes,
+    notes_to_changes,
+    read_changes,
+)
+from melreformer_hf.processing.midi.notes import MidiNote, midi_bytes, notes_to_midi, read_notes
+from melreformer_hf.processing.midi.vocabulary import MAX_DURATION_TICKS
+from melreformer_hf.processing.tokenization_midi import MidiTokenizer
 
 
-def play_with_mido(content: bytes) -> int:
-    """What a program does that takes messages with their times from mido."""
-    return sum(1 for _ in mido.MidiFile(file=io.BytesIO(content)))
+def to_events(content: bytes) -> list[int]:
+    """All `arrival` events of a file, whatever its length."""
+    return notes_to_events(read_notes(content))[0]
+
+
+def tokenizers() -> dict[str, Callable[[bytes], object]]:
+    """What is measured, by name; MidiTok's where it is installed."""
+    found: dict[str, Callable[[bytes], object]] = {
+        "ours: notes as arrays": read_note_columns,
+        "ours: interarrival": read_changes,
+        "ours: arrival": to_events,
+    }
+    try:
+        import miditok
+        import symusic
+    except ImportError:
+        return found
+    found["symusic: reading alone"] = symusic.Score.from_midi
+    for name in ("MIDILike", "TSD", "REMI"):
+        tokenizer = getattr(miditok, name)()
+        found[f"MidiTok: {name}"] = lambda content, tokenizer=tokenizer: tokenizer(symusic.Score.from_midi(content))
+    return found
+
+
+def measure(contents: list[bytes], rounds: int = 3) -> dict[str, float]:
+    """Processor seconds of each tokenizer for all files, the best round."""
+    times: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name, tokenize in tokenizers().items():
+            started = time.process_time()
+            for content in contents:
+                tokenize(content)
+            times.setdefault(name, []).append(time.process_time() - started)
+    return {name: round(min(values), 3) for name, values in times.items()}
+
+
+def _sorted(notes: list[MidiNote], fields: int) -> list[tuple]:
+    return sorted(tuple(note[:fields]) for note in notes)
+
+
+def round_trips(content: bytes) -> dict[str, bool]:
+    """Whether each scheme gives the notes of a file back, as far as it says that it keeps them."""
+    notes = [note._replace(duration=25) if note.duration is None else note for note in read_notes(content)]
+    cut = [note._replace(duration=min(note.duration, MAX_DURATION_TICKS - 1)) for note in notes]
+    result = {"arrival": _sorted(events_to_notes(notes_to_events(notes)[0]), 4) == _sorted(cut, 4)}
+    tokens, waits_cut = notes_to_changes(notes)
+    again = changes_to_notes(decode_changes(tokens))
+    # Overlapping notes of one pitch end in their order; starts and ends are what this scheme keeps.
+    spans = [sorted((n.onset, n.pitch, n.instrument) for n in some) for some in (again, notes)]
+    spans += [sorted((n.onset + (n.duration or 0), n.pitch, n.instrument) for n in some) for some in (again, notes)]
+    result["interarrival"] = waits_cut > 0 or (spans[0] == spans[1] and spans[2] == spans[3])
+    tokenizer, windows = MidiTokenizer("note_tuple"), []
+    for start in range(0, max((note.onset for note in notes), default=0) + 1, 10_000):
+        window = [note._replace(onset=note.onset - start) for note in notes if start <= note.onset < start + 10_000]
+        windows.append(not window or tokenizer.decode_notes(tokenizer.encode_midi(window)) == window)
+    result["note_tuple"] = all(windows)
+    once = notes_of_attributes(attributes_of_notes(notes))
+    pitches = [note.pitch for note in sorted(notes, key=lambda note: (note.onset, note.pitch))]
+    # Coarse by design: every note is there, and what was written once is written the same ever after.
+    again = notes_of_attributes(attributes_of_notes(once))
+    result["attributes"] = again == once and [note.pitch for note in once] == pitches
+    result["written file"] = _sorted(read_notes(midi_bytes(notes_to_midi(notes))), 4) == _sorted(notes, 4)
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="searched for .mid files")
-    parser.add_argument("--files", type=int, default=50, help="how many to read, drawn at random")
+    parser.add_argument("folder", type=Path, nargs="+", help="searched for .mid and .midi files")
+    parser.add_argument("--files", type=int, default=50, help="how many to read, drawn at random; 0 for all")
+    parser.add_argument("--round-trips", action="store_true", help="check them instead of measuring speed")
     arguments = parser.parse_args()
-    paths = sorted(arguments.folder.rglob("*.mid"))
+    paths = sorted(
+        path for folder in arguments.folder for path in folder.rglob("*") if path.suffix in (".mid", ".midi")
+    )
     if not paths:
-        parser.error(f"no .mid files under {arguments.folder}")
+        parser.error(f"no MIDI files under {arguments.folder}")
     random.Random(0).shuffle(paths)
-    contents = [path.read_bytes() for path in paths[: arguments.files]]
-    readers = {
-        "mido, messages": play_with_mido,
-        "symusic, score": symusic.Score.from_midi,
-        "read_notes": read_notes,
-        "read_notes_fast": read_notes_fast,
-    }
-    result = {name: round(seconds(read, contents), 4) for name, read in readers.items()}
-    exact, fast = ([sorted(read(content), key=repr) for content in contents] for read in (read_notes, read_notes_fast))
-    result["files"] = len(contents)
-    result["files with equal notes"] = sum(one == two for one, two in zip(exact, fast, strict=True))
-    result["notes"] = sum(map(len, exact))
-    result["equal notes"] = sum(len(set(one) & set(two)) for one, two in zip(exact, fast, strict=True))
+    paths = paths[: arguments.files or None]
+    result: dict[str, object] = {"files": len(paths)}
+    if arguments.round_trips:
+        failed: dict[str, list[str]] = {}
+        for path in paths:
+            for scheme, holds in round_trips(path.read_bytes()).items():
+                failed.setdefault(scheme, []).extend([] if holds else [path.name])
+        result["files that come back"] = {scheme: len(paths) - len(names) for scheme, names in failed.items()}
+        result["others"] = {scheme: names for scheme, names in failed.items() if names}
+    else:
+        contents = [path.read_bytes() for path in paths]
+        result["notes"] = sum(read_note_columns(content).shape[1] for content in contents)
+        result["processor seconds"] = measure(contents)
     print(json.dumps(result, indent=1))
 
 

@@ -86,7 +86,9 @@ def _remove(content: bytearray, draw: random.Random, _: tuple[bytes, ...]) -> No
 def _lengthen(content: bytearray, draw: random.Random, _: tuple[bytes, ...]) -> None:
     """Huge times and lengths."""
     start = draw.randrange(len(content))
-    content[start:start] = draw.choice([b"\xff\xff\xff\x7f", b"\xff" * 5, b"\x00\xff\x51\x00", b"\x00\xff\x51\x03\0\0\0"])
+    content[start:start] = draw.choice(
+        [b"\xff\xff\xff\x7f", b"\xff" * 5, b"\x00\xff\x51\x00", b"\x00\xff\x51\x03\0\0\0"]
+    )
 
 
 def _header(content: bytearray, draw: random.Random, _: tuple[bytes, ...]) -> None:

@@ -16,7 +16,7 @@ from melreformer_hf.data.rendering import MIDI_SUFFIXES
 from melreformer_hf.data.sequences import TOKENS_FILE, SequenceWriter
 from melreformer_hf.data.sources import Source, check_output, describe_sources, labels_of
 from melreformer_hf.data.splits import assign_splits, name_hash
-from melreformer_hf.processing.midi.columns import UNKNOWN_DURATION, change_columns, note_columns, pedal_intervals
+from melreformer_hf.processing.midi.columns import UNKNOWN_DURATION, change_columns, note_columns, pressed_intervals
 from melreformer_hf.processing.midi.notes import UNKNOWN_DURATION_TICKS, MidiNote, read_notes
 from melreformer_hf.processing.midi.parsing import read_events
 from melreformer_hf.processing.midi.pedal import merge_intervals, pedal_at
@@ -202,14 +202,16 @@ def note_table(notes: Sequence[MidiNote], pedal: Sequence[tuple[int, int]] = ())
 
 def _table(rows: np.ndarray, pedal: Sequence[tuple[int, int]]) -> np.ndarray:
     ordered = rows[np.lexsort(rows.T[::-1])]
-    return np.concatenate([ordered, pedal_at(ordered[:, 0], pedal)[:, None]], axis=1, dtype=np.int32, casting="same_kind")
+    return np.concatenate(
+        [ordered, pedal_at(ordered[:, 0], pedal)[:, None]], axis=1, dtype=np.int32, casting="same_kind"
+    )
 
 
 def _read_table(source: Path) -> np.ndarray:
     events = read_events(source)
     columns = note_columns(change_columns(events))
     columns[1][columns[1] == UNKNOWN_DURATION] = UNKNOWN_DURATION_TICKS
-    return _table(columns.T, merge_intervals(pedal_intervals(events)))
+    return _table(columns.T, merge_intervals(pressed_intervals(events)))
 
 
 def _card(report: dict, sources: Sequence[Source]) -> str:

@@ -291,9 +291,7 @@ class MidiTokenizer(PythonBackend):
         whole = len(_TUPLE_KINDS) if self.scheme == "note_tuple" else EVENT_SIZE
         return complaint if len(event) == whole else f"{complaint} Cut ids after the last whole event, at {position}."
 
-    def decode_midi(
-        self, ids: Sequence[int], path: str | os.PathLike | None = None, partial: bool = False
-    ) -> bytes:
+    def decode_midi(self, ids: Sequence[int], path: str | os.PathLike | None = None, partial: bool = False) -> bytes:
         """MIDI file of token numbers: 120 beats a minute, one track per instrument.
 
         Args:

@@ -91,9 +91,8 @@ class Improviser:
         draw = random.Random(zlib.crc32(repr(seen).encode()))
         latest = max((token for token in seen[1::3] if token < DURATION), default=0)
         logits = torch.zeros(1, len(tokens[0]), SIZE)
-        length = draw.randrange(3)
-        note = REST if length == 0 and draw.random() < 0.5 else NOTE + draw.randrange(128 * 10)
-        for token in (latest + draw.randint(*self.steps), DURATION + (length if note != REST else 0), note):
+        note = REST if seen[-1] == DURATION and draw.random() < 0.5 else NOTE + draw.randrange(128 * 10)
+        for token in (min(latest + draw.randint(*self.steps), DURATION - 1), DURATION + draw.randrange(3), note):
             logits[0, -1, token] = 50.0
         return SimpleNamespace(logits=logits, past_key_values=seen)
 

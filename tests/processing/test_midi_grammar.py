@@ -63,7 +63,8 @@ def test_interarrival_ends_what_sounds_and_waits_once():
     assert allowed("interarrival", [ON + 60]) == [(1, 1000), whole, (OFF + 60, OFF + 61)]
     assert allowed("interarrival", [ON + 60, ON + 60, OFF + 60]) == [(1, 1000), whole, (OFF + 60, OFF + 61)]
     assert allowed("interarrival", [ON + 60, OFF + 60]) == allowed("interarrival", [])
-    assert allowed("interarrival", [OFF + 60, ON + 60])[-1] == (OFF + 60, OFF + 61)  # an end of nothing changes nothing
+    # an end of nothing changes nothing
+    assert allowed("interarrival", [OFF + 60, ON + 60])[-1] == (OFF + 60, OFF + 61)
     assert allowed("interarrival", [ON + 60, BREAK]) == allowed("interarrival", [])
 
 

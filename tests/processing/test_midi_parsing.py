@@ -110,7 +110,9 @@ def random_file(seed: int) -> bytes:
             if kind < 0.02:
                 track.append(mido.MetaMessage("set_tempo", tempo=random_.randrange(100_000, 900_000), time=wait))
             elif kind < 0.05:
-                track.append(mido.Message("program_change", channel=channel, program=random_.randrange(128), time=wait))
+                track.append(
+                    mido.Message("program_change", channel=channel, program=random_.randrange(128), time=wait)
+                )
             elif kind < 0.2:
                 track.append(mido.Message("control_change", control=64, value=random_.randrange(128), time=wait))
             else:
@@ -156,7 +158,10 @@ def test_notes_are_those_of_mido(seed):
         (file_of(b"\x81"), ("time that the track's end cuts off", "byte 22")),
         (file_of(b"\x00\x90\x3c"), ("message of 2 bytes where its track has 1 left", "byte 22")),
         (file_of((b"\xff\xff\xff\x7f" + ON) * 20, division=1), ("hours", "at most 100 hours", "byte 22")),
-        (file_of((b"\x83\x60" + ON) * 20 + b"\x00\xff\x51\x03\xff\xff\xff" + (b"\xff\xff\xff\x7f" + ON) * 9), ("hours",)),
+        (
+            file_of((b"\x83\x60" + ON) * 20 + b"\x00\xff\x51\x03\xff\xff\xff" + (b"\xff\xff\xff\x7f" + ON) * 9),
+            ("hours",),
+        ),
     ],
 )
 def test_damage_is_named(content, fragments):

@@ -15,7 +15,7 @@ from melreformer_hf.processing.midi.notes import MidiNote, notes_to_midi, write_
 from melreformer_hf.training.config import TrainingConfig
 from melreformer_hf.training.loop import train
 from melreformer_hf.training.main import main
-from melreformer_hf.training.recipes.midi_lm import MidiLMOptions, MidiLMRecipe, midi_lm_config, stretch_of
+from melreformer_hf.training.recipes.midi_lm import MidiLMOptions, MidiLMRecipe, midi_lm_config, token_stretch
 
 DURATION, NOTE, REST, SEPARATOR, AUTOREGRESS = 10_000, 11_000, 27_512, 55_025, 55_026
 
@@ -52,15 +52,15 @@ def test_stretches_of_events_begin_at_zero_and_keep_the_flag():
     row = torch.tensor([AUTOREGRESS, *(token for i in range(20) for token in (7 + 5 * i, DURATION + i, NOTE + i))])
     starts = set()
     for seed in range(60):
-        stretch = stretch_of(row, 11, "arrival", generator(seed))
+        stretch = token_stretch(row, 11, "arrival", generator(seed))
         assert stretch[0] == AUTOREGRESS and stretch[1::3].tolist() == [0, 5, 10]
         first = int(stretch[2]) - DURATION
         assert stretch[2::3].tolist() == [DURATION + first + i for i in range(3)]
         assert stretch[3::3].tolist() == [NOTE + first + i for i in range(3)]
         starts.add(first)
     assert min(starts) == 0 and max(starts) == 17
-    assert stretch_of(row, 61, "arrival", generator()) is row
-    starts = {int(stretch_of(torch.arange(20), 8, "interarrival", generator(seed))[0]) for seed in range(80)}
+    assert token_stretch(row, 61, "arrival", generator()) is row
+    starts = {int(token_stretch(torch.arange(20), 8, "interarrival", generator(seed))[0]) for seed in range(80)}
     assert starts == set(range(13))
 
 
@@ -177,5 +177,7 @@ def test_options_that_cannot_be_are_refused(options, name):
 
 def test_tokens_of_another_scheme_are_refused(datasets, tmp_path):
     recipe = MidiLMRecipe(config(datasets["interarrival"], tmp_path))
-    with pytest.raises(ValueError, match=r"options\.scheme must be that of the dataset, 'interarrival', got 'arrival'"):
+    with pytest.raises(
+        ValueError, match=r"options\.scheme must be that of the dataset, 'interarrival', got 'arrival'"
+    ):
         recipe.stream(0, 1)

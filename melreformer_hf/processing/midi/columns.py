@@ -120,9 +120,7 @@ def note_columns(changes: ChangeColumns) -> np.ndarray:
     key = (changes.instrument * NUM_PITCHES + changes.pitch) * _NUM_CHANNELS + changes.channel
     begins, ends = _first_in_first_out(key, changes.starts)
     duration[np.searchsorted(starts, begins)] = ticks_of(changes.seconds[ends] - changes.seconds[begins])
-    return np.stack(
-        [onset, duration, changes.pitch[starts], changes.instrument[starts], changes.velocity[starts]]
-    )
+    return np.stack([onset, duration, changes.pitch[starts], changes.instrument[starts], changes.velocity[starts]])
 
 
 def _first_in_first_out(key: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -154,7 +152,7 @@ def _first_in_first_out(key: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray
     return begins[rank < counts[begin_groups]], ends
 
 
-def pedal_intervals(events: MidiEvents) -> list[tuple[int, int]]:
+def pressed_intervals(events: MidiEvents) -> list[tuple[int, int]]:
     """When the sustain pedal of each channel is down, (down, up) in ticks, channel by channel."""
     place = np.flatnonzero((events.status & 0xF0 == CONTROL_CHANGE) & (events.first == _SUSTAIN))
     intervals: list[tuple[int, int]] = []
@@ -182,7 +180,7 @@ __all__ = [
     "ChangeColumns",
     "change_columns",
     "note_columns",
-    "pedal_intervals",
+    "pressed_intervals",
     "read_note_columns",
     "seconds_since",
     "ticks_of",

@@ -32,7 +32,7 @@ _ON, _OFF, _BREAK = INTERARRIVAL.first["on"], INTERARRIVAL.first["off"], INTERAR
 Ranges = Iterator[tuple[int, int]]
 
 
-class Progress(abc.ABC):
+class TokenProgress(abc.ABC):
     """Where a sequence of tokens stands, and what may follow.
 
     Args:
@@ -70,7 +70,7 @@ class Progress(abc.ABC):
             self.instruments.add(instrument)
 
 
-class ArrivalProgress(Progress):
+class ArrivalProgress(TokenProgress):
     """Progress of `arrival` tokens: events of a time, a duration and a note (or rest), in the order of time."""
 
     def __init__(self, controls: bool = False, separators: bool = True) -> None:
@@ -120,7 +120,7 @@ class ArrivalProgress(Progress):
                 yield REST, REST + 1
 
 
-class InterarrivalProgress(Progress):
+class InterarrivalProgress(TokenProgress):
     """Progress of `interarrival` tokens: at most one wait between starts and ends, ends only of what sounds."""
 
     def __init__(self, controls: bool = False, separators: bool = True) -> None:
@@ -153,7 +153,7 @@ class InterarrivalProgress(Progress):
             yield _OFF + note, _OFF + note + 1
 
 
-PROGRESSES: dict[str, type[Progress]] = {"arrival": ArrivalProgress, "interarrival": InterarrivalProgress}
+PROGRESSES: dict[str, type[TokenProgress]] = {"arrival": ArrivalProgress, "interarrival": InterarrivalProgress}
 
 
 @dataclasses.dataclass
@@ -161,7 +161,7 @@ class _Row:
     """A row of the batch, read so far."""
 
     tokens: torch.Tensor
-    progress: Progress
+    progress: TokenProgress
 
 
 class MidiGrammar(LogitsProcessor):
@@ -190,7 +190,7 @@ class MidiGrammar(LogitsProcessor):
         self._begin()
         self._rows: list[_Row] = []
 
-    def _begin(self) -> Progress:
+    def _begin(self) -> TokenProgress:
         return PROGRESSES[self.scheme](self.controls, self.separators)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
@@ -253,4 +253,4 @@ def first_violation(tokens: Iterable[int], scheme: str, controls: bool = True) -
     return None
 
 
-__all__ = ["ArrivalProgress", "InterarrivalProgress", "MidiGrammar", "Progress", "first_violation"]
+__all__ = ["ArrivalProgress", "InterarrivalProgress", "MidiGrammar", "TokenProgress", "first_violation"]

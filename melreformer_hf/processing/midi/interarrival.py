@@ -41,7 +41,9 @@ def read_changes(source: MidiSource) -> tuple[list[int], int]:
     changes = change_columns(events)
     waits = ticks_of(seconds_since(events, changes))
     blocks = np.where(changes.starts, _ON, _OFF)
-    pairs = np.stack([waits.clip(max=MAX_DURATION_TICKS - 1), blocks + NUM_PITCHES * changes.instrument + changes.pitch])
+    pairs = np.stack(
+        [waits.clip(max=MAX_DURATION_TICKS - 1), blocks + NUM_PITCHES * changes.instrument + changes.pitch]
+    )
     written = np.stack([waits > 0, np.ones_like(changes.starts)])
     return pairs.T[written.T].tolist(), int((waits >= MAX_DURATION_TICKS).sum())
 

@@ -94,7 +94,9 @@ def read_events(source: MidiSource) -> MidiEvents:
     seconds = np.cumsum(steps)
     if len(seconds) and seconds[-1] > MAX_HOURS * 3600:
         event = int(np.searchsorted(seconds, MAX_HOURS * 3600, side="right"))
-        _refuse(name, f"an event at {seconds[event] / 3600:,.0f} hours", int(table[_PLACE, event]), f"{MAX_HOURS} hours")
+        _refuse(
+            name, f"an event at {seconds[event] / 3600:,.0f} hours", int(table[_PLACE, event]), f"{MAX_HOURS} hours"
+        )
     return MidiEvents(seconds, steps, table[_STATUS], table[_FIRST], table[_SECOND])
 
 

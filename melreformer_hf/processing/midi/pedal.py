@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from melreformer_hf.processing.midi.columns import pedal_intervals
+from melreformer_hf.processing.midi.columns import pressed_intervals
 from melreformer_hf.processing.midi.parsing import MidiSource, read_events
 
 
@@ -31,7 +31,7 @@ def read_pedal(source: MidiSource) -> list[tuple[int, int]]:
         ValueError: the file is damaged, of type 2, counts in SMPTE frames or lasts over 100 hours; the byte is named.
         FileNotFoundError: the path does not exist.
     """
-    return merge_intervals(pedal_intervals(read_events(source)))
+    return merge_intervals(pressed_intervals(read_events(source)))
 
 
 def pedal_at(onsets: np.ndarray, intervals: Iterable[tuple[int, int]]) -> np.ndarray:

@@ -112,7 +112,7 @@ def midi_lm_config(options: MidiLMOptions, **changes: object):
     return AutoConfig.for_model(options.architecture, **{**fields, **changes})
 
 
-def stretch_of(row: torch.Tensor, num_tokens: int, scheme: str, generator: torch.Generator) -> torch.Tensor:
+def token_stretch(row: torch.Tensor, num_tokens: int, scheme: str, generator: torch.Generator) -> torch.Tensor:
     """Any `num_tokens` tokens of a row, or the whole row if it has no more.
 
     A stretch of `arrival` keeps the row's flag, holds whole events, and begins at time zero, as rows do.
@@ -169,7 +169,7 @@ class MidiLMRecipe(Recipe):
 
     def prepare(self, item: dict, generator: torch.Generator) -> dict[str, torch.Tensor]:
         num_tokens = self.options.num_tokens
-        tokens = stretch_of(item["input_ids"], num_tokens, self.scheme, generator)
+        tokens = token_stretch(item["input_ids"], num_tokens, self.scheme, generator)
         missing = num_tokens - len(tokens)
         # What follows the last token is seen by none before it, so that padding needs no mask but that of the labels.
         return {
@@ -229,4 +229,4 @@ class MidiLMRecipe(Recipe):
         )
 
 
-__all__ = ["PRESETS", "MidiLMOptions", "MidiLMRecipe", "midi_lm_config", "stretch_of"]
+__all__ = ["PRESETS", "MidiLMOptions", "MidiLMRecipe", "midi_lm_config", "token_stretch"]

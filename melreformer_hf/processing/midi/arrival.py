@@ -71,11 +71,11 @@ def notes_to_events(notes: Iterable[MidiNote]) -> tuple[list[int], int]:
     if not notes:
         raise ValueError("notes must hold at least one note, got none: an empty piece has no events.")
     events, cut = [], 0
-    for note in notes:
-        duration = UNKNOWN_DURATION_TICKS if note.duration is None else note.duration
-        cut += duration >= MAX_DURATION_TICKS
-        duration = min(duration, MAX_DURATION_TICKS - 1)
-        events += [note.onset, DURATION + duration, NOTE + NUM_PITCHES * note.instrument + note.pitch]
+    for onset, duration, pitch, instrument, _ in notes:
+        duration = UNKNOWN_DURATION_TICKS if duration is None else duration
+        if duration >= MAX_DURATION_TICKS:
+            cut, duration = cut + 1, MAX_DURATION_TICKS - 1
+        events += (onset, DURATION + duration, NOTE + NUM_PITCHES * instrument + pitch)
     return events, cut
 
 

@@ -319,6 +319,18 @@ def encode_nan() -> bytes:
     return buffer.getvalue()
 
 
+def test_recordings_without_a_class_have_no_label(tmp_path):
+    folder = str(write_parquet(tmp_path, recordings(3), shards=1))
+    file = next(Path(folder).rglob("*.parquet"))
+    table = pq.read_table(file)
+    place = table.schema.get_field_index("genre")
+    classes = pa.array([None, -1, 1], pa.int64())  # as test sets on the Hub say that a class is not told
+    pq.write_table(table.set_column(place, table.schema.field(place), classes), file)
+    source = open_recordings(folder, "train", label_column="genre").source
+    told = {row.name: (row.metadata.get("label"), row.metadata.get("genre")) for row in source.read(0, 0)}
+    assert told == {"take00.wav": (None, None), "take01.wav": (None, None), "take02.wav": ("wild", "wild")}
+
+
 def test_silent_places_are_given_rarely(tmp_path):
     half = np.concatenate([0.3 * np.sin(np.arange(2 * RATE) / 10), np.zeros(2 * RATE)]).astype(np.float32)
     folder = str(write_audiofolder(tmp_path, [(f"take{i:02d}", encode(half)) for i in range(3)]))

@@ -172,6 +172,7 @@ def test_epochs_and_seeds_differ_and_hours_count(folder):
     items = take(make(folder), 600)
     epochs = [[i["recording"] for i in items if i["anchor"]["epoch"] == e] for e in (0, 1)]
     assert epochs[0][:20] != epochs[1][:20]
+    assert [i["anchor"]["row"] for i in items if i["anchor"]["epoch"] == 1][0] == 0  # every epoch begins anew
     assert [i["recording"] for i in take(make(folder, seed=4), 20)] != [i["recording"] for i in items[:20]]
     samples = {}
     for item in items:
@@ -260,6 +261,15 @@ def test_parts_are_those_of_the_whole(tmp_path, format):
     for start, length in ((0, 1000), (20001, 4096), (len(whole) - 500, 500)):
         part = audio.read(start, length, RATE, 1)
         torch.testing.assert_close(part, whole[start : start + length], rtol=0, atol=2e-3)
+
+
+def test_what_a_header_promises_too_much_is_silence():
+    data = encode(tone(1.0, 440.0, RATE))
+    audio = EncodedAudio("x", data, (RATE + 1000, RATE, 1))
+    part = audio.read(RATE - 500, 1500, RATE, 1)
+    assert part.shape == (1500,) and part[:500].abs().max() > 0.1 and not part[500:].any()
+    with pytest.raises(ValueError, match="x ends before its header says"):
+        EncodedAudio("x", data, (3 * RATE, RATE, 1)).read(0, 2 * RATE, RATE, 1)
 
 
 def test_bad_recordings_are_left_out(tmp_path, caplog):

@@ -215,6 +215,7 @@ def test_stereo():
         (lambda: small("patch")(torch.zeros(1, 8, 32)), ("at least 12 rows",)),
         (lambda: TwoSidedStftDiscriminator(100), ("win_length", "128", "100")),
         (lambda: TwoSidedStftDiscriminator(256, n_fft=128), ("n_fft", "128, 256")),
+        (lambda: TwoSidedStftDiscriminator(128)(torch.zeros(1, 64)), ("more than 64 samples", "(1, 64)")),
         (lambda: TwoSidedStftDiscriminator(norm="batch"), ("norm", "'batch'")),
         (lambda: MultiScaleStftDiscriminator([64], [16, 8], [64]), ("one entry per resolution", "1, 2 and 1")),
         (lambda: MultiScaleStftDiscriminator([64], [16], [65]), ("win_length", "65")),

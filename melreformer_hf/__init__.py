@@ -53,6 +53,7 @@ _EXPORTS: dict[str, str] = {
     "IdeaStyleGan2Model": "models.idea_stylegan2.modeling_idea_stylegan2",
     "MelReformerPipeline": "pipelines.pipeline_mel_reformer",
     "generate_arrival": "pipelines.arrival_generation",
+    "MidiGenerationPipeline": "pipelines.pipeline_midi_generation",
 }
 
 __all__ = ["__version__", *sorted(_EXPORTS)]

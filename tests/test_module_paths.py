@@ -26,6 +26,7 @@ PUBLISHED = {
     "melreformer_hf.models.rq_transformer.modeling_rq_transformer": "RQTransformerModel",
     "melreformer_hf.models.soundstream.modeling_soundstream": "SoundStreamModel",
     "melreformer_hf.pipelines.pipeline_mel_reformer": "MelReformerPipeline",
+    "melreformer_hf.pipelines.pipeline_midi_generation": "MidiGenerationPipeline",
     "melreformer_hf.processing.feature_extraction_mel": "MelFeatureExtractor",
     "melreformer_hf.processing.tokenization_midi": "MidiTokenizer",
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Protocol
@@ -121,6 +122,7 @@ class SampledInstrument:
             chosen = SimpleNamespace(**{name: column[heard] for name, column in columns.items()})
             yield self.render(chosen, first, last, channels, program)
 
+    @cached_property
     def longest_tail(self) -> float:
         """Seconds that a note may be heard after its release, whatever its key and velocity."""
         return max(

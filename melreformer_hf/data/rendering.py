@@ -192,7 +192,7 @@ def render_sampled(
         parts[program] = sounding_notes([note for note in notes if note.instrument == program], pedal)
     if not parts:
         raise ValueError(f"{midi} holds no notes{' but drums, which are not played' if notes else ''}.")
-    end = max(float(part.release.max()) for part in parts.values()) + instrument.longest_tail()
+    end = max(float(part.release.max()) for part in parts.values()) + instrument.longest_tail
     if end > _LONGEST_SECONDS:
         raise ValueError(f"{midi} lasts longer than {_LONGEST_SECONDS // 3600} hours: is it damaged?")
     samples, peak = round(end * instrument.sampling_rate), 0.0

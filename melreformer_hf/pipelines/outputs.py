@@ -13,6 +13,10 @@ import torch
 from diffusers.utils import BaseOutput
 
 from melreformer_hf.audio.io import write_audio
+from melreformer_hf.processing.midi.notes import MidiNote, midi_bytes, write_midi
+from melreformer_hf.processing.midi.scores import score_to_midi
+
+MIDI_OUTPUTS = (".mid", ".midi")
 
 
 @dataclass
@@ -52,13 +56,13 @@ class AudioOutput(BaseOutput):
         """
         peak_db = self.peak_db if isinstance(peak_db, str) and peak_db == "auto" else peak_db
         check_peak(peak_db)
-        path, rows = Path(path), torch.as_tensor(self.audios)
+        path = Path(path)
+        rows = torch.empty(0) if isinstance(self.audios, list) else torch.as_tensor(self.audios)
         if rows.ndim != 3 or rows.shape[-1] < int(self.num_samples.max()):
             raise ValueError('save needs sound: call the pipeline with output_type="pt" or "np".')
-        names = [path] if len(rows) == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(len(rows))]
         return [
             write_audio(name, at_peak(row[:, :length], peak_db), self.sampling_rate)
-            for name, row, length in zip(names, rows, self.num_samples.tolist(), strict=True)
+            for name, row, length in zip(numbered(path, len(rows)), rows, self.num_samples.tolist(), strict=True)
         ]
 
 
@@ -79,6 +83,52 @@ class MusicPipelineOutput(AudioOutput):
     mels: torch.Tensor
     ideas: torch.Tensor
     num_frames: torch.Tensor
+
+
+@dataclass
+class MidiMusicOutput(AudioOutput):
+    """Music by way of notes.
+
+    Args:
+        audios: (batch, channel, sample), see `AudioOutput`; or what `output_type` asked for in its place.
+        num_samples: (batch,) true lengths of the audios in samples.
+        sampling_rate: samples per second.
+        peak_db: level that `save` gives the loudest sample.
+        mels: (batch, mel, frame) log-mels, of the performer or of the sampled sound; no frames where none were made.
+        num_frames: (batch,) true lengths of the mels in frames.
+        notes: of every row, in the order of onset and pitch.
+        pedal: of every row, when the sustain pedal is down: intervals (down, up) in ticks of 10 ms.
+    """
+
+    mels: torch.Tensor
+    num_frames: torch.Tensor
+    notes: list[list[MidiNote]]
+    pedal: list[list[tuple[int, int]]]
+
+    @property
+    def midi(self) -> list[bytes]:
+        """Content of a MIDI file of every row."""
+        return [midi_bytes(score_to_midi(*row)) for row in zip(self.notes, self.pedal, strict=True)]
+
+    def save(self, path: str | os.PathLike, peak_db: float | None | Literal["auto"] = "auto") -> list[Path]:
+        """As `AudioOutput.save`; with the suffix .mid the notes and the pedal.
+
+        Raises:
+            ValueError: as there.
+        """
+        path = Path(path)
+        if path.suffix.lower() not in MIDI_OUTPUTS:
+            return super().save(path, peak_db)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        names = numbered(path, len(self.notes))
+        for name, notes, pedal in zip(names, self.notes, self.pedal, strict=True):
+            write_midi(score_to_midi(notes, pedal), name)
+        return names
+
+
+def numbered(path: Path, count: int) -> list[Path]:
+    """`path` for one file, `path` with -0, -1, ... before its suffix for several."""
+    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{index}") for index in range(count)]
 
 
 def check_peak(peak_db: float | None) -> None:
@@ -106,4 +156,13 @@ def at_peak(audio: torch.Tensor, peak_db: float | None) -> torch.Tensor:
     return audio * peak_gain(audio.abs().max().item() if audio.numel() else 0.0, peak_db)
 
 
-__all__ = ["AudioOutput", "MusicPipelineOutput", "at_peak", "check_peak", "peak_gain"]
+__all__ = [
+    "MIDI_OUTPUTS",
+    "AudioOutput",
+    "MidiMusicOutput",
+    "MusicPipelineOutput",
+    "at_peak",
+    "check_peak",
+    "numbered",
+    "peak_gain",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import numbers
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import snapshot_download
 from torch import nn
 
+from melreformer_hf._files import write_text
 from melreformer_hf._threads import calm_number, using_threads
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.pipelines.loading import check_configurations, check_weights, locate
@@ -57,6 +59,27 @@ class AudioPipeline(HubMixin, DiffusionPipeline):
             if isinstance(module, nn.Module) and part not in kwargs:
                 check_weights(folder / part, module)
         return pipe
+
+    @classmethod
+    def extract_init_dict(cls, config_dict, **kwargs):
+        """Components of another pipeline, with which this one shares a folder, are left alone: no warning is due."""
+        known = cls._get_init_keys(cls)
+        own = {name: value for name, value in config_dict.items() if name in known or not isinstance(value, list)}
+        return super().extract_init_dict(own, **kwargs)
+
+    def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
+        """Write `model_index.json`; what it names of another pipeline's components in the same folder stays named."""
+        path = Path(save_directory) / self.config_name
+        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
+        index = json.loads(path.read_text(encoding="utf-8"))
+        others = {
+            name: value
+            for name, value in before.items()
+            if isinstance(value, list) and name not in index and (path.parent / name).is_dir()
+        }
+        if others:
+            write_text(path, json.dumps(others | index, indent=2, sort_keys=True) + "\n")
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs) -> str:

@@ -182,7 +182,7 @@ def test_spans_and_streams_are_the_whole(font, monkeypatch):
         )
     )
     torch.testing.assert_close(piano.render(open_ended, 0, 2 * RATE, 2), whole[:, : 2 * RATE], rtol=0, atol=1e-6)
-    assert piano.longest_tail() == pytest.approx(0.3, rel=0.01)
+    assert piano.longest_tail == pytest.approx(0.3, rel=0.01)
 
 
 def test_what_cannot_be_played_is_refused(font, tmp_path):

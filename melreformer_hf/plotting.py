@@ -1,9 +1,10 @@
-"""Mels as pictures: bare pixels on one color scale, and figures with axes in seconds and Hz, drawn with Pillow alone."""
+"""Mels and notes as pictures: bare pixels on one color scale, and figures with axes in seconds, Hz and keys, drawn with
+Pillow alone."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,9 @@ _FONT_SIZE, _TITLE_SIZE, _TICK = 15, 18, 5
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 34, 46
 _PLOT_HEIGHT, _BAR_WIDTH = 320, 16
 _HERTZ = (0, 60, 125, 250, 500, 1000, 2000, 4000, 8000, 16000)
+# Keys of a piano, A0 to C8, and those that the axis names: every C.
+_KEYS, _NAMED_KEYS = (21, 108), range(24, 109, 12)
+_RAIL, _LINE = 6, (232, 232, 232)  # pixels of the pedal's row under the keys; lines between octaves
 _SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 
 # Anchors of a perceptually increasing dark-to-bright scale (violet, red, orange, yellow), interpolated linearly.
@@ -126,6 +130,15 @@ def _frequency_axis(draw: ImageDraw, config: MelConfig, height: int) -> None:
     _text(draw, (4, _TOP - 8), "Hz", "ls")
 
 
+def _key_axis(draw: ImageDraw, width: int, y_of: Callable[[float], float]) -> None:
+    for key in _NAMED_KEYS:
+        y = y_of(key - 0.5)
+        draw.line([(_LEFT, y), (_LEFT + width, y)], fill=_LINE)
+        draw.line([(_LEFT - _TICK, y), (_LEFT, y)], fill=_INK)
+        _text(draw, (_LEFT - _TICK - 3, y), f"C{key // 12 - 1}", "rm")
+    _text(draw, (4, _TOP - 8), "key", "ls")
+
+
 def _time_axis(draw: ImageDraw, seconds: float, width: int, height: int) -> None:
     bottom = _TOP + height
     for time in seconds_ticks(seconds, room=max(width // 60, 2)):
@@ -172,6 +185,58 @@ def mel_figure(
         image.paste(plot.resize((filled, _PLOT_HEIGHT), Image.Resampling.BOX), box[:2])
     draw.rectangle(box, outline=_INK)
     _frequency_axis(draw, config, _PLOT_HEIGHT)
+    _time_axis(draw, seconds, width, _PLOT_HEIGHT)
+    _text(draw, (_LEFT + width / 2, _TOP - 10), title, "ms", _TITLE_SIZE)
+    return image
+
+
+def piano_roll_figure(
+    notes: Sequence[tuple[float, float, int, int]],
+    seconds: float,
+    title: str,
+    pedal: Sequence[tuple[float, float]] = (),
+    width: int = 920,
+) -> Image:
+    """Notes as a roll: time to the right, keys upwards, the harder struck the warmer, the pedal as a row below.
+
+    Args:
+        notes: (onset in seconds, length in seconds, pitch, velocity) of each; pitches beyond a piano's keys are drawn at
+            its last ones.
+        seconds: length of the time axis; what lies beyond is cut off.
+        title: above the plot.
+        pedal: when the pedal is down, (begin, end) in seconds.
+        width: pixels of the plot, without its margins.
+
+    Returns:
+        RGB image, as high as `mel_figure`.
+    """
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGB", (_LEFT + width + _RIGHT, _TOP + _PLOT_HEIGHT + _BOTTOM), _PAPER)
+    draw = ImageDraw.Draw(image)
+    low, high = _KEYS
+    height = (_PLOT_HEIGHT - _RAIL) / (high - low + 1)
+
+    def y_of(key: float) -> float:
+        return _TOP + (high + 0.5 - key) * height
+
+    def x_of(time: float) -> float:
+        return _LEFT + width * min(max(time, 0.0), seconds) / seconds
+
+    _key_axis(draw, width, y_of)
+    colors = colorize(torch.arange(128)[None], -64, 160)[0]  # neither black nor too bright for paper
+    for onset, length, pitch, velocity in sorted(notes, key=lambda note: note[3]):
+        if onset < seconds:
+            key = min(max(pitch, low), high)
+            # Two pixels at least: a short note in a long piece is seen, too.
+            right = max(x_of(onset + length), x_of(onset) + 1)
+            box = (x_of(onset), round(y_of(key + 0.5)), right, round(y_of(key - 0.5)) - 1)
+            draw.rectangle(box, fill=tuple(colors[min(max(velocity, 0), 127)].tolist()))
+    bottom = _TOP + _PLOT_HEIGHT
+    for begin, end in pedal:
+        if begin < seconds:
+            draw.rectangle((x_of(begin), bottom - _RAIL + 1, x_of(end), bottom - 1), fill=_MISSING)
+    draw.rectangle((_LEFT, _TOP, _LEFT + width, bottom), outline=_INK)
     _time_axis(draw, seconds, width, _PLOT_HEIGHT)
     _text(draw, (_LEFT + width / 2, _TOP - 10), title, "ms", _TITLE_SIZE)
     return image
@@ -246,8 +311,6 @@ def save_idea_and_mel(
         title: told about the mel, such as its seed.
         num_frames: that the mel had before it was averaged to fewer columns; default: as many as it has.
     """
-    from PIL import Image
-
     frames = mel.shape[1] if num_frames is None else num_frames
     seconds, bands = frames / config.frame_rate, config.num_mel_bins
     low, high = min(idea.min().item(), mel.min().item()), max(idea.max().item(), mel.max().item())
@@ -256,11 +319,60 @@ def save_idea_and_mel(
         mel_figure(mel, config, seconds, f"log-mel, {bands} bands x {frames} frames; {title}", low, high, width=920),
         color_bar(config, low, high),
     ]
+    return _save(side_by_side(parts), path)
+
+
+def save_roll_and_mel(
+    notes: Sequence[tuple[float, float, int, int]],
+    pedal: Sequence[tuple[float, float]],
+    seconds: float,
+    path: str | os.PathLike,
+    title: str,
+    mel: torch.Tensor | None = None,
+    config: MelConfig | None = None,
+) -> Path:
+    """Write a PNG: a piano roll, below it the mel that it became on the same time axis.
+
+    Args:
+        notes: see `piano_roll_figure`.
+        pedal: see `piano_roll_figure`.
+        seconds: length of both.
+        path: the file, written complete or not at all.
+        title: told about the notes, such as their seed.
+        mel: (mel, frame), shown whole; `None` draws the roll alone.
+        config: the contract of `mel`.
+    """
+    from PIL import Image
+
+    roll = piano_roll_figure(notes, seconds, f"{len(notes)} notes; {title}", pedal)
+    if mel is None or config is None or not mel.numel():
+        return _save(roll, path)
+    low, high = mel.min().item(), mel.max().item()
+    below = side_by_side(
+        [
+            mel_figure(mel, config, seconds, f"log-mel, {config.num_mel_bins} bands", low, high, width=920),
+            color_bar(config, low, high),
+        ]
+    )
+    picture = Image.new("RGB", (below.width, roll.height + below.height), _PAPER)
+    picture.paste(roll, (0, 0))
+    picture.paste(below, (0, roll.height))
+    return _save(picture, path)
+
+
+def side_by_side(parts: Sequence[Image]) -> Image:
+    """Images of one height as one, from left to right."""
+    from PIL import Image
+
     picture = Image.new("RGB", (sum(part.width for part in parts), parts[0].height), _PAPER)
     left = 0
     for part in parts:
         picture.paste(part, (left, 0))
         left += part.width
+    return picture
+
+
+def _save(picture: Image, path: str | os.PathLike) -> Path:
     path = Path(path)
     with replacing(path) as partial:
         picture.save(partial, format="PNG")
@@ -274,7 +386,10 @@ __all__ = [
     "colorize",
     "mel_figure",
     "mel_picture",
+    "piano_roll_figure",
     "save_idea_and_mel",
+    "save_roll_and_mel",
     "seconds_ticks",
+    "side_by_side",
     "stack_mels",
 ]

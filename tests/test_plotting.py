@@ -13,7 +13,9 @@ from melreformer_hf.plotting import (
     _TOP,
     band_of,
     mel_figure,
+    piano_roll_figure,
     save_idea_and_mel,
+    save_roll_and_mel,
     seconds_ticks,
 )
 
@@ -52,4 +54,36 @@ def test_idea_and_mel_are_written_whole(tmp_path):
         )
         with Image.open(path) as picture:
             assert picture.size[0] > 1400 and picture.size[1] == _PLOT_HEIGHT + 80
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_notes_lie_at_their_time_and_key_and_the_pedal_below_them():
+    notes = [(0.5, 0.5, 60, 100), (1.0, 0.5, 61, 20), (3.0, 1.0, 60, 100), (0.0, 0.001, 200, 64)]
+    roll = np.asarray(piano_roll_figure(notes, 2.0, "two", [(1.0, 1.5)], width=200)).astype(int)
+    plot = roll[_TOP + 1 : _TOP + _PLOT_HEIGHT, _LEFT + 1 : _LEFT + 200]
+    ink = (plot.sum(-1) < 600) & (plot.max(-1) - plot.min(-1) > 20)
+    inside = {row: np.flatnonzero(ink[row]) for row in range(len(plot) - 7) if ink[row].any()}
+    rows = np.array(sorted(inside))
+    key = (_PLOT_HEIGHT - 6) / 88
+    for pitch, columns in ((60, (50, 99)), (61, (100, 149)), (108, (0, 0))):
+        middle = min(rows, key=lambda row: abs(row - (108 - pitch + 0.5) * key))
+        assert abs(middle - (108 - pitch + 0.5) * key) < 1.5
+        found = inside[middle]
+        assert abs(found[0] - columns[0]) <= 1 and abs(found[-1] - columns[1]) <= 1, pitch
+    assert len(rows) <= 3 * (key + 1)
+    warm, soft = (plot[round((108 - pitch + 0.3) * key), 75 + shift] for pitch, shift in ((60, 0), (61, 50)))
+    assert warm.sum() > soft.sum()
+    pedal = np.flatnonzero((plot[-3] == 216).all(-1))
+    assert abs(pedal[0] - 100) <= 1 and abs(pedal[-1] - 149) <= 1 and len(pedal) > 45
+
+
+def test_roll_and_mel_share_their_time_axis(tmp_path):
+    config = MelConfig(num_mel_bins=16)
+    notes = [(0.2 * index, 0.2, 40 + index, 80) for index in range(20)]
+    alone = save_roll_and_mel(notes, [], 4.0, tmp_path / "alone.png", "seed 1")
+    both = save_roll_and_mel(notes, [(0, 1)], 4.0, tmp_path / "both.png", "seed 1", torch.randn(16, 300), config)
+    with Image.open(alone) as roll, Image.open(both) as picture:
+        assert roll.size == (_LEFT + 920 + 14, _PLOT_HEIGHT + 80) and picture.size[1] == 2 * roll.size[1]
+        assert picture.size[0] > roll.size[0]
+    assert save_roll_and_mel([], [], 1.0, tmp_path / "empty.png", "nothing").is_file()
     assert not list(tmp_path.glob(".*"))

@@ -181,7 +181,9 @@ class MidiGenerationPipeline(MelToAudio, AudioPipeline):
             ValueError: an argument breaks its rule, or the beginning has no notes or is longer than the whole.
         """
         score, seconds = score_of(midi), self._seconds(audio_length_in_s)
-        return self._written(lambda **drawing: continue_notes(self._net, score, seconds, **drawing), seconds, **arguments)
+        return self._written(
+            lambda **drawing: continue_notes(self._net, score, seconds, **drawing), seconds, **arguments
+        )
 
     def fill(self, midi: Music, start: float, end: float, **arguments) -> MidiMusicOutput:
         """Write what is missing between two parts, which stay as they are.

@@ -10,12 +10,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from melreformer_hf._errors import EXIT_INTERRUPTED
 from melreformer_hf._threads import choose_threads, describe_threads
+
+if TYPE_CHECKING:
+    import torch
+
+    from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
+    from melreformer_hf.pipelines.pipeline_midi_generation import MidiGenerationPipeline
 
 MIN_SECONDS = 1.0
 MAX_SECONDS = 6 * 3600.0
@@ -33,8 +39,27 @@ Output = Annotated[
         "--output",
         "-o",
         metavar="FILE",
-        help="File to write: .wav, .flac, .ogg or .mp3; a picture beside it, FILE.png, shows idea and mel. "
-        "- writes WAV to standard output while it is made.",
+        help="File to write: .wav, .flac, .ogg or .mp3; a picture beside it, FILE.png, shows the mel and what it came from; "
+        "FILE.mid holds its notes, where some were written. - writes WAV to standard output while it is made.",
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=2**63 - 1,
+        metavar="NUMBER",
+        help="The same seed gives the same music. Default: a new one, which is printed.",
+    ),
+]
+Num = Annotated[
+    int,
+    typer.Option(
+        "--num",
+        "-n",
+        min=1,
+        metavar="NUMBER",
+        help="Pieces, each with a seed of its own, which is printed: SEED, SEED + 1, ... in FILE-0, FILE-1, ...",
     ),
 ]
 Peak = Annotated[
@@ -67,55 +92,53 @@ def generate(
         ),
     ] = None,
     output: Output = "song.wav",
-    seed: Annotated[
-        int | None,
+    seed: Seed = None,
+    source: Annotated[
+        str | None,
         typer.Option(
-            min=0,
-            max=2**63 - 1,
-            metavar="NUMBER",
-            help="The same seed gives the same music. Default: a new one, which is printed.",
+            "--from",
+            metavar="notes|idea",
+            help="What the music grows from: notes that a composer writes, or a small idea that is expanded. "
+            "Default: notes, where the checkpoint has a composer.",
         ),
     ] = None,
     steps: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="NUMBER", help="Denoising steps of the idea: fewer are faster, coarser. Default: 20."
-        ),
-    ] = None,
-    num: Annotated[
-        int,
-        typer.Option(
-            "--num",
-            "-n",
             min=1,
             metavar="NUMBER",
-            help="Pieces, each with a seed of its own, which is printed: SEED, SEED + 1, ... in FILE-0, FILE-1, ...",
+            help="Denoising steps of the idea (--from idea): fewer are faster, coarser. Default: 20.",
         ),
-    ] = 1,
+    ] = None,
+    num: Num = 1,
     peak: Peak = None,
     keep_level: KeepLevel = False,
     checkpoint: Checkpoint = "piano-tiny",
     threads: Threads = None,
     device: Device = "auto",
 ) -> None:
-    """Generate music and write it while it is made, with a picture of its idea and mel.
+    """Generate music and write it while it is made, with its notes and a picture.
 
-    Any length takes the same memory; what was made is kept when it is interrupted. Nothing is downloaded for a bundled
-    checkpoint.
+    A composer writes notes and a performer plays them; with --from idea a small idea of the whole piece is drawn and
+    expanded. Any length takes the same memory; what was made is kept when it is interrupted. Nothing is downloaded for a
+    bundled checkpoint.
 
     Example: melreformer generate --seconds 20 --output song.mp3 --seed 7
     """
-    files = _names(output, num)
+    files = output_names(output, num)
     check_length(seconds)
     level = None if keep_level else -1.0 if peak is None else peak
-    pipe = load_pipeline(checkpoint, device, threads, to_stderr=output == PIPE)
-    import torch
+    notes = choose_source(source, steps, checkpoint) == "notes"
+    pipe = load_pipeline(checkpoint, device, threads, to_stderr=output == PIPE, notes=notes)
+    if notes:
+        from melreformer_hf.cli.pieces import compose_files
 
-    first = torch.seed() % 2**32 if seed is None else seed
+        compose_files(pipe, files, seconds, seed, level)
+        return
     pipe.set_progress_bar_config(desc="idea", unit="step")
-    for index, file in enumerate(files):
-        started, own = time.perf_counter(), (first + index) % 2**63
-        drawn = pipe.sample_idea(seconds, num_inference_steps=steps, generator=torch.Generator().manual_seed(own))
+    for file, (own, generator) in zip(files, seeds(seed, num), strict=True):
+        started = time.perf_counter()
+        drawn = pipe.sample_idea(seconds, num_inference_steps=steps, generator=generator)
         render_piece(pipe, drawn, file, level, f"seed {own}", started)
 
 
@@ -139,7 +162,7 @@ def expand(
 
     Example: melreformer expand song.mp3 --output again.wav
     """
-    (file,) = _names(output, 1)
+    (file,) = output_names(output, 1)
     check_length(seconds)
     if not recording.is_file():
         raise FileNotFoundError(f"No audio file at {recording}.")
@@ -151,8 +174,47 @@ def expand(
     render_piece(pipe, pipe.idea_of(waveform, rate, seconds), file, peak, f"from {recording}", started)
 
 
-def _names(output: str, count: int) -> list[Path | None]:
+def choose_source(source: str | None, steps: int | None, checkpoint: str) -> str:
+    """`notes` or `idea`: what was asked for, or the best that the checkpoint has.
+
+    Raises:
+        ValueError: another word, options of the other source, or a checkpoint without it.
+    """
+    from melreformer_hf.pipelines.loading import parts_of
+
+    if source not in (None, "notes", "idea"):
+        raise ValueError(f"--from must be notes or idea, got {source!r}.")
+    parts = parts_of(checkpoint)
+    found = [name for name, part in (("notes", "composer"), ("idea", "idea")) if part in parts]
+    if not found:
+        raise ValueError(f"--checkpoint {checkpoint} has neither a composer nor an idea model: it generates nothing.")
+    if source is None:
+        # Steps are the idea's: who names them wants one.
+        source = "idea" if steps is not None and "idea" in found else found[0]
+    if source not in found:
+        raise ValueError(f"--from {source}: {checkpoint} has no {'composer' if source == 'notes' else 'idea model'}.")
+    if steps is not None and source == "notes":
+        raise ValueError("--steps is for --from idea: notes are written without denoising.")
+    return source
+
+
+def seeds(seed: int | None, count: int) -> Iterator[tuple[int, torch.Generator]]:
+    """Seeds SEED, SEED + 1, ..., each with its generator; without a seed the first is new."""
+    import torch
+
+    first = torch.seed() % 2**32 if seed is None else seed
+    for index in range(count):
+        own = (first + index) % 2**63
+        yield own, torch.Generator().manual_seed(own)
+
+
+def output_names(output: str, count: int, notes: bool = False) -> list[Path | None]:
     """The files to write, `None` for standard output; refused before hours of work go into them.
+
+    Args:
+        output: name of a file, or `-`.
+        count: pieces.
+        notes: whether MIDI files may be written, too.
 
     Raises:
         ValueError: a suffix that is not written, a folder of that name, or several pieces for a pipe.
@@ -163,13 +225,18 @@ def _names(output: str, count: int) -> list[Path | None]:
         if sys.stdout.isatty():
             raise ValueError("--output - writes WAV to standard output: pipe it, for example into aplay or a file.")
         return [None]
-    from melreformer_hf.audio.io import encoding_of
+    from melreformer_hf.audio.io import AUDIO_SUFFIXES, encoding_of
+    from melreformer_hf.pipelines.outputs import MIDI_OUTPUTS, numbered
 
     path = Path(output)
-    encoding_of(path)
+    if notes and path.suffix.lower() not in (*MIDI_OUTPUTS, *AUDIO_SUFFIXES):
+        known = ", ".join((MIDI_OUTPUTS[0], *AUDIO_SUFFIXES))
+        raise ValueError(f"--output must end in {known}, got {output!r}.")
+    if not (notes and path.suffix.lower() in MIDI_OUTPUTS):
+        encoding_of(path)
     if path.is_dir():
         raise ValueError(f"--output must be a file, got the folder {path}.")
-    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{index}") for index in range(count)]
+    return list(numbered(path, count))
 
 
 def check_length(seconds: float | None) -> None:
@@ -211,15 +278,20 @@ def quiet_libraries() -> None:
     diffusers_logging.disable_progress_bar()
 
 
-def load_pipeline(checkpoint: str, device: str, threads: int | None, to_stderr: bool = False):
-    """The pipeline, on a device, without the progress bars of its libraries."""
-    from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
+def load_pipeline(
+    checkpoint: str, device: str, threads: int | None, to_stderr: bool = False, notes: bool = False
+) -> MelReformerPipeline | MidiGenerationPipeline:
+    """A checkpoint's pipeline of ideas, or of notes, on a device, without the progress bars of its libraries."""
+    if notes:
+        from melreformer_hf.pipelines.pipeline_midi_generation import MidiGenerationPipeline as Pipeline
+    else:
+        from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline as Pipeline
 
     quiet_libraries()
     choose_threads(threads)
     device = choose_device(device)
     started = time.perf_counter()
-    pipe = MelReformerPipeline.from_pretrained(checkpoint).to(device)
+    pipe = Pipeline.from_pretrained(checkpoint).to(device)
     where = f"cpu, {describe_threads()}" if device == "cpu" else device
     typer.echo(f"loaded {checkpoint} in {time.perf_counter() - started:.1f} s, on {where}", err=to_stderr)
     return pipe
@@ -250,41 +322,77 @@ def render_piece(pipe, drawn, file: Path | None, peak_db: float | None, origin: 
         OSError: the disk is full; what was made is kept, and the message says where.
         typer.Exit: interrupted; what was made is kept.
     """
-    from tqdm import tqdm
-
-    from melreformer_hf.pipelines.writing import write_stream, write_to_pipe
     from melreformer_hf.plotting import MelSummary, save_idea_and_mel
 
-    frames, rate = int(drawn.num_frames[0]), pipe.sampling_rate
-    samples = frames * pipe.mel_config.hop_length
+    frames = int(drawn.num_frames[0])
     summary = MelSummary(frames)
+    chunks = pipe.stream_idea(*drawn, callback_on_mel=lambda mel: summary.add(mel[0]))
+    # The loudest sample is not known before the end: into a pipe the level is that of the idea made audible.
+    gain = 1.0 if peak_db is None or file is not None else pipe.live_gain(drawn.ideas)
+    path = record(chunks, file, frames * pipe.mel_config.hop_length, pipe.sampling_rate, peak_db, gain)
+    if path is None:
+        return
+    picture = path.with_suffix(".png")
+    save_idea_and_mel(drawn.ideas[0], summary.mel(), pipe.mel_config, picture, origin, num_frames=frames)
+    seconds = frames / pipe.mel_config.frame_rate
+    typer.echo(f"wrote {path} ({seconds:.1f} s, {origin}) and {picture}")
+    tell_speed(seconds, started)
+
+
+def record(
+    chunks: Iterator[torch.Tensor],
+    file: Path | None,
+    samples: int,
+    rate: int,
+    peak_db: float | None,
+    gain: float,
+) -> Path | None:
+    """Write music while it is made, with a progress bar.
+
+    Args:
+        chunks: (1, 1, sample) one after another.
+        file: to write; `None` is standard output.
+        samples: how many there will be.
+        rate: samples per second.
+        peak_db: level of the loudest sample; `None` keeps that of the chunks.
+        gain: of what goes to standard output, whose loudest sample is not known beforehand.
+
+    Returns:
+        the file, `None` for standard output.
+
+    Raises:
+        OSError: the disk is full; what was made is kept, and the message says where.
+        typer.Exit: interrupted; what was made is kept.
+    """
+    from tqdm import tqdm
+
+    from melreformer_hf.pipelines import writing
+
     layout = "{l_bar}{bar}| {n:.1f}/{total:.1f} s of music [{elapsed}<{remaining}]"
     with (
         _terminated_as_interrupted(),
         tqdm(total=samples, unit_scale=1 / rate, desc="music", bar_format=layout) as bar,
     ):
 
-        def advance(chunk) -> None:
+        def advance(chunk: torch.Tensor) -> None:
             bar.update(chunk.shape[-1])
 
-        chunks = pipe.stream_idea(*drawn, callback_on_mel=lambda mel: summary.add(mel[0]))
         if file is None:
-            # The loudest sample is not known before the end: the level is that of the idea made audible.
-            gain = 1.0 if peak_db is None else pipe.live_gain(drawn.ideas)
-            write_to_pipe(chunks, sys.stdout.buffer, samples, rate, gain, advance)
-            return
-        written = write_stream(chunks, file, rate, peak_db, advance)
-    seconds, took = written.num_samples / rate, time.perf_counter() - started
+            writing.write_to_pipe(chunks, sys.stdout.buffer, samples, rate, gain, advance)
+            return None
+        written = writing.write_stream(chunks, file, rate, peak_db, advance)
+    kept = f"the {written.num_samples / rate:.1f} of {samples / rate:.1f} s that were made are in {written.path}"
     if isinstance(written.stopped, KeyboardInterrupt):
-        typer.echo(f"interrupted: the {seconds:.1f} of {samples / rate:.1f} s that were made are in {written.path}")
+        typer.echo(f"interrupted: {kept}")
         raise typer.Exit(EXIT_INTERRUPTED)
     if written.stopped is not None:
-        raise OSError(
-            f"{_why(written.stopped)}: the {seconds:.1f} of {samples / rate:.1f} s that were made are in {written.path}."
-        ) from written.stopped
-    picture = written.path.with_suffix(".png")
-    save_idea_and_mel(drawn.ideas[0], summary.mel(), pipe.mel_config, picture, origin, num_frames=frames)
-    typer.echo(f"wrote {written.path} ({seconds:.1f} s, {origin}) and {picture}")
+        raise OSError(f"{_why(written.stopped)}: {kept}.") from written.stopped
+    return written.path
+
+
+def tell_speed(seconds: float, started: float) -> None:
+    """Say how long music took; `started` is of `time.perf_counter`."""
+    took = time.perf_counter() - started
     typer.echo(f"{seconds:.1f} s of music in {took:.1f} s: {speed(seconds / took)}")
 
 
@@ -302,4 +410,17 @@ def speed(factor: float) -> str:
     return f"{1 / factor:.1f} times slower than real time"
 
 
-__all__ = ["check_length", "choose_device", "expand", "generate", "load_pipeline", "quiet_libraries", "speed"]
+__all__ = [
+    "check_length",
+    "choose_device",
+    "choose_source",
+    "expand",
+    "generate",
+    "load_pipeline",
+    "output_names",
+    "quiet_libraries",
+    "record",
+    "seeds",
+    "speed",
+    "tell_speed",
+]

@@ -9,7 +9,7 @@ import typer
 import melreformer_hf
 from melreformer_hf._errors import EXIT_MISTAKE, told_in_one_line
 from melreformer_hf._threads import sleep_while_waiting
-from melreformer_hf.cli import checkpoints, data, demo, doctor, evaluate, generate, train
+from melreformer_hf.cli import checkpoints, data, demo, doctor, evaluate, generate, midi, train
 
 app = typer.Typer(
     name="melreformer",
@@ -27,6 +27,7 @@ app.command("assemble")(checkpoints.assemble)
 app.command("push")(checkpoints.push)
 app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
+app.add_typer(midi.app, name="midi")
 
 
 SETTINGS = {"traceback": False}
@@ -45,7 +46,7 @@ def settings(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Long music from small ideas: generate, expand recordings, train on your own music, measure, convert checkpoints.
+    """Long music: generate, continue MIDI files, expand recordings, train on your own music, measure, convert checkpoints.
 
     Start with: melreformer generate --seconds 20 --output song.wav
     """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
+from huggingface_hub import hf_hub_download
 from safetensors import safe_open
 from torch import nn
 
@@ -31,6 +33,31 @@ def locate(name: str | os.PathLike) -> Path | None:
             "Hub id like user/name."
         )
     return None
+
+
+def index_of(name: str | os.PathLike) -> dict:
+    """The `model_index.json` of a saved pipeline.
+
+    Args:
+        name: folder, bundled checkpoint or Hub id, of which that file alone is downloaded.
+
+    Raises:
+        ValueError: as `locate`, or the file is no JSON object.
+    """
+    folder = locate(name)
+    path = hf_hub_download(str(name), "model_index.json") if folder is None else folder / "model_index.json"
+    try:
+        index = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(index, dict):
+        raise ValueError(f"{path} must hold names and values, got {type(index).__name__}.")
+    return index
+
+
+def parts_of(name: str | os.PathLike) -> set[str]:
+    """Names of the components that a saved pipeline, or several that share a folder, have; arguments as `index_of`."""
+    return {part for part, value in index_of(name).items() if isinstance(value, list) and value[0] is not None}
 
 
 def check_configurations(folder: Path) -> None:
@@ -72,4 +99,4 @@ def check_weights(folder: Path, module: nn.Module) -> None:
             )
 
 
-__all__ = ["BUNDLED", "check_configurations", "check_weights", "locate"]
+__all__ = ["BUNDLED", "check_configurations", "check_weights", "index_of", "locate", "parts_of"]

@@ -14,7 +14,7 @@ from diffusers.utils import BaseOutput
 
 from melreformer_hf.audio.io import write_audio
 from melreformer_hf.processing.midi.notes import MidiNote, midi_bytes, write_midi
-from melreformer_hf.processing.midi.scores import score_to_midi
+from melreformer_hf.processing.midi.scores import piece_to_midi
 
 MIDI_OUTPUTS = (".mid", ".midi")
 
@@ -108,7 +108,7 @@ class MidiMusicOutput(AudioOutput):
     @property
     def midi(self) -> list[bytes]:
         """Content of a MIDI file of every row."""
-        return [midi_bytes(score_to_midi(*row)) for row in zip(self.notes, self.pedal, strict=True)]
+        return [midi_bytes(piece_to_midi(*row)) for row in zip(self.notes, self.pedal, strict=True)]
 
     def save(self, path: str | os.PathLike, peak_db: float | None | Literal["auto"] = "auto") -> list[Path]:
         """As `AudioOutput.save`; with the suffix .mid the notes and the pedal.
@@ -122,7 +122,7 @@ class MidiMusicOutput(AudioOutput):
         path.parent.mkdir(parents=True, exist_ok=True)
         names = numbered(path, len(self.notes))
         for name, notes, pedal in zip(names, self.notes, self.pedal, strict=True):
-            write_midi(score_to_midi(notes, pedal), name)
+            write_midi(piece_to_midi(notes, pedal), name)
         return names
 
 

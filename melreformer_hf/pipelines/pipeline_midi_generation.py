@@ -301,8 +301,8 @@ class MidiGenerationPipeline(MelToAudio, AudioPipeline):
         ]
         mels, audios = zip(*played, strict=True)
         self.maybe_free_model_hooks()
-        output.mels = padded(mels, self.mel_config.floor_value)
-        output.audios = output.mels if output_type == "mel" else padded(audios, 0.0)
+        output.mels = joined_rows(mels, self.mel_config.floor_value)
+        output.audios = output.mels if output_type == "mel" else joined_rows(audios, 0.0)
         if output_type == "np":
             output.audios = output.audios.cpu().numpy()
         return output
@@ -487,7 +487,7 @@ def told_notes(
         yield notes_of_attributes(alone, int(note.onset))[0], bool(note.row[-1])
 
 
-def padded(rows: Sequence[torch.Tensor], value: float) -> torch.Tensor:
+def joined_rows(rows: Sequence[torch.Tensor], value: float) -> torch.Tensor:
     """(1, channel, length) each, as one tensor (batch, channel, longest)."""
     longest = max(row.shape[-1] for row in rows)
     return torch.cat([torch.nn.functional.pad(row, (0, longest - row.shape[-1]), value=value) for row in rows])

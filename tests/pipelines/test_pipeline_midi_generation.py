@@ -20,7 +20,7 @@ from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
 from melreformer_hf.pipelines.pipeline_midi_generation import MidiGenerationPipeline
 from melreformer_hf.processing.midi.notes import DRUMS, MidiNote, read_notes
 from melreformer_hf.processing.midi.pedal import read_pedal
-from melreformer_hf.processing.midi.scores import score_to_midi
+from melreformer_hf.processing.midi.scores import piece_to_midi
 from melreformer_hf.processing.midi.sounding import sounding_notes
 
 RATE, HOP = 22050, 256
@@ -85,7 +85,7 @@ def test_what_the_composer_ends_dies_away(pipe):
 
 def test_a_file_is_played_as_it_is(pipe, tmp_path):
     score = piece()
-    score_to_midi(*score).save(tmp_path / "sketch.mid")
+    piece_to_midi(*score).save(tmp_path / "sketch.mid")
     content = (tmp_path / "sketch.mid").read_bytes()
     outputs = [pipe(midi=given) for given in (score, tmp_path / "sketch.mid", content, str(tmp_path / "sketch.mid"))]
     with open(tmp_path / "sketch.mid", "rb") as file:
@@ -202,7 +202,7 @@ def test_wrong_streams_and_modes_are_refused(pipe, tmp_path):
         pipe.continue_(piece(), 1.0)
     with pytest.raises(FileNotFoundError):
         pipe(midi=tmp_path / "nowhere.mid")
-    score_to_midi([]).save(tmp_path / "empty.mid")
+    piece_to_midi([]).save(tmp_path / "empty.mid")
     with pytest.raises(ValueError, match="empty.mid holds no notes"):
         pipe.continue_(tmp_path / "empty.mid")
 

@@ -7,7 +7,7 @@ import pytest
 
 from melreformer_hf.processing.midi.notes import DRUMS, MidiNote, midi_bytes, notes_to_midi, read_notes
 from melreformer_hf.processing.midi.pedal import read_pedal
-from melreformer_hf.processing.midi.scores import score_to_midi
+from melreformer_hf.processing.midi.scores import piece_to_midi
 
 
 def test_notes_and_pedal_are_read_again():
@@ -17,14 +17,14 @@ def test_notes_and_pedal_are_read_again():
         for index in range(100)
     ]
     pedal = [(0, 55), (200, 400), (401, 402), (3000, 5000)]  # the last one outlasts the notes
-    content = midi_bytes(score_to_midi(notes, pedal))
+    content = midi_bytes(piece_to_midi(notes, pedal))
     assert sorted(read_notes(content)) == sorted(notes) and read_pedal(content) == pedal
-    assert midi_bytes(score_to_midi(notes)) == midi_bytes(notes_to_midi(notes))
-    assert read_notes(midi_bytes(score_to_midi([], pedal))) == []
+    assert midi_bytes(piece_to_midi(notes)) == midi_bytes(notes_to_midi(notes))
+    assert read_notes(midi_bytes(piece_to_midi([], pedal))) == []
 
 
 def test_the_pedal_comes_before_the_notes_of_its_tick_and_after_the_program():
-    track = score_to_midi([MidiNote(0, 10, 60, 5, 80), MidiNote(10, 10, 62, 5, 80)], [(10, 20), (0, 5)]).tracks[0]
+    track = piece_to_midi([MidiNote(0, 10, 60, 5, 80), MidiNote(10, 10, 62, 5, 80)], [(10, 20), (0, 5)]).tracks[0]
     told, tick = [], 0
     for message in track:
         tick += message.time
@@ -44,4 +44,4 @@ def test_the_pedal_comes_before_the_notes_of_its_tick_and_after_the_program():
 
 def test_notes_out_of_range_are_refused():
     with pytest.raises(ValueError, match=r"notes\[0\].velocity"):
-        score_to_midi([MidiNote(0, 10, 60, 0, 0)])
+        piece_to_midi([MidiNote(0, 10, 60, 0, 0)])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _SUSTAIN, _DOWN, _UP = 64, 127, 0
 
 
-def score_to_midi(notes: Iterable[MidiNote], pedal: Iterable[tuple[int, int]] = ()) -> MidiFile:
+def piece_to_midi(notes: Iterable[MidiNote], pedal: Iterable[tuple[int, int]] = ()) -> MidiFile:
     """MIDI file of notes and of the sustain pedal, which every channel gets.
 
     Args:
@@ -47,4 +47,4 @@ def score_to_midi(notes: Iterable[MidiNote], pedal: Iterable[tuple[int, int]] = 
     return midi
 
 
-__all__ = ["score_to_midi"]
+__all__ = ["piece_to_midi"]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from melreformer_hf._files import write_text
 from melreformer_hf._registration import CONVERTIBLE, FAMILIES, register
 from melreformer_hf.cli.generate import quiet_libraries
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 def convert(
@@ -103,10 +107,19 @@ def _read_codebooks(path: Path):
 
 
 def assemble(
-    idea: Annotated[str, typer.Option(help="Trained IdeaUNetModel or IdeaStyleGan2Model: folder or Hub id.")],
-    expansion: Annotated[str, typer.Option(help="Trained MelReformerModel: folder or Hub id.")],
     vocoder: Annotated[str, typer.Option(help="Trained HifiVocoderModel: folder or Hub id.")],
     output: Annotated[Path, typer.Option(help="Folder to write the pipeline to.")],
+    idea: Annotated[
+        str | None, typer.Option(help="Trained IdeaUNetModel or IdeaStyleGan2Model: folder or Hub id.")
+    ] = None,
+    expansion: Annotated[
+        str | None, typer.Option(help="Trained MelReformerModel, with --idea: folder or Hub id.")
+    ] = None,
+    composer: Annotated[str | None, typer.Option(help="Trained NoteTransformerModel: folder or Hub id.")] = None,
+    performer: Annotated[
+        str | None, typer.Option(help="Trained NotePerformerModel, with --composer: folder or Hub id.")
+    ] = None,
+    ear: Annotated[str | None, typer.Option(help="Trained NoteEarModel, beside a composer: folder or Hub id.")] = None,
     dtype: Annotated[
         str, typer.Option(help="Precision of the stored weights: float32, bfloat16 or float16 (half the size).")
     ] = "float32",
@@ -132,46 +145,92 @@ def assemble(
         ),
     ] = None,
 ) -> None:
-    """Join trained parts into a pipeline that `MelReformerPipeline.from_pretrained` loads.
+    """Join trained parts into a folder that `from_pretrained` loads: idea, expansion and vocoder as MelReformerPipeline;
+    composer, performer, vocoder and ear as MidiGenerationPipeline; all of them as either.
 
     Parts of different mel contracts are refused.
 
     Example: melreformer assemble --idea runs/idea/best --expansion runs/expansion/best --vocoder runs/vocoder/best --output mine
     """
-    import torch
-
     from melreformer_hf.hub.cards import joined_details
-    from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
-    from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel, make_scheduler
-    from melreformer_hf.models.mel_reformer.modeling_mel_reformer import MelReformerModel
-    from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
 
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"--dtype must be float32, bfloat16 or float16, got {dtype!r}.")
-    prediction_type = _prediction_type(prediction_type, Path(idea))
+    parts = {"idea": idea, "expansion": expansion, "vocoder": vocoder}
+    parts |= {"composer": composer, "performer": performer, "ear": ear}
+    _check_pairs(parts)
+    prediction_type = None if idea is None else _prediction_type(prediction_type, Path(idea))
     if card is not None and not card.is_file():
         raise FileNotFoundError(f"No JSON file for the card at {card}.")
-    parts = {"idea model": idea, "expansion": expansion, "vocoder": vocoder}
-    details = joined_details(parts) | (_read_values(card, "--card") if card is not None else {})
+    given = {"idea model" if name == "idea" else name: part for name, part in parts.items() if part is not None}
+    details = joined_details(given) | (_read_values(card, "--card") if card is not None else {})
     quiet_libraries()
     register()  # so that the saved pipeline names the package, not the modules of its parts
     changes = {} if refine_steps is None else {"refine_steps": refine_steps}
-    drawing = _load_idea(idea)
-    denoises = isinstance(drawing, IdeaUNetModel)
-    pipe = MelReformerPipeline(
-        idea=drawing,
-        scheduler=make_scheduler(scheduler, prediction_type) if denoises else None,
-        expansion=MelReformerModel.from_pretrained(expansion),
-        vocoder=HifiVocoderModel.from_pretrained(vocoder, **changes),
-    )
+    # The pipeline that is saved last is the one that `DiffusionPipeline.from_pretrained` finds in the folder.
+    for pipe in _pipelines(parts, scheduler, prediction_type, changes):
+        _store(pipe, dtype)
+        pipe.save_pretrained(output, card=details)
+    _compute_in_full_precision(output)
+    size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) / 1e6
+    typer.echo(f"wrote a pipeline of {size:.1f} MB to {output}")
+
+
+def _check_pairs(parts: dict[str, str | None]) -> None:
+    """Refuse parts that make no pipeline.
+
+    Raises:
+        ValueError: names the option that is missing.
+    """
+    for first, second in (("idea", "expansion"), ("composer", "performer")):
+        for one, other in ((first, second), (second, first)):
+            if parts[one] is not None and parts[other] is None:
+                raise ValueError(f"--{one} needs --{other}: a pipeline has both.")
+    if parts["idea"] is None and parts["composer"] is None:
+        raise ValueError("Give --idea and --expansion, or --composer and --performer, or all four.")
+    if parts["ear"] is not None and parts["composer"] is None:
+        raise ValueError("--ear needs --composer and --performer: it is a part of their pipeline.")
+
+
+def _pipelines(
+    parts: dict[str, str | None], scheduler: str, prediction_type: str | None, changes: dict
+) -> Iterator[DiffusionPipeline]:
+    """The pipelines that the parts make, that of notes first."""
+    from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
+    from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel, make_scheduler
+    from melreformer_hf.models.mel_reformer.modeling_mel_reformer import MelReformerModel
+    from melreformer_hf.models.note_ear.modeling_note_ear import NoteEarModel
+    from melreformer_hf.models.note_performer.modeling_note_performer import NotePerformerModel
+    from melreformer_hf.models.note_transformer.modeling_note_transformer import NoteTransformerModel
+    from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
+    from melreformer_hf.pipelines.pipeline_midi_generation import MidiGenerationPipeline
+
+    vocoder = HifiVocoderModel.from_pretrained(parts["vocoder"], **changes)
+    if parts["composer"] is not None:
+        yield MidiGenerationPipeline(
+            composer=NoteTransformerModel.from_pretrained(parts["composer"]),
+            performer=NotePerformerModel.from_pretrained(parts["performer"]),
+            vocoder=vocoder,
+            ear=None if parts["ear"] is None else NoteEarModel.from_pretrained(parts["ear"]),
+        )
+    if parts["idea"] is not None:
+        drawing = _load_idea(parts["idea"])
+        yield MelReformerPipeline(
+            idea=drawing,
+            scheduler=make_scheduler(scheduler, prediction_type) if isinstance(drawing, IdeaUNetModel) else None,
+            expansion=MelReformerModel.from_pretrained(parts["expansion"]),
+            vocoder=vocoder,
+        )
+
+
+def _store(pipe: DiffusionPipeline, dtype: str) -> None:
+    """Convert all parts to the precision in which they are to be stored."""
+    import torch
+
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             # Not by the method of diffusers' models, which warns of an empty list of parts to be kept in float32.
             torch.nn.Module.to(part, getattr(torch, dtype))
-    pipe.save_pretrained(output, card=details)
-    _compute_in_full_precision(output)
-    size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) / 1e6
-    typer.echo(f"wrote a pipeline of {size:.1f} MB to {output}")
 
 
 def _compute_in_full_precision(output: Path) -> None:

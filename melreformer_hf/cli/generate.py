@@ -143,7 +143,9 @@ def generate(
 
 
 def expand(
-    recording: Annotated[Path, typer.Argument(metavar="RECORDING", help="WAV, FLAC, OGG or MP3 file.")],
+    recording: Annotated[
+        Path, typer.Argument(metavar="RECORDING", help="WAV, FLAC, OGG or MP3 file; or a MIDI file.")
+    ],
     output: Output = "expanded.wav",
     seconds: Annotated[
         float | None,
@@ -158,7 +160,7 @@ def expand(
 ) -> None:
     """Shrink a recording to its idea and let the model expand that to full length again, as loud as the recording.
 
-    The bundled model knows piano only: whatever it hears, it plays as piano.
+    A MIDI file is a sketch: the piano that comes with the package plays it, and its idea is expanded. The bundled model knows piano only: whatever it hears, it plays as piano.
 
     Example: melreformer expand song.mp3 --output again.wav
     """
@@ -167,11 +169,17 @@ def expand(
     if not recording.is_file():
         raise FileNotFoundError(f"No audio file at {recording}.")
     from melreformer_hf.audio.io import read_audio
+    from melreformer_hf.pipelines.hearing import score_of
+    from melreformer_hf.pipelines.outputs import MIDI_OUTPUTS
 
+    sketch = score_of(recording) if recording.suffix.lower() in MIDI_OUTPUTS else None
     pipe = load_pipeline(checkpoint, device, threads, to_stderr=output == PIPE)
-    waveform, rate = read_audio(recording, pipe.sampling_rate)
     started = time.perf_counter()
-    render_piece(pipe, pipe.idea_of(waveform, rate, seconds), file, peak, f"from {recording}", started)
+    if sketch is not None:
+        drawn = pipe.idea_of_midi(sketch, seconds)
+    else:
+        drawn = pipe.idea_of(*read_audio(recording, pipe.sampling_rate), seconds)
+    render_piece(pipe, drawn, file, peak, f"from {recording}", started)
 
 
 def choose_source(source: str | None, steps: int | None, checkpoint: str) -> str:

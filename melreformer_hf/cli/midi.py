@@ -320,7 +320,7 @@ def _read(file: Path) -> Score:
     """A MIDI file that has something to play, read before the models are loaded."""
     if not file.is_file():
         raise FileNotFoundError(f"No MIDI file at {file}.")
-    from melreformer_hf.pipelines.pipeline_midi_generation import score_of
+    from melreformer_hf.pipelines.hearing import score_of
 
     return score_of(file)
 

@@ -1,23 +1,52 @@
-"""Notes as they become known: what an instrument needs of a piece that is still being written, chunk by chunk."""
+"""What an instrument is given to play: pieces in any form, and notes as they become known while a piece is written."""
 
 from __future__ import annotations
 
+import io
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
 
 from melreformer_hf.nn.sounding import SoundingNotes
-from melreformer_hf.processing.midi.notes import TICKS_PER_SECOND, MidiNote
+from melreformer_hf.pipelines.composing import Score
+from melreformer_hf.processing.midi.notes import DRUMS, TICKS_PER_SECOND, MidiNote, check_notes
 from melreformer_hf.processing.midi.sounding import sounding_notes
 
+Music: TypeAlias = "str | os.PathLike | bytes | io.BufferedIOBase | Score | Sequence[MidiNote]"
 Snapshots: TypeAlias = "Iterator[tuple[SoundingNotes, int]]"
 # A string that the pedal holds is not heard any more after so long; without an end, a pedal that is never lifted would
 # keep all notes.
 _LONGEST_SECONDS = 60.0
 _FAR = 1 << 50  # ticks: the pedal has not been lifted yet
 RING_SECONDS = 1.0
+
+
+def score_of(midi: Music, name: str = "midi") -> Score:
+    """A piece that was given in any way.
+
+    Args:
+        midi: a file (path, bytes or binary file), a score, or notes.
+        name: of the argument, for the error.
+
+    Raises:
+        ValueError: a damaged file, a note out of range, or nothing to play.
+        FileNotFoundError: the path does not exist.
+        ImportError: mido is not installed and a file was given.
+    """
+    if isinstance(midi, Score):
+        score = Score(check_notes(midi.notes), list(midi.pedal))
+    elif isinstance(midi, (str, os.PathLike, bytes, bytearray)) or hasattr(midi, "read"):
+        score = Score.read(midi)
+    else:
+        score = Score(check_notes(midi))
+    if not any(note.instrument != DRUMS for note in score.notes):
+        held = "only drums, which are not played" if len(score.notes) else "no notes"
+        what = midi if isinstance(midi, (str, os.PathLike)) else name
+        raise ValueError(f"{what} holds {held}: there is nothing to play.")
+    return score
 
 
 def score_end(notes: Sequence[MidiNote], pedal: Iterable[tuple[int, int]]) -> float:
@@ -134,4 +163,12 @@ def written_snapshots(
         yield heard, min(first + chunk, num_frames)
 
 
-__all__ = ["RING_SECONDS", "Snapshots", "score_end", "score_snapshots", "written_snapshots"]
+__all__ = [
+    "RING_SECONDS",
+    "Music",
+    "Snapshots",
+    "score_end",
+    "score_of",
+    "score_snapshots",
+    "written_snapshots",
+]

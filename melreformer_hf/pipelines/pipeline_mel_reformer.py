@@ -12,17 +12,20 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 from melreformer_hf.audio.mel import log_mel_spectrogram
 from melreformer_hf.audio.resize import resize_mel
+from melreformer_hf.audio.sampler import SampledInstrument
 from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
 from melreformer_hf.models.idea_stylegan2.modeling_idea_stylegan2 import IdeaStyleGan2Model
 from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel
 from melreformer_hf.models.mel_reformer.modeling_mel_reformer import MelReformerModel
 from melreformer_hf.models.melgan_vocoder.modeling_melgan_vocoder import MelGanVocoderModel
 from melreformer_hf.nn.ideas import IdeaSample
+from melreformer_hf.pipelines.hearing import Music, score_end, score_of
 from melreformer_hf.pipelines.ideas import IdeaModel, check_settings, settings_of
 from melreformer_hf.pipelines.mel_to_audio import CHUNK_FRAMES, MelToAudio
 from melreformer_hf.pipelines.outputs import MusicPipelineOutput
 from melreformer_hf.pipelines.pipeline_utils import AudioPipeline, bare, check_count, check_seconds, row_generators
 from melreformer_hf.processing.feature_extraction_mel import check_waveform
+from melreformer_hf.processing.midi.sounding import sounding_notes
 
 OUTPUT_TYPES = ("pt", "np", "mel", "idea", "latent")
 
@@ -324,6 +327,22 @@ class MelReformerPipeline(MelToAudio, AudioPipeline):
             mel = log_mel_spectrogram(check_waveform(waveform).to(self._execution_device), self.mel_config)[None]
             idea = resize_mel(mel, bare(self.expansion).config.idea_columns)
         return IdeaSample(idea, torch.tensor([frames or mel.shape[-1]], device=mel.device))
+
+    def idea_of_midi(self, midi: Music, audio_length_in_s: float | None = None) -> IdeaSample:
+        """Idea (1, mel, column) and length (1,) in frames of a sketch in notes, as the sampled piano plays it.
+
+        Args:
+            midi: a MIDI file (path, bytes or binary file), `Score(notes, pedal)`, or notes; drums are not played.
+            audio_length_in_s: another length, to which the idea shall be expanded.
+
+        Raises:
+            ValueError: a damaged file, a note out of range, or nothing to play.
+        """
+        score = score_of(midi)
+        samples = self.frames_of(score_end(*score), "the length of midi") * self.mel_config.hop_length
+        piano = SampledInstrument(None, self.sampling_rate)
+        played = list(piano.stream(sounding_notes(*score), samples))
+        return self.idea_of(torch.cat(played, dim=-1)[0], self.sampling_rate, audio_length_in_s)
 
     def expand(
         self,

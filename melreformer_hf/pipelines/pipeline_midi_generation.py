@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TypeAlias
@@ -30,16 +28,22 @@ from melreformer_hf.pipelines.composing import (
     continue_notes,
     fill_notes,
 )
-from melreformer_hf.pipelines.hearing import Snapshots, score_end, score_snapshots, written_snapshots
+from melreformer_hf.pipelines.hearing import (
+    Music,
+    Snapshots,
+    score_end,
+    score_of,
+    score_snapshots,
+    written_snapshots,
+)
 from melreformer_hf.pipelines.mel_to_audio import CHUNK_FRAMES, MelToAudio
 from melreformer_hf.pipelines.outputs import MidiMusicOutput
 from melreformer_hf.pipelines.pipeline_utils import AudioPipeline, bare, check_count, check_seconds, row_generators
 from melreformer_hf.processing.midi.attributes import notes_of_attributes
-from melreformer_hf.processing.midi.notes import DRUMS, MidiNote, check_notes
+from melreformer_hf.processing.midi.notes import MidiNote
 
 OUTPUT_TYPES = ("pt", "np", "mel", "notes", "midi")
 SYNTHS = ("performer", "sampled")
-Music: TypeAlias = "str | os.PathLike | bytes | io.BufferedIOBase | Score | Sequence[MidiNote]"
 Generators: TypeAlias = "torch.Generator | list[torch.Generator] | None"
 # Longer than any piece: a stream whose end is not known beforehand.
 _ENDLESS = 1 << 40
@@ -66,6 +70,7 @@ class MidiGenerationPipeline(MelToAudio, AudioPipeline):
         torch.Size([1, 1, 44032])
     """
 
+    card_template = "midi_pipeline_card.md"
     card_tags = ("music", "midi", "symbolic-music", "mel-spectrogram", "vocoder")
     model_cpu_offload_seq = "composer->performer->vocoder"
     _optional_components = ["ear"]
@@ -449,31 +454,6 @@ def sampling(temperature: float | Sequence[float] | None, top_p: float | None) -
     """
     given = {"temperature": temperature, "top_p": top_p}
     return SamplingOptions(**{name: value for name, value in given.items() if value is not None})
-
-
-def score_of(midi: Music, name: str = "midi") -> Score:
-    """A piece that was given in any way.
-
-    Args:
-        midi: a file (path, bytes or binary file), a score, or notes.
-        name: of the argument, for the error.
-
-    Raises:
-        ValueError: a damaged file, a note out of range, or nothing to play.
-        FileNotFoundError: the path does not exist.
-        ImportError: mido is not installed and a file was given.
-    """
-    if isinstance(midi, Score):
-        score = Score(check_notes(midi.notes), list(midi.pedal))
-    elif isinstance(midi, (str, os.PathLike, bytes, bytearray)) or hasattr(midi, "read"):
-        score = Score.read(midi)
-    else:
-        score = Score(check_notes(midi))
-    if not any(note.instrument != DRUMS for note in score.notes):
-        held = "only drums, which are not played" if len(score.notes) else "no notes"
-        what = midi if isinstance(midi, (str, os.PathLike)) else name
-        raise ValueError(f"{what} holds {held}: there is nothing to play.")
-    return score
 
 
 def told_notes(

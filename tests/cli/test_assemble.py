@@ -8,13 +8,18 @@ import logging
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from pipeline_utils_for_tests import seeded, tiny_parts, tiny_pipeline
+from midi_pipeline_for_tests import tiny_midi_parts
+from pipeline_utils_for_tests import MEL, seeded, tiny_parts, tiny_pipeline
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from melreformer_hf.cli.checkpoints import _prediction_type
 from melreformer_hf.cli.main import app
+from melreformer_hf.models.note_ear.configuration_note_ear import NoteEarConfig
+from melreformer_hf.models.note_ear.modeling_note_ear import NoteEarModel
+from melreformer_hf.pipelines.loading import parts_of
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
+from melreformer_hf.pipelines.pipeline_midi_generation import MidiGenerationPipeline
 
 
 def test_assembled_parts_generate_what_the_parts_do(tmp_path):
@@ -55,6 +60,45 @@ def test_an_assembled_pipeline_tells_what_its_parts_tell_and_computes_in_full_pr
     assert index["vocoder"] == ["melreformer_hf", "HifiVocoderModel"]
     loaded = DiffusionPipeline.from_pretrained(tmp_path / "pipe")
     assert loaded.vocoder.dtype == loaded.expansion.dtype == loaded.idea.dtype == torch.float32
+
+
+def test_parts_of_both_pipelines_share_a_folder(tmp_path):
+    torch.manual_seed(0)
+    parts = {**tiny_parts(), **tiny_midi_parts(), "ear": NoteEarModel(NoteEarConfig.preset("test", mel=MEL))}
+    words = ["assemble", "--output", str(tmp_path / "pipe"), "--dtype", "float16"]
+    for name, part in parts.items():
+        if name != "scheduler":
+            part.save_pretrained(tmp_path / name, card={"data": f"Music of the {name}."})
+            words += [f"--{name}", str(tmp_path / name)]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert parts_of(tmp_path / "pipe") == set(parts)
+    card = (tmp_path / "pipe" / "README.md").read_text()
+    assert "**composer**: Music of the composer." in card and "**idea model**: Music of the idea." in card
+    of_notes = MidiGenerationPipeline.from_pretrained(tmp_path / "pipe")
+    assert of_notes.ear is not None and of_notes.composer.dtype == of_notes.performer.dtype == torch.float32
+    arguments = {"audio_length_in_s": 1.0, "output_type": "notes"}
+    assert of_notes(generator=seeded(), **arguments).notes[0]
+    assert type(DiffusionPipeline.from_pretrained(tmp_path / "pipe")) is MelReformerPipeline
+    for name in ("composer", "performer", "ear", "vocoder"):
+        stored = load_file(tmp_path / "pipe" / name / "model.safetensors")
+        assert {value.dtype for value in stored.values()} == {torch.float16}
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ("idea", "--idea needs --expansion"),
+        ("performer", "--performer needs --composer"),
+        ("composer", "--composer needs --performer"),
+        ("", "Give --idea and --expansion, or --composer and --performer"),
+        ("idea expansion ear", "--ear needs --composer and --performer"),
+    ],
+)
+def test_parts_that_make_no_pipeline_are_refused(given, match):
+    words = [word for name in given.split() for word in (f"--{name}", "nowhere")]
+    with pytest.raises(ValueError, match=match):
+        CliRunner().invoke(app, ["assemble", "--vocoder", "v", "--output", "o", *words], catch_exceptions=False)
 
 
 def test_prediction_type_is_what_the_training_wrote_down(tmp_path):

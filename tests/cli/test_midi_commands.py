@@ -149,6 +149,11 @@ def test_a_pipe_gets_sound_of_whatever_length(checkpoint, sketch, tmp_path, capf
     assert rate == RATE and data.size == pipe(midi=score).num_samples[0]
 
 
+def test_a_sketch_is_expanded(checkpoint, sketch, tmp_path):
+    run("expand", sketch, "--checkpoint", checkpoint, "--seconds", 2, "-o", tmp_path / "again.wav")
+    assert abs(soundfile.info(tmp_path / "again.wav").duration - 2.0) < 0.02 and (tmp_path / "again.png").is_file()
+
+
 def test_transcribing_writes_what_the_ear_hears(checkpoint, tmp_path, monkeypatch):
     torch.manual_seed(0)
     NoteEarModel(NoteEarConfig.preset("test", mel=MEL)).save_pretrained(tmp_path / "ear")

@@ -13,15 +13,20 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from midi_pipeline_for_tests import piece
 from pipeline_utils_for_tests import MEL, seeded, tiny_parts, tiny_pipeline
 from testing_utils import assert_error
 
 from melreformer_hf.audio.mel import MelConfig
+from melreformer_hf.audio.sampler import SampledInstrument
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
 from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
 from melreformer_hf.pipelines import pipeline_mel_reformer
 from melreformer_hf.pipelines.loading import BUNDLED
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
+from melreformer_hf.processing.midi.notes import write_midi
+from melreformer_hf.processing.midi.scores import piece_to_midi
+from melreformer_hf.processing.midi.sounding import sounding_notes
 
 RATE, HOP = 22050, 256
 CLOSE = {"rtol": 0, "atol": 1e-4}
@@ -129,6 +134,21 @@ def test_expand_keeps_length_streams_and_stretches(pipe):
     torch.testing.assert_close(streamed, output.audios, **CLOSE)
     longer = pipe.expand(waveform.numpy(), RATE, audio_length_in_s=2.0, output_type="np")
     assert isinstance(longer.audios, np.ndarray) and abs(longer.durations[0] - 2.0) < 0.02
+
+
+def test_a_sketch_in_notes_becomes_an_idea(pipe, tmp_path):
+    """That of what the sampled piano plays."""
+    score = piece()
+    write_midi(piece_to_midi(*score), tmp_path / "sketch.mid")
+    drawn = pipe.idea_of_midi(tmp_path / "sketch.mid")
+    played = SampledInstrument().render(sounding_notes(*score), 0, int(drawn.num_frames[0]) * HOP)
+    expected = pipe.idea_of(played[0], RATE)
+    torch.testing.assert_close(drawn.ideas, expected.ideas, **CLOSE)
+    assert drawn.num_frames.tolist() == expected.num_frames.tolist() == [round((2.7 + 1.0) * RATE / HOP)]
+    longer = pipe.render_idea(*pipe.idea_of_midi(score, 5.0))
+    assert longer.durations[0] == pytest.approx(5.0, abs=0.02) and longer.audios.any()
+    with pytest.raises(ValueError, match="holds no notes"):
+        pipe.idea_of_midi([])
 
 
 def test_output_types_and_callback(pipe):

@@ -222,7 +222,8 @@ def test_folder_round_trip(pipe, tmp_path):
     index = json.loads((tmp_path / "model_index.json").read_text())
     assert index["performer"] == ["melreformer_hf", "NotePerformerModel"] and index["ear"] == [None, None]
     card = (tmp_path / "README.md").read_text()
-    assert "sonatas" in card and "- midi" in card
+    assert "sonatas" in card and "- midi" in card and "MidiGenerationPipeline.from_pretrained" in card
+    assert "writes them one after another" in card and "idea" not in card
     for kind in (MidiGenerationPipeline, DiffusionPipeline):
         loaded = kind.from_pretrained(tmp_path)
         assert type(loaded) is MidiGenerationPipeline

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,6 +79,36 @@ def test_a_stream_writes_no_further_than_it_plays(pipe):
     for _ in range(4):
         played += next(stream).shape[-1] / RATE
         assert played < told[-1].onset / 100 < played + 3.0
+
+
+# A process of its own: tensors that other tests have left in caches and threads would be counted, too.
+_HELD = """
+import gc
+import torch
+from midi_pipeline_for_tests import tiny_midi_pipeline
+
+def held():
+    gc.collect()
+    return sum(thing.numel() for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
+
+pipe = tiny_midi_pipeline()
+weights = held()
+stream = pipe.stream(120.0, generator=torch.Generator().manual_seed(0))
+for number, _ in enumerate(stream):
+    if number in (40, 80, 150):
+        print(held() - weights)
+"""
+
+
+@pytest.mark.slow
+def test_a_stream_holds_no_more_after_two_minutes_than_after_half_a_minute():
+    tests = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])}
+    run = subprocess.run(
+        [sys.executable, "-c", _HELD], env=environment, capture_output=True, text=True, check=True, timeout=900
+    )
+    sizes = [int(line) for line in run.stdout.split()]
+    assert len(sizes) == 3 and max(sizes) <= 1.2 * sizes[0], sizes
 
 
 def test_what_the_composer_ends_dies_away(pipe):

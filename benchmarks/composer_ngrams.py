@@ -139,7 +139,7 @@ def bits_of_notes(
     stretched: dict[str, np.ndarray],
     held_out: dict[str, np.ndarray],
     shifts: Sequence[int] = (-5, -2, 0, 2, 5),
-    step_share: float = 0.5,
+    step_share: float = 0.3,
 ) -> np.ndarray:
     """(note, attribute) bits of the n-gram of notes.
 
@@ -153,7 +153,7 @@ def bits_of_notes(
     """
     chains, found = CHAINS[order], {}
     for symbol in SYMBOLS:
-        known = stretched if symbol in ("time", "duration", "velocity", "pedal") else train
+        known = stretched if symbol in ("time", "duration") else train
         if symbol == "pitch":
             known = transposed(train, sorted({"time", "pitch", *chains[symbol]}), shifts)
         found[symbol] = probabilities(symbol, chains[symbol], known, held_out)

@@ -34,10 +34,8 @@ def test_every_family_brings_its_card(name, tmp_path):
     card = ModelCard.load(model.write_card(tmp_path, repo_id="user/name"))
     count = sum(parameter.numel() for parameter in model.parameters())
     assert card.data.library_name == "melreformer_hf" and card.data.license == "unknown"
-    assert (
-        card.data.pipeline_tag in ("text-to-audio", "audio-to-audio", "text-generation", "other")
-        and "music" in card.data.tags
-    )
+    tags = ("text-to-audio", "audio-to-audio", "audio-classification", "text-generation", "other")
+    assert card.data.pipeline_tag in tags and "music" in card.data.tags
     assert f"| parameters | {count:,} |" in card.text
     assert f'from melreformer_hf import {name}\n\nmodel = {name}.from_pretrained("user/name")' in card.text
     source = card.text.split("## Source")[1].split("The package's code")[0]

@@ -74,6 +74,7 @@ class NoteSounds(nn.Module):
         pitch: torch.Tensor,
         velocity: torch.Tensor,
         times: torch.Tensor,
+        spectra: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Energies of frames.
 
@@ -83,6 +84,7 @@ class NoteSounds(nn.Module):
             pitch: (batch, note) MIDI pitch.
             velocity: (batch, note) 1..127, and 0 for what is no note.
             times: (frame,) the middles of the frames in seconds.
+            spectra: (key * age, mel) what `energies` gave; `None` computes it.
 
         Returns:
             (batch, mel, frame) float32.
@@ -101,9 +103,9 @@ class NoteSounds(nn.Module):
         if age.shape[-1] > config.num_voices:
             level, chosen = level.topk(config.num_voices, dim=-1)
             age, key = age.gather(-1, chosen), key.gather(-1, chosen)
-        return self._sum(key, age, (2 * level).exp())
+        return self._sum(key, age, (2 * level).exp(), self.energies() if spectra is None else spectra)
 
-    def _sum(self, key: torch.Tensor, age: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def _sum(self, key: torch.Tensor, age: torch.Tensor, weight: torch.Tensor, spectra: torch.Tensor) -> torch.Tensor:
         """(batch, frame, note) each -> (batch, mel, frame)."""
         ages = self.config.num_ages
         step = (age / self.config.age_scale_in_s).asinh()
@@ -113,9 +115,7 @@ class NoteSounds(nn.Module):
         share = place - low
         rows = torch.cat([key * ages + low, key * ages + low + 1], dim=-1)  # (batch, frame, 2 * note)
         weights = torch.cat([weight * (1 - share), weight * share], dim=-1)
-        summed = embedding_bag(
-            rows.flatten(0, 1), self.energies(), per_sample_weights=weights.flatten(0, 1), mode="sum"
-        )
+        summed = embedding_bag(rows.flatten(0, 1), spectra, per_sample_weights=weights.flatten(0, 1), mode="sum")
         return summed.view(*age.shape[:2], self.num_mel_bins).transpose(1, 2)
 
     def _keys(self, pitch: torch.Tensor) -> torch.Tensor:

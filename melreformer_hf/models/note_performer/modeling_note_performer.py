@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -128,6 +129,7 @@ class NotePerformerModel(NotePerformerPreTrainedModel):
         num_frames: int,
         first_frame: int = 0,
         return_dict: bool | None = None,
+        spectra: torch.Tensor | None = None,
     ) -> NotePerformerOutput | tuple[torch.Tensor]:
         """Play frames of a piece.
 
@@ -139,6 +141,7 @@ class NotePerformerModel(NotePerformerPreTrainedModel):
             num_frames: how many.
             first_frame: number of the first; the middle of frame 0 is half a hop after time zero.
             return_dict: `False` gives a tuple.
+            spectra: `sounds.energies()`, for callers that play many short stretches; `None` computes it anew.
 
         Raises:
             ValueError: shapes differ, there is no note, or `num_frames` is below 1.
@@ -156,7 +159,7 @@ class NotePerformerModel(NotePerformerPreTrainedModel):
         frames = torch.arange(begin, first_frame + num_frames + reach, device=onset.device)
         with full_precision(onset):  # energies of single notes are far apart
             times = (frames + 0.5) * (self.hop_length / self.sampling_rate)
-            energy = self.room(self.sounds(onset, release, pitch, velocity, times))
+            energy = self.room(self.sounds(onset, release, pitch, velocity, times, spectra))
             level = (
                 0.5 * (energy + (2 * self.floor.float()).exp()[:, None]).log()
             )  # (batch, mel, reach + frame + reach)
@@ -202,7 +205,9 @@ class NotePerformerModel(NotePerformerPreTrainedModel):
         Raises:
             ValueError: `until` goes back, or notes are not finite, of no MIDI pitch or velocity, or end before they begin.
         """
-        step, hop = self if module is None else module, self.hop_length / self.sampling_rate
+        # Short pieces would spend most of their time on the exponentials of the table.
+        step = partial(self if module is None else module, spectra=self.sounds.energies())
+        hop = self.hop_length / self.sampling_rate
         current, ended, done, known = SoundingNotes.none(), SoundingNotes.none(), 0, 0
         for notes, until in snapshots:
             if until < known:

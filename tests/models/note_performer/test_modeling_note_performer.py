@@ -285,6 +285,20 @@ def test_a_wrapper_is_called_in_place_of_the_model():
     assert sum(calls) == 90
 
 
+def test_the_table_is_made_once_per_stream_and_is_the_same(monkeypatch):
+    model, notes = build(), piece(10, 1.0)
+    given = columns((0.1, 0.4, 50, 60))
+    with torch.no_grad():
+        expected = model(**given, num_frames=20).log_mel
+        made = model(**given, num_frames=20, spectra=model.sounds.energies()).log_mel
+    assert torch.equal(made, expected)
+    whole, calls, energies_of = model.perform(notes, 90), [], model.sounds.energies
+    monkeypatch.setattr(model.sounds, "energies", lambda: calls.append(1) or energies_of())
+    streamed = torch.cat(list(model.stream((notes, until) for until in range(10, 91, 10))), dim=-1)
+    torch.testing.assert_close(streamed[..., :60], whole[..., :60], rtol=0, atol=1e-5)
+    assert len(calls) == 1
+
+
 def test_hours_later_a_note_sounds_the_same():
     model, notes = build(), piece(6, 0.5)
     late = 500_000  # frames, an hour and a half

@@ -70,9 +70,9 @@ class NoteEarConfig(MelStrictConfig):
     label_reach: float = 2.0
     onset_weight: float = 2.0
     velocity_weight: float = 12.0
-    onset_threshold: float = 0.4
-    frame_threshold: float = 0.3
-    offset_threshold: float = 0.4
+    onset_threshold: float = 0.25
+    frame_threshold: float = 0.1
+    offset_threshold: float = 0.5
     input_mean: float = -6.0
     input_std: float = 3.0
     initializer_range: float = 0.02

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import logging
 import os
@@ -19,7 +20,9 @@ from testing_utils import assert_error
 
 from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram
 from melreformer_hf.audio.sampler import SampledInstrument
+from melreformer_hf.pipelines import pipeline_midi_generation
 from melreformer_hf.pipelines.composing import Score, held_notes
+from melreformer_hf.pipelines.loading import BUNDLED
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
 from melreformer_hf.pipelines.pipeline_midi_generation import MidiGenerationPipeline
 from melreformer_hf.processing.midi.notes import DRUMS, MidiNote, read_notes
@@ -291,3 +294,19 @@ def test_two_pipelines_share_a_folder(pipe, tmp_path, caplog, monkeypatch):
     assert "not expected" not in caplog.text
     again.save_pretrained(tmp_path / "alone")
     assert "composer" not in json.loads((tmp_path / "alone" / "model_index.json").read_text())
+
+
+@pytest.mark.skipif(not (BUNDLED / "piano-tiny" / "composer").is_dir(), reason="no composer is bundled in this tree")
+def test_docstring_example():
+    results = doctest.testmod(pipeline_midi_generation)
+    assert results.attempted and not results.failed
+
+
+@pytest.mark.skipif(not (BUNDLED / "piano-tiny" / "composer").is_dir(), reason="no composer is bundled in this tree")
+def test_the_bundled_checkpoint_plays_what_its_ear_hears_again():
+    pipe = MidiGenerationPipeline.from_pretrained("piano-tiny")
+    chord = [MidiNote(50 * index, 45, pitch, 0, 90) for index, pitch in enumerate((60, 64, 67, 72, 67, 64, 60, 55))]
+    audio = pipe.perform([Score(chord)]).audios[0, 0]
+    heard = {(round(note.onset / 50), note.pitch) for note in pipe.transcribe(audio.numpy(), RATE).notes}
+    played = {(round(note.onset / 50), note.pitch) for note in chord}
+    assert len(heard & played) >= 7 and len(heard - played) <= 2

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from melreformer_hf._threads import using_threads
 from melreformer_hf.models.note_transformer.modeling_note_transformer import NoteTransformerModel
 from melreformer_hf.models.note_transformer.sampling_note_transformer import NoteSampler, SamplingOptions
 from melreformer_hf.processing.midi.attributes import (
@@ -52,6 +53,7 @@ from melreformer_hf.processing.midi.sequences import (
 
 LONGEST_SECONDS = 600.0  # of a piece that the model is left to end by itself
 _FINAL_SHARE = 0.1  # of a length that was asked for: only there the model may end before it
+_FEW_POSITIONS = 16  # read by one thread as fast as by several
 
 
 class Score(NamedTuple):
@@ -249,9 +251,12 @@ class _Writer:
         self._play_prompt()
         while True:
             self._show_given()
+            few = len(self.positions) <= _FEW_POSITIONS
             self._feed()
             may_end = self.origin + self.now >= earliest_end
-            row = self.sampler.next_notes(may_end, self._allowed())[0].numpy()
+            # One note is hundreds of products of a row and a matrix: a second thread only waits and wakes.
+            with using_threads(1 if few else torch.get_num_threads()):
+                row = self.sampler.next_notes(may_end, self._allowed())[0].numpy()
             if row[0] == END:
                 return
             self.now = self.sounded = int(self._onsets()[row[0]])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from melreformer_hf._threads import using_threads
 from melreformer_hf.models.note_transformer.configuration_note_transformer import NoteTransformerConfig
 from melreformer_hf.models.note_transformer.modeling_note_transformer import NoteTransformerModel
 from melreformer_hf.models.note_transformer.sampling_note_transformer import NoteSampler, SamplingOptions
@@ -383,3 +384,19 @@ def test_a_sequence_that_was_cut_begins_in_the_middle(monkeypatch):
     next(compose_notes(build(), prompt=Score(notes), options=options, generator=seeded()))
     roles, *_ = Recorder.positions()
     assert roles[0] == MIDDLE and len(roles) == 1 + 48
+
+
+def test_single_notes_are_drawn_by_one_thread_long_beginnings_read_by_all():
+    net, threads = build(), []
+
+    class Counting(torch.nn.Module):
+        def forward(self, *positions, **arguments):
+            threads.append((positions[0].shape[1], torch.get_num_threads()))
+            return net(*positions, **arguments)
+
+    sketch = Score([MidiNote(10 * index, 5, 60 + index % 12, 0, 64) for index in range(40)])
+    with using_threads(2):
+        continue_notes(net, sketch, 8, options=OPTIONS, generator=seeded(), module=Counting())
+        assert torch.get_num_threads() == 2
+    assert threads[0] == (41, 2) and len(threads) > 3
+    assert all(positions <= 16 and number == 1 for positions, number in threads[1:])

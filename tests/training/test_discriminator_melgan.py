@@ -32,6 +32,20 @@ def test_outputs_and_gradients():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, key
 
 
+def test_each_resolution_hears_means_of_four_samples_of_the_one_before():
+    """Two samples apart; at the ends the mean is of those that there are."""
+    model, heard = MelGanDiscriminator.from_original_arguments({**ARGUMENTS, "num_D": 3}), []
+    for discriminator in model.discriminators:
+        discriminator.register_forward_pre_hook(lambda _, given: heard.append(given[0]))
+    waveform = torch.randn(2, 40, generator=torch.Generator().manual_seed(1))
+    model(waveform)
+    assert torch.equal(heard[0], waveform) and [part.shape[-1] for part in heard] == [40, 20, 10]
+    for fine, coarse in zip(heard, heard[1:], strict=False):
+        for place in range(coarse.shape[-1]):
+            seen = fine[:, max(0, 2 * place - 1) : 2 * place + 3]
+            torch.testing.assert_close(coarse[:, place], seen.mean(-1), rtol=1e-5, atol=1e-6)
+
+
 def test_learns_to_tell_tone_from_noise():
     model = small()
     apply_weight_norm(model)
@@ -71,7 +85,8 @@ def test_errors():
             MelGanDiscriminator(base_channels=base, max_channels=widest)
         assert_error(error, f"base_channels={base}", f"max_channels={widest}", "multiples of 4")
     assert MelGanDiscriminator(1, 6, 1, max_channels=24).discriminators[0].convs[1].groups == 1
-    with pytest.raises(ValueError, match="must be positive"):
-        MelGanDiscriminator(num_layers=0)
+    for name in ("num_layers", "base_channels", "stride", "max_channels"):
+        with pytest.raises(ValueError, match=f"{name}.*must be positive"):
+            MelGanDiscriminator(**{name: 0})
     with pytest.raises(ValueError, match="num_scales"):
         MelGanDiscriminator(num_scales=0)

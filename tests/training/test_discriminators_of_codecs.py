@@ -199,6 +199,22 @@ def test_the_coarsest_scale_says_how_many_samples_it_needs():
     assert_error(error, f"at least {published.shortest} samples", "(1, 8192)")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "shortest"),
+    [
+        ({}, 224),  # eight frames of 32 samples, which three strides leave one of
+        ({"n_fft": 512, "hop_length": 8}, 257),  # more than half a transform, or nothing can be mirrored
+        ({"strides": ((1, 2), (3, 2)), "widening": (1, 1)}, 65),
+    ],
+)
+def test_the_shortest_waveforms_for_a_logit(arguments, shortest):
+    model = TwoSidedStftDiscriminator(128, 2, **arguments)
+    assert model.shortest == shortest and model(torch.zeros(1, shortest))[0][0].shape[0] == 1
+    with pytest.raises(ValueError) as error:
+        model(torch.zeros(1, shortest - 1))
+    assert_error(error, f"at least {shortest} samples", f"(1, {shortest - 1})")
+
+
 def test_stereo():
     model = MultiScaleStftDiscriminator([64], [16], [64], channels=2, num_audio_channels=2)
     assert model(torch.zeros(3, 2, 200))[0][0].shape[0] == 3
@@ -211,11 +227,10 @@ def test_stereo():
     [
         (lambda: small("stft")(torch.zeros(1, 63)), ("at least 64 samples", "(1, 1, 63)")),
         (lambda: small("wave")(torch.zeros(1, 2, 99)), ("(batch, sample)", "(1, 2, 99)")),
-        (lambda: small("spectrum")(torch.zeros(1, 64)), ("more than 64 samples",)),
+        (lambda: small("spectrum")(torch.zeros(1, 1, 300)), ("at least 224 samples", "(1, 1, 300)")),
         (lambda: small("patch")(torch.zeros(1, 8, 32)), ("at least 12 rows",)),
         (lambda: TwoSidedStftDiscriminator(100), ("win_length", "128", "100")),
         (lambda: TwoSidedStftDiscriminator(256, n_fft=128), ("n_fft", "128, 256")),
-        (lambda: TwoSidedStftDiscriminator(128)(torch.zeros(1, 64)), ("more than 64 samples", "(1, 64)")),
         (lambda: TwoSidedStftDiscriminator(norm="batch"), ("norm", "'batch'")),
         (lambda: MultiScaleStftDiscriminator([64], [16, 8], [64]), ("one entry per resolution", "1, 2 and 1")),
         (lambda: MultiScaleStftDiscriminator([64], [16], [65]), ("win_length", "65")),

@@ -110,6 +110,16 @@ def test_errors(call, fragments):
     assert_error(error, *fragments)
 
 
+def test_borders_of_the_numbers():
+    for accepted in ({"total_norm": 1e-9}, {"ema_decay": 0.0}, {"ema_decay": 0.9999}, {"epsilon": 0.0}):
+        LossBalancer({"a": 1e-9}, **accepted)
+    for refused in ({"total_norm": 0.0}, {"ema_decay": -0.01}, {"ema_decay": 1.0}, {"epsilon": -1e-9}):
+        with pytest.raises(ValueError, match=f"{next(iter(refused))}.*{next(iter(refused.values()))}"):
+            LossBalancer({"a": 1.0}, **refused)
+    with pytest.raises(ValueError, match="positive"):
+        LossBalancer({"a": 1.0, "b": -1.0})
+
+
 def grown() -> torch.Tensor:
     return torch.ones(1, 1, requires_grad=True) * 2
 

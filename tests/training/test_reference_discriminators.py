@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from torch.nn.functional import conv2d, leaky_relu, linear, pad
 
 from melreformer_hf.training.discriminators.soundstream import TwoSidedStftDiscriminator
 from melreformer_hf.training.discriminators.spectrogram import SpectrogramDiscriminator
 from melreformer_hf.training.discriminators.stylegan2 import StyleGan2Discriminator
+
+
+def shapes(*layers: torch.nn.Module) -> list[tuple[int, ...]]:
+    """(out, in, kernel) of layers: a computation from their weights takes them as they are."""
+    return [tuple(layer.weight.shape) for layer in layers]
 
 
 def waveform(samples: int) -> torch.Tensor:
@@ -28,6 +34,8 @@ def spectrum(values: torch.Tensor, size: int, window: torch.Tensor, bins: int) -
 def test_the_log_spectrogram_discriminator():
     torch.manual_seed(0)
     model, values = SpectrogramDiscriminator(64, 3), waveform(150)
+    assert shapes(*model.convs) == [(3, 1, 9, 3), *[(3, 3, 9, 3)] * 3, (3, 3, 3, 3)]
+    assert shapes(model.output_conv) == [(1, 3, 3, 3)]
     window = 0.5 - 0.5 * torch.cos(2 * math.pi * torch.arange(64).double() / 64)
     hidden = spectrum(values, 64, window, 33).abs().clamp(min=1e-4).log()[:, None]
     for conv, stride in zip(model.convs, (1, 2, 2, 2, 1), strict=True):
@@ -42,10 +50,14 @@ def test_the_log_spectrogram_discriminator():
 
 
 @torch.no_grad()
-def test_the_two_sided_discriminator_with_rectifiers():
+@pytest.mark.parametrize(("size", "taps", "margin"), [(128, 1, 0), (384, 3, 1), (640, 5, 2)])
+def test_the_two_sided_discriminator_with_rectifiers(size, taps, margin):
+    """Its last layer sees all bins of half a spectrum, which the blocks leave a 128th of, and as many places come out."""
     torch.manual_seed(0)
-    model, values = TwoSidedStftDiscriminator(128, 2, slope=0.2).eval(), waveform(300)
-    full = spectrum(values, 128, torch.ones(128).double(), 128) / math.sqrt(128)
+    model, values = TwoSidedStftDiscriminator(size, 2, slope=0.2).eval(), waveform(2 * size + 44)
+    assert shapes(model.first_conv, model.output_conv) == [(2, 2, 7, 7), (1, 32, 1, taps)]
+    assert shapes(*(block.conv for block in model.blocks)) == [(n, n, 3, 3) for n in (2, 4, 8, 8, 16, 16)]
+    full = spectrum(values, size, torch.ones(size).double(), size) / math.sqrt(size)
     hidden = torch.stack([full.real, full.imag], dim=1).transpose(2, 3)  # (batch, part, frame, bin)
 
     def conv(layer, value, **options):
@@ -56,7 +68,7 @@ def test_the_two_sided_discriminator_with_rectifiers():
         hidden = conv(
             block.strided_conv, leaky_relu(conv(block.conv, hidden, padding=1), 0.2), stride=stride, padding=1
         )
-    expected = conv(model.output_conv, hidden)
+    expected = conv(model.output_conv, hidden, padding=(0, margin))
     logits, maps = model(values.float())
     torch.testing.assert_close(logits[0].double(), expected.flatten(1), rtol=1e-3, atol=1e-5)
     assert len(maps[0]) == 8

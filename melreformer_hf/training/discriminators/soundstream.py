@@ -311,6 +311,15 @@ class TwoSidedStftDiscriminator(OriginalCheckpointMixin, nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.output_conv = _normed(nn.Conv2d(channels, 1, (1, taps), padding=(0, (taps - 1) // 2)), norm)
 
+    @property
+    def shortest(self) -> int:
+        """Samples that one logit needs: more than a half transform mirrors, and frames for every stride."""
+        frames = 1
+        for block in reversed(self.blocks):
+            conv = block.strided_conv
+            frames = (frames - 1) * conv.stride[0] + conv.kernel_size[0] - 2 * conv.padding[0]
+        return max(self.n_fft // 2 + 1, (frames - 1) * self.hop_length)
+
     def _spectrum(self, waveform: torch.Tensor) -> torch.Tensor:
         with torch.autocast(waveform.device.type, enabled=False):
             rectangle = torch.ones(self.win_length, device=waveform.device)
@@ -330,15 +339,18 @@ class TwoSidedStftDiscriminator(OriginalCheckpointMixin, nn.Module):
         """Judge.
 
         Args:
-            waveform: (batch, sample).
+            waveform: (batch, sample), at least `shortest` samples.
 
         Returns:
             (logits, feature maps), lists of one entry: (batch, position), and the layers' outputs (batch, channel,
             frame, bin), the logit map last.
+
+        Raises:
+            ValueError: another shape, or too short.
         """
-        if waveform.ndim != 2 or waveform.shape[-1] <= self.n_fft // 2:
+        if waveform.ndim != 2 or waveform.shape[-1] < self.shortest:
             raise ValueError(
-                f"waveform must be (batch, more than {self.n_fft // 2} samples), got {tuple(waveform.shape)}."
+                f"waveform must be (batch, at least {self.shortest} samples), got {tuple(waveform.shape)}."
             )
         hidden = self._spectrum(waveform).to(self.first_conv.weight.dtype)
         maps = []

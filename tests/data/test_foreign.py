@@ -268,6 +268,9 @@ def test_what_a_header_promises_too_much_is_silence():
     audio = EncodedAudio("x", data, (RATE + 1000, RATE, 1))
     part = audio.read(RATE - 500, 1500, RATE, 1)
     assert part.shape == (1500,) and part[:500].abs().max() > 0.1 and not part[500:].any()
+    sides = encode(np.stack([tone(1.0, 440.0, RATE), tone(1.0, 660.0, RATE)], 1), RATE)
+    stereo = EncodedAudio("x", sides, (RATE + 1000, RATE, 2)).read(RATE - 500, 1500, RATE, 2)
+    assert stereo.shape == (2, 1500) and (stereo[:, :500].abs().amax(1) > 0.1).all() and not stereo[:, 500:].any()
     with pytest.raises(ValueError, match="x ends before its header says"):
         EncodedAudio("x", data, (3 * RATE, RATE, 1)).read(0, 2 * RATE, RATE, 1)
 

@@ -34,6 +34,28 @@ def test_suitable_pieces(notes, reason):
     assert [counts.short, counts.long, counts.crowded] == [reason == name for name in ("short", "long", "crowded")]
 
 
+@pytest.mark.parametrize(
+    ("notes", "reason"),
+    [
+        (piece(count=100), None),
+        (piece(count=101, spacing=10), None),  # the last onset after exactly 10 s
+        (piece(count=100, spacing=10), "short"),
+        (piece(count=101, spacing=3600), None),  # after exactly an hour
+        (piece(count=101, spacing=3601), "long"),
+    ],
+)
+def test_borders_of_suitable_pieces(notes, reason):
+    assert why_unsuitable(notes) == reason
+
+
+def test_rows_of_100_seconds_are_left_out_and_counted():
+    """341 events, 58 rests and the three separators among them: 340 notes 30 ticks apart span 101.7 s, 29 ticks 98.3."""
+    for spacing, rows, left_out in ((30, 0, 1), (29, 1, 0)):
+        counts = RowCounts()
+        made = list(arrival_rows([piece(count=341, spacing=spacing)], counts=counts))
+        assert (len(made), counts.rows, counts.inexpressible) == (rows, rows, left_out)
+
+
 def test_rests_truncations_and_rows_are_counted():
     late = [MidiNote(399 * 12 + 550, 1500, 60, 0, 64)]  # after five rests of a second each, and cut to 9.99 s
     counts = RowCounts()

@@ -134,6 +134,12 @@ def test_a_folder_is_rendered_with_its_metadata_and_failures_are_listed(synthesi
     assert rows["bach/two.wav"]["split"] == ""
 
 
+@pytest.mark.parametrize(("given", "shown"), [({}, True), ({"progress": True}, True), ({"progress": False}, False)])
+def test_a_bar_is_shown_unless_told_otherwise(synthesizer, midi_dir, tmp_path, capsys, given, shown):
+    render_folder(midi_dir, tmp_path / "wav", synthesizer, **given)
+    assert ("rendering: 100%" in capsys.readouterr().err) == shown
+
+
 def test_a_second_call_renders_what_is_missing(synthesizer, midi_dir, tmp_path):
     output = tmp_path / "wav"
     render_folder(midi_dir, output, synthesizer, progress=False)

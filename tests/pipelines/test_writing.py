@@ -12,7 +12,7 @@ import torch
 from audio_files import RATE, tone
 
 from melreformer_hf.pipelines import writing
-from melreformer_hf.pipelines.outputs import AudioOutput
+from melreformer_hf.pipelines.outputs import AudioOutput, at_peak, check_peak, peak_gain
 from melreformer_hf.pipelines.writing import write_stream, write_to_pipe
 
 
@@ -93,6 +93,25 @@ def test_nothing_is_left_of_nothing(tmp_path, error):
     with pytest.raises(ValueError, match="must end in"):
         write_stream([torch.zeros(1, 1, 9)], tmp_path / "a.m4a", RATE)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("peak", "level"), [(0.5, 0.5), (1.0, 1.0), (4.0, 1.0)])
+def test_a_level_that_is_kept_is_lowered_only_above_full_scale(tmp_path, peak, level):
+    waveform = peak * torch.from_numpy(tone(0.1)) / np.abs(tone(0.1)).max()
+    written = write_stream([waveform[None, None]], tmp_path / "a.flac", RATE, None)
+    assert np.abs(soundfile.read(written.path)[0]).max() == pytest.approx(level, abs=1e-4)
+
+
+def test_gains_that_give_a_level():
+    assert peak_gain(0.5, -20.0) == pytest.approx(0.2) and peak_gain(0.5, 0.0) == 2.0
+    assert peak_gain(0.5, None) == peak_gain(0.0, -1.0) == peak_gain(2.0**-16.01, -1.0) == 1.0
+    assert peak_gain(2.0**-16, 0.0) == 2.0**16  # the softest that is not silence
+    assert at_peak(torch.zeros(1, 0), -1.0).shape == (1, 0)
+    for refused in (0.1, True, float("nan"), -float("inf"), "loud"):
+        with pytest.raises(ValueError, match="peak_db must be a number of at most 0"):
+            check_peak(refused)
+    for accepted in (0, 0.0, -200.0, None):
+        check_peak(accepted)
 
 
 def test_silence_stays_silence(tmp_path):

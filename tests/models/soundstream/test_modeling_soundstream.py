@@ -178,6 +178,18 @@ def test_padding_changes_nothing(energy_stage):
     torch.testing.assert_close(output.reconstruction_loss, error[mask.unsqueeze(1)].mean())
 
 
+@torch.no_grad()
+def test_the_error_of_one_sample_of_music_and_of_none():
+    model, waveform = build(), noise(2, 40)
+    alone = torch.zeros(2, 40, dtype=torch.bool)
+    alone[1, 0] = True
+    output = model(waveform, alone)
+    expected = (output.audio_values - waveform)[1, 0, 0].abs()
+    torch.testing.assert_close(output.reconstruction_loss, expected)
+    assert model(waveform, torch.zeros(2, 40)).reconstruction_loss == 0
+    assert model.encode(waveform, torch.zeros(2, 40)).audio_codes.unique().tolist() == [-1]
+
+
 def test_training_fits_a_short_sound():
     torch.manual_seed(0)
     model = build(quantizer_dropout=0.5).train()

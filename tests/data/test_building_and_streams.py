@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from audio_files import RATE, tone, write_music
+from borders import check_borders, from_one
 from torch.utils.data import DataLoader
 
 from melreformer_hf.data.batches import BatchStream
@@ -373,3 +375,40 @@ def test_silent_crops_are_rare_by_default_and_never_come_with_a_weight_of_zero(t
     assert abs(silent_share(open_recordings(tmp_path / "kept", "train")) - 0.5) < 0.08
     with pytest.raises(ValueError, match="silence_weight"):
         recordings.crops(2205, 2205, silence_weight=2.0)
+
+
+def test_borders_of_a_build():
+    inside, outside = from_one("sampling_rate", "channels", "workers")
+    none = {"validation_fraction": 0.0, "test_fraction": 0.0}
+    inside |= {
+        "sampling_rate": (1, 655350),
+        "channels": (1, 8),
+        "validation_fraction": ({**none, "validation_fraction": 0.99}, 0.0),
+        "test_fraction": ({**none, "test_fraction": 0.99}, 0.0),
+        "silence_weight": (0.0, 1.0),
+        "shard_minutes": (1e-3,),
+    }
+    outside |= {
+        "sampling_rate": (0, 655351),
+        "channels": (0, 9),
+        "validation_fraction": (-0.01, {**none, "validation_fraction": 1.0}),
+        "test_fraction": (-0.01, {**none, "test_fraction": 1.0}, {"validation_fraction": 0.5, "test_fraction": 0.5}),
+        "silence_weight": (-0.01, 1.01),
+        "shard_minutes": (0.0,),
+    }
+    check_borders(BuildConfig, inside, outside)
+
+
+def test_borders_of_crops():
+    inside = {
+        "min_samples": ({"min_samples": 1, "max_samples": 1}, {"min_samples": 5, "max_samples": 5, "multiple": 5}),
+        "silence_weight": (0.0, 1.0),
+    }
+    outside = {
+        "min_samples": (0, 11, {"min_samples": 5, "multiple": 6}),
+        "multiple": (0, -1),
+        "silence_weight": (-0.01, 1.01),
+    }
+    check_borders(CropSettings, inside, outside, min_samples=2, max_samples=10)
+    assert CropSettings(min_samples=4, max_samples=4).mean_samples == 4
+    assert CropSettings(min_samples=1, max_samples=8).mean_samples == pytest.approx(7 / math.log(8))

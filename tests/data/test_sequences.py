@@ -9,6 +9,7 @@ import mido
 import numpy as np
 import pytest
 import torch
+from borders import check_borders, from_one
 from torch.utils.data import DataLoader
 from typer.testing import CliRunner
 
@@ -238,3 +239,17 @@ def test_bad_requests(folder, tmp_path, monkeypatch):
             TokenizeConfig(**wrong)
     with pytest.raises(ValueError, match="variants must be 1 but for the scheme arrival"):
         TokenizeConfig(scheme="notes", variants=2)
+
+
+def test_borders_of_the_settings():
+    inside, outside = from_one("variants", "rows_per_shard")
+    none = {"validation_fraction": 0.0, "test_fraction": 0.0}
+    inside |= {"validation_fraction": (0.0, {**none, "validation_fraction": 0.99})}
+    inside |= {"test_fraction": (0.0, {**none, "test_fraction": 0.99})}
+    outside |= {
+        "validation_fraction": (-0.01, {**none, "validation_fraction": 1.0}),
+        "test_fraction": (-0.01, {**none, "test_fraction": 1.0}, {"validation_fraction": 0.5, "test_fraction": 0.5}),
+        "variants": (0, {"variants": 2, "scheme": "interarrival"}),
+        "scheme": ("words",),
+    }
+    check_borders(TokenizeConfig, inside, outside)

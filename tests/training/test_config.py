@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from borders import check_borders, from_one
 from testing_utils import assert_error
 from training_utils import started
 
@@ -232,3 +233,24 @@ def test_every_example_config_builds_its_recipe():
 def test_settings_survive_a_round_trip():
     config = TrainingConfig(**NEEDED, adam_betas=(0.5, 0.6), model={"a": 1})
     assert build_dataclass(TrainingConfig, config.to_dict(), "The training config") == config
+
+
+def test_borders_of_the_settings():
+    inside, outside = from_one(
+        *("batch_size", "gradient_accumulation_steps", "log_every_steps", "keep_checkpoints", "prefetch_batches"),
+        *("max_nonfinite_steps", "max_steps", "validate_every_steps", "save_every_steps"),
+    )
+    positive = ("max_minutes", "validate_every_minutes", "save_every_minutes", "discriminator_learning_rate")
+    positive += ("learning_rate", "adam_epsilon", "max_grad_norm")
+    not_negative = ("warmup_steps", "num_workers", "cache_minutes", "weight_decay")
+    inside |= dict.fromkeys(positive, (1e-9,)) | dict.fromkeys(not_negative, (0,))
+    outside |= dict.fromkeys(positive, (0.0,)) | dict.fromkeys(not_negative, (-1,))
+    inside |= {"final_learning_rate_ratio": (0.0, 1.0), "ema_decay": (0.0, 0.9999), "adam_betas": ((0.0, 0.999),)}
+    inside["max_minutes"] = ({"max_minutes": 1e-9, "max_steps": None},)
+    outside |= {
+        "final_learning_rate_ratio": (-0.01, 1.01),
+        "ema_decay": (-0.01, 1.0),
+        "adam_betas": ((0.9, 1.0), (-0.01, 0.9)),
+        "output_dir": ("",),
+    }
+    check_borders(TrainingConfig, inside, outside, **NEEDED)

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from borders import check_borders, from_one
 from training_utils import assert_same_checkpoints
 
 from melreformer_hf.data.tokenizing import TokenizeConfig, tokenize_folder
@@ -207,3 +208,31 @@ def test_a_folder_of_midi_files_is_enough(tmp_path, capsys):
 def test_other_vocabularies_are_refused(dataset, tmp_path):
     with pytest.raises(ValueError, match=r"model\.vocab_sizes must be"):
         ComposerRecipe(config(dataset, tmp_path, model={"vocab_sizes": [10, 10]}))
+
+
+def test_borders_of_the_settings():
+    inside, outside = from_one("validation_pieces", "validation_notes")
+    none = {"given_after": 0.0, "given_melody": 0.0, "given_any": 0.0}
+    inside |= {
+        "num_positions": (2,),
+        "transpose": (0, 63),
+        "tempo_range": (0.0, 0.99),
+        "velocity_range": (0, 63),
+        "given_after": (none, {**none, "given_after": 1.0}),
+        "given_melody": ({**none, "given_melody": 1.0},),
+        "given_any": ({**none, "given_any": 1.0}, {"given_after": 0.5, "given_melody": 0.25, "given_any": 0.25}),
+    }
+    outside |= {
+        "num_positions": (1,),
+        "transpose": (-1, 64),
+        "tempo_range": (-0.01, 1.0),
+        "velocity_range": (-1, 64),
+        "given_after": (-0.01,),
+        "given_melody": (-0.01,),
+        "given_any": (
+            -0.01,
+            {**none, "given_any": 1.01},
+            {"given_after": 0.5, "given_melody": 0.5, "given_any": 0.01},
+        ),
+    }
+    check_borders(ComposerOptions, inside, outside)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from borders import check_borders, from_one
 from training_utils import assert_same_checkpoints, started
 
 from melreformer_hf.audio.sampler import SampledInstrument
@@ -22,7 +23,7 @@ from melreformer_hf.nn.sounding import SoundingNotes
 from melreformer_hf.training.config import TrainingConfig
 from melreformer_hf.training.loop import train
 from melreformer_hf.training.recipes.base import StepContext
-from melreformer_hf.training.recipes.ear import EarRecipe, TurnStream
+from melreformer_hf.training.recipes.ear import EarOptions, EarRecipe, TurnStream
 from melreformer_hf.training.recipes.ear_data import HearingOptions, changed_sound, note_targets, separated_notes
 
 # 100 steps a second.
@@ -280,3 +281,12 @@ def test_a_training_resumes_to_the_bit(datasets, tmp_path):
 def test_settings_that_cannot_be_are_refused(options, name):
     with pytest.raises(ValueError, match=f"options.{name}"):
         EarRecipe(TrainingConfig(dataset="none", output_dir="runs/ear", max_steps=1, options=options))
+
+
+def test_borders_of_the_settings():
+    inside, outside = from_one("crop_steps", "validation_recordings")
+    not_negative, shares = ("level_range_db", "tilt_db", "room_seconds"), ("room_share", "noise_share")
+    inside |= dict.fromkeys(not_negative, (0.0,)) | dict.fromkeys(shares, (0.0, 1.0)) | {"validation_seconds": (0.01,)}
+    outside |= dict.fromkeys(not_negative, (-0.01,)) | dict.fromkeys(shares, (-0.01, 1.01))
+    outside |= {"validation_seconds": (0.0,), "validation_split": ("test",)}
+    check_borders(EarOptions, inside, outside)

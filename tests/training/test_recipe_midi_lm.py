@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from borders import check_borders, from_one
 from training_utils import assert_same_checkpoints
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -180,3 +181,12 @@ def test_tokens_of_another_scheme_are_refused(datasets, tmp_path):
         ValueError, match=r"options\.scheme must be that of the dataset, 'interarrival', got 'arrival'"
     ):
         recipe.stream(0, 1)
+
+
+def test_borders_of_the_settings():
+    inside, outside = from_one("validation_rows")
+    check_borders(
+        MidiLMOptions,
+        inside | {"num_tokens": (4,), "dropout": (0.0, 0.99)},
+        outside | {"num_tokens": (3,), "dropout": (-0.01, 1.0)},
+    )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from audio_files import write_music
+from borders import check_borders, from_one
 from testing_utils import assert_error
 from training_utils import assert_same_checkpoints, context, started
 
@@ -216,3 +217,15 @@ def test_a_folder_of_scores_is_played_once(tmp_path, monkeypatch):
     folder, font, how = played[0]
     assert folder == tmp_path / "scores" and font == tmp_path / "font.sf2" and how.sampling_rate == 16000
     assert performances_of(settings, 22050) != first and len(played) == 2
+
+
+def test_borders_of_the_settings():
+    inside, outside = from_one("validation_pieces")
+    inside |= {"crop_frames": (2,), "validation_frames": (2,), "change_weight": (0.0,), "sharpness_weight": (0.0,)}
+    outside |= {
+        "crop_frames": (1,),
+        "validation_frames": (1,),
+        "change_weight": (-0.01,),
+        "sharpness_weight": (-0.01,),
+    }
+    check_borders(PerformerOptions, inside, outside)

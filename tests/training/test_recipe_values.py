@@ -278,7 +278,16 @@ def idea_key(target: torch.Tensor) -> float:
                 {"adversarial_start": 0.0},
                 {"adversarial_start": 1.0},
             ],
-            [{"validation_frames": 0}, {"discriminator_size": 0}, {"adversarial_start": 1.01}, {"stft_weight": -0.1}],
+            [
+                *(
+                    {name: 0}
+                    for name in ("crop_frames", "validation_crops", "validation_frames", "discriminator_size")
+                ),
+                *({f"{name}_weight": -0.1} for name in ("mel", "stft", "adversarial", "feature_matching")),
+                {"gain_augmentation_db": -0.1},
+                {"adversarial_start": 1.01},
+                {"adversarial_start": -0.01},
+            ],
         ),
         (
             ExpansionOptions,
@@ -291,7 +300,12 @@ def idea_key(target: torch.Tensor) -> float:
             [
                 {"focus_frames": 1},
                 {"focus_share": 1.01},
-                {"windows_per_crop": 0},
+                *({name: 0} for name in ("windows_per_crop", "validation_crops", "validation_pieces")),
+                {"validation_crop_frames": 0},
+                {"window_frames": 0},
+                {"focus_share": -0.01},
+                {"scheduled_sampling": -0.01},
+                {"scheduled_sampling": 1.01},
                 {"min_frames": 0},
                 {"min_frames": 9, "max_frames": 8},
                 {"input_noise": -0.1},
@@ -306,7 +320,10 @@ def idea_key(target: torch.Tensor) -> float:
                 {"condition_dropout": 1.0, "fit_crops": 2},
             ],
             [
-                {"draws_per_idea": 0},
+                *({name: 0} for name in ("draws_per_idea", "sampling_steps", "validation_ideas", "min_frames")),
+                {"validation_samples": 0},
+                {"max_frames": 511},
+                {"condition_dropout": -0.01},
                 {"max_snr": -0.1},
                 {"condition_dropout": 1.01},
                 {"fit_crops": -1},

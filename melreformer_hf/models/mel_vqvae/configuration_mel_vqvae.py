@@ -110,7 +110,8 @@ class MelVqvaeConfig(MelStrictConfig):
 
     def validate_architecture(self):
         """Rules between fields."""
-        for name in ("base_channels", "num_residual_blocks", "resolution", "latent_channels", "codebook_dim"):
+        positive = ("base_channels", "num_residual_blocks", "resolution", "latent_channels", "codebook_dim")
+        for name in (*positive, "num_norm_groups"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
         if not self.channel_multipliers or min(self.channel_multipliers) < 1:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import doctest
+from functools import partial
 
 import pytest
 import torch
+from borders import check_borders, from_one
 from generation_utils import (
     cached_token_step,
     check_static_cache,
@@ -174,3 +176,13 @@ def test_docstrings_run():
     results = doctest.testmod(modeling_class_gpt)
     assert results.attempted > 3
     assert results.failed == 0
+
+
+def test_borders_of_the_configuration():
+    inside, outside = from_one("num_tokens", "num_hidden_layers", "num_attention_heads", "num_classes")
+    dropouts = ("embedding_dropout", "attention_dropout", "residual_dropout")
+    inside |= dict.fromkeys(dropouts, (0.0, 0.99)) | {"vocab_size": (2,)}
+    inside["hidden_size"] = ({"hidden_size": 1, "num_attention_heads": 1},)
+    outside |= dict.fromkeys(dropouts, (-0.01, 1.0)) | {"vocab_size": (1,)}
+    outside |= {"hidden_size": (0,), "num_attention_heads": (0, 3)}
+    check_borders(partial(ClassGptConfig.preset, "tiny"), inside, outside)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import doctest
+from functools import partial
 
 import pytest
 import torch
+from borders import check_borders, from_one
 from model_checks import assert_recomputing_changes_nothing
 from testing_utils import ModelContractMixin, assert_error
 
@@ -321,9 +323,30 @@ def test_wrong_configurations_are_refused(arguments, part):
         CodecLMConfig.preset("tiny", **arguments)
 
 
-def test_configurations_at_their_bounds_are_accepted():
-    config = CodecLMConfig.preset("tiny", position_period=1.01, hidden_size=4, num_attention_heads=2, codebook_size=2)
-    assert (config.position_period, config.hidden_size, config.codebook_size) == (1.01, 4, 2)
+def test_borders_of_the_configuration():
+    inside, outside = from_one(
+        *("num_quantizers", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_context_frames")
+    )
+    inside |= {
+        "hidden_size": ({"hidden_size": 4, "num_attention_heads": 2},),
+        "codebook_size": (2, 2**20),
+        "dropout": (0.0, 0.99),
+        "position_period": (1.01,),
+        "layer_norm_eps": (1e-12,),
+    }
+    outside |= {
+        "hidden_size": (
+            0,
+            22,
+            {"hidden_size": 2, "num_attention_heads": 1},
+            {"hidden_size": 9, "num_attention_heads": 3},
+        ),
+        "codebook_size": (1, 2**20 + 1),
+        "dropout": (-0.01, 1.0),
+        "position_period": (1.0,),
+        "layer_norm_eps": (0.0,),
+    }
+    check_borders(partial(CodecLMConfig.preset, "tiny"), inside, outside)
 
 
 # Original checkpoints

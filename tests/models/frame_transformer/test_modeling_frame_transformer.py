@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import doctest
+from functools import partial
 
 import pytest
 import torch
+from borders import check_borders, from_one
 from testing_utils import ModelContractMixin, assert_error
 
 from melreformer_hf.models.frame_transformer import modeling_frame_transformer
@@ -260,3 +262,31 @@ def test_docstrings_run():
     results = doctest.testmod(modeling_frame_transformer)
     assert results.attempted > 3
     assert results.failed == 0
+
+
+def test_borders_of_the_configuration():
+    inside, outside = from_one(
+        *("sampling_rate", "hop_length", "num_audio_channels", "base_channels", "num_hidden_layers"),
+        *("feedforward_expansion", "resampling_expansion", "intermediate_size", "attention_kernel_size"),
+    )
+    inside |= {
+        "hop_length": (1, 128),
+        "partial_rotary_factor": (0.01, 1.0),
+        "dropout": (0.0, 0.99),
+        "resampling_kernel_size": ((1, 1),),
+        "channel_multipliers": ((1, 1, 1),),
+        "num_attention_maps": ((1, 1, 1), None),
+        "num_attention_heads": (1, (64, 32, 16)),
+    }
+    outside |= {
+        "n_fft": (0, 132),
+        "hop_length": (0, 129),
+        "partial_rotary_factor": (0.0, 1.01),
+        "dropout": (-0.01, 1.0),
+        "resampling_kernel_size": ((3,), (3, 2), (-1, 3)),
+        "attention_kernel_size": (0, 2, -1),
+        "channel_multipliers": ((), (1, 2, 0)),
+        "num_attention_maps": ((1, 1), (1, 1, 0)),
+        "num_attention_heads": (0, (1, 1), (1, 2, 3)),
+    }
+    check_borders(partial(FrameTransformerConfig.preset, "tiny", n_fft=128), inside, outside)

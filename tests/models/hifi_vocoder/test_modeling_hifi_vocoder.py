@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from borders import check_borders, from_one
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 from testing_utils import ModelContractMixin, assert_error
@@ -387,3 +388,26 @@ def test_a_given_state_dict_is_what_is_saved(normed, tmp_path):
     assert loaded.keys() == given.keys()
     for name, value in given.items():
         torch.testing.assert_close(loaded[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_borders_of_the_configuration():
+    inside, outside = from_one("hidden_size", "intermediate_size", "num_hidden_layers", "kernel_size")
+    inside |= {"refine_steps": (0,), "num_oscillators": (0,), "win_length": ({"mel": {**MEL, "win_length": 32}},)}
+    outside |= {
+        "kernel_size": (0, 2, -1),
+        "refine_steps": (-1,),
+        "num_oscillators": (-1,),
+        "win_length": ({"mel": {**MEL, "win_length": 31}},),
+    }
+    check_borders(HifiVocoderConfig, inside, outside)
+    rates = {"upsample_rates": (256, 1), "upsample_kernel_sizes": (256, 1), "upsample_initial_channels": 4}
+    one_less = {"upsample_initial_channels": 3}
+    inside = {"upsample_rates": (rates,), "resblock_type": ("1", "2")}
+    outside = {
+        "upsample_initial_channels": (rates | one_less,),
+        "upsample_kernel_sizes": ({"upsample_rates": ()}, {"upsample_kernel_sizes": ()}),
+        "rates positive": ({"upsample_rates": (256, 0), "upsample_kernel_sizes": (256, 1)},),
+        "at least its rate": ({"upsample_rates": (256, 1), "upsample_kernel_sizes": (255, 1)},),
+        "resblock_dilations": ({"resblock_kernel_sizes": (), "resblock_dilations": ()},),
+    }
+    check_borders(HifiVocoderConfig, inside, outside, architecture="hifigan")

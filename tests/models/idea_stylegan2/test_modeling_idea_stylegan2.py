@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import doctest
 import pickle
+from functools import partial
 
 import pytest
 import torch
+from borders import check_borders, from_one
 from huggingface_hub.errors import StrictDataclassError
 from model_checks import assert_recomputing_changes_nothing
 from safetensors.torch import save_file
@@ -356,3 +358,29 @@ def test_configurations_that_break_a_rule(fields, fragments):
 def test_docstrings_run():
     results = doctest.testmod(modeling_idea_stylegan2)
     assert results.failed == 0 and results.attempted > 3
+
+
+def test_borders_of_the_configuration():
+    inside, outside = from_one("num_channels", "style_size", "num_mapping_layers")
+    numbers = ("mel_mean", "log2_frames_mean", "log2_frames_min", "log2_frames_max")
+    inside |= {
+        "num_columns": ({"num_columns": 1, "channels": (4,)}, 32),
+        "channels": ((1,),),
+        "blur_taps": ((1, 1), (0.0, 1.0)),
+        "mapping_rate_multiplier": (1e-9,),
+        "style_mean_decay": (0.0, 0.999),
+        "mel_std": (1e-9,),
+        "log2_frames_std": (1e-9,),
+        "log2_frames_min": (14.0,),
+    }
+    outside |= dict.fromkeys(numbers, (float("inf"), float("nan"))) | {
+        "num_columns": (0, 48),
+        "channels": ((), (4, 0), (4, True), (4, 2.0)),
+        "blur_taps": ((1,), (1, -1)),
+        "mapping_rate_multiplier": (0.0,),
+        "style_mean_decay": (-0.01, 1.0),
+        "mel_std": (0.0, float("nan")),
+        "log2_frames_std": (0.0, float("inf")),
+        "log2_frames_min": (14.1, float("nan")),
+    }
+    check_borders(partial(IdeaStyleGan2Config.preset, "tiny"), inside, outside)

@@ -131,6 +131,13 @@ def test_unknown_keys_in_a_config_file_are_refused(tmp_path):
         ({"attention_levels": -1}, "attention_levels"),
         ({"norm_num_groups": 0}, "norm_num_groups=0"),
         ({"patch_size": (0, 4)}, "patch_size must hold two positive numbers"),
+        ({"patch_size": (4, 0)}, "patch_size must hold two positive numbers"),
+        ({"patch_size": (4,)}, "patch_size must hold two positive numbers"),
+        ({"block_out_channels": ()}, "must not be empty"),
+        ({"log2_frames_std": 0.0}, "mel_std and log2_frames_std must be positive"),
+        ({"noise_power": 0.99}, "noise_power"),
+        ({"leap_timestep": 0}, "leap_timestep"),
+        ({"leap_timestep": True}, "leap_timestep"),
         ({"layers_per_block": 0}, "layers_per_block"),
     ],
 )

@@ -6,6 +6,7 @@ import doctest
 
 import pytest
 import torch
+from borders import check_borders, from_one
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from testing_utils import ModelContractMixin, assert_error
 
@@ -262,3 +263,28 @@ def test_original_checkpoints_are_refused_by_key():
 def test_docstring_example():
     results = doctest.testmod(modeling_mel_reformer)
     assert results.attempted and not results.failed
+
+
+def test_borders_of_the_configuration():
+    inside, outside = from_one(
+        *("idea_columns", "fold_size", "intermediate_size", "num_encoder_layers", "num_decoder_layers"),
+        *("num_attention_heads", "decoder_window", "postnet_size", "postnet_layers", "band_blocks", "num_bases"),
+    )
+    not_negative = ("encoder_window", "cross_reach", "context_frames")
+    inside |= dict.fromkeys(not_negative, (0,)) | {
+        "hidden_size": ({"hidden_size": 2, "num_attention_heads": 1},),
+        "band_channels": ((1,),),
+        "frames_per_column": ((0.1, 0.1),),
+        "postnet_kernel": (1,),
+        "dropout": (0.0,),
+        "mel_scale": (1e-3,),
+    }
+    outside |= dict.fromkeys(not_negative, (-1,)) | {
+        "hidden_size": (0, {"hidden_size": 6, "num_attention_heads": 2}),
+        "band_channels": ((), (4, 0)),
+        "frames_per_column": ((0.0, 1.0), (2.0, 1.0), (1.0, float("inf")), (1.0,), (1.0, 2.0, 3.0)),
+        "postnet_kernel": (0, 2, -1),
+        "dropout": (-0.1,),
+        "mel_scale": (0.0,),
+    }
+    check_borders(tiny_config, inside, outside)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import doctest
+from functools import partial
 
 import pytest
 import torch
+from borders import check_borders, from_one
 from model_checks import assert_recomputing_changes_nothing
 from testing_utils import ModelContractMixin, assert_error
 
@@ -141,3 +143,32 @@ def test_broken_original_checkpoints_are_refused():
 def test_docstrings_run():
     assert doctest.testmod(modeling_mel_vqvae).failed == 0
     assert doctest.testmod(modeling_mel_vqvae).attempted > 3
+
+
+def test_borders_of_the_configuration():
+    inside, outside = from_one(
+        *("num_residual_blocks", "resolution", "latent_channels", "codebook_dim", "num_norm_groups")
+    )
+    inside |= {
+        "base_channels": ({"base_channels": 1, "num_norm_groups": 1},),
+        "channel_multipliers": ((1,),),
+        "input_range": ((0.0, 0.1),),
+        "dropout": (0.0, 0.99),
+        "codebook_size": (2,),
+        "kmeans_iterations": (0,),
+        "codebook_decay": (0.0, 0.99),
+        "restart_threshold": (0.0, 0.99),
+    }
+    outside |= {
+        "base_channels": (0, {"base_channels": 12, "channel_multipliers": (2,)}),
+        "channel_multipliers": ((), (1, 0)),
+        "num_norm_groups": (0, 3),
+        "num_mel_bins": ({"channel_multipliers": (1, 1, 1, 1, 1, 1)},),  # 80 bands are no multiple of 32
+        "input_range": ((0.1, 0.1), (0.0,)),
+        "dropout": (-0.01, 1.0),
+        "codebook_size": (1,),
+        "kmeans_iterations": (-1,),
+        "codebook_decay": (-0.01, 1.0),
+        "restart_threshold": (-0.01, 1.0),
+    }
+    check_borders(partial(MelVqvaeConfig.preset, "tiny"), inside, outside)

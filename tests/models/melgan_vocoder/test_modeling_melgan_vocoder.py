@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from borders import check_borders
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 from testing_utils import ModelContractMixin, assert_error
@@ -230,3 +231,9 @@ def test_a_given_state_dict_is_what_is_saved(normed, tmp_path):
     assert loaded.keys() == given.keys()
     for name, value in given.items():
         torch.testing.assert_close(loaded[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_borders_of_the_configuration():
+    inside = {"base_channels": (1,), "num_residual_layers": (0,), "upsample_rates": ((256, 1), (256,))}
+    outside = {"base_channels": (0,), "num_residual_layers": (-1,), "upsample_rates": ((256, 0), (256, True), (128,))}
+    check_borders(MelGanVocoderConfig, inside, outside)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from borders import check_borders, from_one
 from huggingface_hub.errors import StrictDataclassError
 from testing_utils import ModelContractMixin, assert_error
 
@@ -223,3 +225,31 @@ def test_wrong_shapes_are_named():
 def test_configurations_that_cannot_be_are_refused(field, value):
     with pytest.raises(StrictDataclassError, match=field):
         NoteEarConfig.preset("test", **{field: value})
+
+
+def test_borders_of_the_configuration():
+    inside, outside = from_one("fold_size", "num_keys", "hidden_size", "intermediate_size")
+    thresholds = ("onset_threshold", "frame_threshold", "offset_threshold")
+    inside |= dict.fromkeys(thresholds, (0.01, 0.99)) | {
+        "lowest_pitch": (0, {"lowest_pitch": 20, "num_keys": 108}),
+        "stem_channels": ((1, 1),),
+        "dilations": ((1, 1),),
+        "kernel_size": ({"kernel_size": 1, "look_ahead": (0, 0)},),
+        "look_ahead": ((3, 0),),
+        "onset_weight": (0.01,),
+        "input_std": (0.01,),
+        "label_reach": (1.0,),
+        "velocity_weight": (0.0,),
+    }
+    outside |= dict.fromkeys(thresholds, (0.0, 1.0)) | {
+        "lowest_pitch": (-1, {"lowest_pitch": 20, "num_keys": 109}),
+        "stem_channels": ((1,), (1, 0), (1, 1, 1)),
+        "dilations": ((1, 0), ()),
+        "kernel_size": (0,),
+        "look_ahead": ((4, 0), (-1, 0), (0,)),
+        "onset_weight": (0.0,),
+        "input_std": (0.0,),
+        "label_reach": (0.99,),
+        "velocity_weight": (-0.01,),
+    }
+    check_borders(partial(NoteEarConfig.preset, "test"), inside, outside)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from borders import check_borders, from_one
 from huggingface_hub.errors import StrictDataclassError
 from testing_utils import ModelContractMixin, assert_error
 
@@ -351,3 +353,29 @@ def test_mistakes_are_named():
 def test_configurations_that_cannot_be_are_refused(field, value):
     with pytest.raises(StrictDataclassError, match=field):
         NotePerformerConfig.preset("test", **{field: value})
+
+
+def test_borders_of_the_configuration():
+    inside, outside = from_one("hidden_size", "intermediate_size", "num_hidden_layers", "num_voices", "room_frames")
+    inside |= {
+        "num_ages": (2,),
+        "num_velocities": (2,),
+        "num_keys": (12, {"num_keys": 128, "lowest_key": 0}, {"num_keys": 100, "lowest_key": 28}),
+        "first_age_in_s": (-1e-3,),
+        "last_age_in_s": (1e-3,),
+        "release_tail_in_s": (0.047,),  # longer than a window of 1024 samples
+        "age_scale_in_s": (1e-3,),
+        "kernel_size": (1,),
+    }
+    outside |= {
+        "num_ages": (1,),
+        "num_velocities": (1,),
+        "num_keys": (11, {"num_keys": 101, "lowest_key": 28}),
+        "lowest_key": (-1,),
+        "first_age_in_s": (0.0,),
+        "last_age_in_s": (0.0,),
+        "release_tail_in_s": (1024 / 22050,),
+        "age_scale_in_s": (0.0,),
+        "kernel_size": (0, 2, -1),
+    }
+    check_borders(partial(NotePerformerConfig.preset, "test"), inside, outside)

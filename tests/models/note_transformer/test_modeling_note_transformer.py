@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
+from borders import check_borders, from_one
 from huggingface_hub.errors import StrictDataclassError
 from testing_utils import ModelContractMixin, assert_error
 
@@ -155,3 +157,22 @@ def test_wrong_shapes_are_named():
 def test_configurations_that_cannot_be_are_refused(field, value):
     with pytest.raises(StrictDataclassError, match=field):
         NoteTransformerConfig.preset("test", **{field: value})
+
+
+def test_borders_of_the_configuration():
+    inside, outside = from_one(
+        *("num_hidden_layers", "num_attention_heads", "intermediate_size", "window", "num_marks", "num_note_roles")
+    )
+    inside |= {
+        "hidden_size": ({"hidden_size": 4, "num_attention_heads": 1},),
+        "vocab_sizes": ((2, 2),),
+        "min_period_in_s": (1e-3, 99.9),
+        "dropout": (0.0, 0.99),
+    }
+    outside |= {
+        "hidden_size": (0, {"hidden_size": 6, "num_attention_heads": 1}),
+        "vocab_sizes": ((2,), (2, 1)),
+        "min_period_in_s": (0.0, 100.0),
+        "dropout": (-0.01, 1.0),
+    }
+    check_borders(partial(NoteTransformerConfig.preset, "test"), inside, outside)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from borders import check_borders
 
 from melreformer_hf.models.note_transformer.configuration_note_transformer import NoteTransformerConfig
 from melreformer_hf.models.note_transformer.modeling_note_transformer import NoteTransformerModel
@@ -174,3 +175,19 @@ def test_options_that_cannot_be_are_refused(field, value):
 def test_temperatures_are_one_per_attribute():
     with pytest.raises(ValueError, match=r"one per attribute \(5\)"):
         compose(model(), 1, 1, None, SamplingOptions(temperature=(1.0, 1.0)))
+
+
+def test_borders_of_the_options():
+    inside = {
+        "temperature": (1e-3, 2, (1e-3, 1.0)),
+        "top_p": (1e-3, 1.0),
+        "repeat_length": (2, {"repeat_length": 5, "repeat_memory": 5}),
+        "max_repeats": (0, None),
+    }
+    outside = {
+        "temperature": (0.0, (1.0, 0.0), (), float("inf")),
+        "top_p": (0.0, 1.01),
+        "repeat_length": (1, {"repeat_length": 5, "repeat_memory": 4}),
+        "max_repeats": (-1,),
+    }
+    check_borders(SamplingOptions, inside, outside)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import doctest
+from functools import partial
 
 import pytest
 import torch
+from borders import check_borders, from_one
 from plain_layers import gelu, linear, shake
 from testing_utils import ModelContractMixin, assert_error
 from transformers import DynamicCache
@@ -310,3 +312,20 @@ def test_the_mel_condition_by_hand():
         linear(layer.output, gelu(linear(layer.input, mel.transpose(1, 2)))) + model.condition_positions.weight[:3]
     )
     torch.testing.assert_close(model._condition(2, None, None, mel), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_borders_of_the_configuration():
+    inside, outside = from_one(
+        *("num_positions", "num_quantizers", "num_hidden_layers", "num_attention_heads", "head_num_hidden_layers"),
+        *("head_num_attention_heads", "codebook_dim", "condition_vocab_size", "num_condition_positions"),
+    )
+    shares = ("attention_dropout", "residual_dropout", "embedding_dropout", "condition_loss_weight")
+    shares += ("head_attention_dropout", "head_residual_dropout")
+    alone = {"hidden_size": 1, "num_attention_heads": 1, "head_num_attention_heads": 1}
+    inside |= dict.fromkeys(shares, (0.0, 0.99)) | {"vocab_size": (2,), "hidden_size": (alone,)}
+    outside |= dict.fromkeys(shares, (-0.01, 1.0)) | {"vocab_size": (1,), "hidden_size": (0,)}
+    outside |= {"num_attention_heads": (0, 3), "head_num_attention_heads": (0, 3)}
+    check_borders(partial(RQTransformerConfig.preset, "tiny", conditioning="sequence"), inside, outside)
+    for kind, fields in (("none", {"condition_vocab_size": (2,)}), ("class", {"num_condition_positions": (2,)})):
+        others = {"condition_vocab_size": (2,)} if kind == "class" else {}
+        check_borders(partial(RQTransformerConfig.preset, "tiny", conditioning=kind), others, fields)

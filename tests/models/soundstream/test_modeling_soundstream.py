@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import doctest
+from functools import partial
 
 import pytest
 import torch
+from borders import check_borders, from_one
 from model_checks import assert_recomputing_changes_nothing
 from testing_utils import ModelContractMixin, assert_error
 from transformers import AutoModel, AutoModelForAudioTokenization, EncodecFeatureExtractor
@@ -460,3 +462,35 @@ def test_hostile_and_broken_checkpoints_are_refused(tmp_path, capsys):
 def test_docstrings_run():
     result = doctest.testmod(modeling_soundstream)
     assert result.failed == 0 and result.attempted > 5
+
+
+def test_borders_of_the_configuration():
+    inside, outside = from_one(
+        *("sampling_rate", "audio_channels", "base_channels", "channel_multiplier", "kernel_size", "dilation_base"),
+        *("hidden_size", "num_quantizers", "num_energy_steps", "num_energy_heads", "codebook_dim"),
+    )
+    not_negative = ("num_residual_units", "multires_depth", "kmeans_iterations", "reconstruction_weight")
+    not_negative += ("commitment_weight", "codebook_weight", "som_radius", "som_shrink")
+    inside |= {name: (type(getattr(SoundStreamConfig(), name))(0),) for name in not_negative}
+    outside |= {name: (type(getattr(SoundStreamConfig(), name))(-1),) for name in not_negative}
+    inside |= {
+        "strides": ((1,),),
+        "wavelet_blocks": ((0, 2),),
+        "multires_kernel_size": ({"multires_depth": 1, "multires_kernel_size": 2}, 1),
+        "energy_stage": ({"energy_stage": "before_quantizer", "hidden_size": 8, "num_energy_heads": 4},),
+        "codebook_size": (2, (2, 3, 4)),
+        "codebook_decay": (0.0, 0.99),
+        "restart_threshold": (0.0, 0.99),
+        "quantizer_dropout": (0.0, 1.0),
+    }
+    outside |= {
+        "strides": ((), (2, 0), (2.0, 2)),
+        "wavelet_blocks": ((3,), (-1,)),
+        "multires_kernel_size": ({"multires_depth": 1, "multires_kernel_size": 1},),
+        "num_energy_heads": (0, {"energy_stage": "before_quantizer", "hidden_size": 12, "num_energy_heads": 4}),
+        "codebook_size": (1, (2, 2, 1), (2, 2)),
+        "codebook_decay": (-0.01, 1.0),
+        "restart_threshold": (-0.01, 1.0),
+        "quantizer_dropout": (-0.01, 1.01),
+    }
+    check_borders(partial(SoundStreamConfig.preset, "tiny"), inside, outside)

@@ -215,7 +215,7 @@ def _saveable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for name, tensor in tensors.items():
         shared = tensor.data_ptr() in seen and tensor.numel() > 0
         # safetensors refuses tensors that share memory, and those with gaps
-        weights[name] = tensor.clone() if shared else tensor.contiguous()
+        weights[name] = tensor.clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()
         seen.add(tensor.data_ptr())
     return weights
 

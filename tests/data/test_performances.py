@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from testing_utils import assert_error
 
-from melreformer_hf.data.performances import NOTES_FILE, PerformanceStore, read_notes_table, write_notes
+from melreformer_hf.data.performances import (
+    NOTES_FILE,
+    PerformanceStore,
+    PerformanceStream,
+    read_notes_table,
+    write_notes,
+)
 from melreformer_hf.data.performing import (
     KEYS_ALONE,
     TOUCHES,
@@ -104,6 +112,9 @@ def test_only_an_excerpt_is_played(dataset):
     notes = store.notes[recording.name]
     # The last onset is at 3.5 s, an excerpt is 2 s long: it begins within the first 1.5 s.
     assert 0 < len(notes) < 6 and notes.onset.max() < 2.0
+    begin = round(name_hash("validation/piece2") * 150)  # ticks
+    onsets = [onset - begin for onset in range(100, 351, 50) if begin <= onset < begin + 200]
+    np.testing.assert_allclose(notes.onset, np.array(onsets) / 100)
     assert recording.num_samples / 8000 == pytest.approx(notes.release.max() + 2.0, abs=0.02)
     assert store.hours == pytest.approx(recording.num_samples / 8000 / 3600)
 
@@ -124,6 +135,25 @@ def test_crops_tell_notes_from_their_own_beginning(dataset):
     assert all((heard - onset).abs().min() < 2e-3 for onset in inside)
     names = {stream.item(index)["recording"] for index in range(60)}
     assert {KEYS_ALONE, TOUCHES} <= names
+
+
+class Pieces:
+    """Recordings of 5, 6 and 2 samples."""
+
+    recordings = [SimpleNamespace(name=name, num_samples=size) for name, size in (("a", 5), ("b", 6), ("c", 2))]
+
+    def item_of(self, recording, start: int, length: int) -> dict:
+        assert length == 4
+        return {"place": (recording.name, start)}
+
+
+def test_every_place_of_a_crop_is_as_likely():
+    stream = PerformanceStream(Pieces(), 4, seed=1)
+    counts = Counter(stream.item(index)["place"] for index in range(1000))
+    assert sorted(counts) == [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("b", 2)]
+    assert all(150 < count < 250 for count in counts.values())
+    with pytest.raises(ValueError, match="at most 6"):
+        PerformanceStream(Pieces(), 7)
 
 
 def test_an_excerpt_begins_and_ends_at_its_limits():

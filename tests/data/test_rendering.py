@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import shutil
@@ -331,6 +332,23 @@ def test_the_pedal_holds_notes_and_the_gain_scales(scores, tmp_path):
     second = slice(int(1.5 * 22050), int(1.9 * 22050))
     assert np.abs(long[second]).max() > 0.003 > 20 * np.abs(short[second]).max()
     np.testing.assert_allclose(soundfile.read(tmp_path / "b/long.wav")[0], long / 2, atol=1e-4)
+
+
+def test_what_the_sampled_piano_does_not_render(scores, tmp_path, monkeypatch):
+    midi, output, stopped = scores / "set/third.mid", tmp_path / "a.wav", threading.Event()
+    with pytest.raises(ValueError, match="renders to silence: has .*piano.sf2 the instruments .0.?"):
+        render_sampled(midi, output, SampledInstrument(gain=1e-9))
+    stopped.set()
+    with pytest.raises(ValueError, match="stopped"):
+        render_sampled(midi, output, SampledInstrument(), stopping=stopped)
+    end = 1.5 + SampledInstrument().longest_tail
+    for seconds, refused in ((end + 0.01, False), (end - 0.01, True)):
+        monkeypatch.setattr(rendering, "_LONGEST_SECONDS", seconds)
+        with pytest.raises(ValueError, match="lasts longer") if refused else contextlib.nullcontext():
+            render_sampled(midi, output, SampledInstrument())
+        assert output.is_file() != refused
+        output.unlink(missing_ok=True)
+    assert not list(tmp_path.glob("*.wav")) and not list(tmp_path.glob(".*"))
 
 
 def test_which_synthesizer_plays(synthesizer, monkeypatch, tmp_path):

@@ -166,6 +166,14 @@ def test_stretches_of_notes(folder, tmp_path):
     assert shifts == {-2, -1, 0, 1, 2}
 
 
+def test_stretches_are_weighted_by_notes_and_begin_anywhere(folder, tmp_path):
+    _, stores = tokenize(folder, tmp_path / "out", scheme="notes")
+    items = list(itertools.islice(stores["train"].notes(499, seed=3), 400))
+    tiny = [item["start"] for item in items if item["piece_notes"] == 20]
+    assert len(tiny) < 20 and set(tiny) == {0}  # 20 of 2520 notes, in one of six pieces
+    assert {item["start"] for item in items} == {0, 1}
+
+
 def test_notes_know_whether_the_pedal_is_down(tmp_path):
     (tmp_path / "in").mkdir()
     midi = notes_to_midi([MidiNote(tick, 5, 60, 0, 64) for tick in (0, 20, 40)])

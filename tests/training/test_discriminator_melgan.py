@@ -80,6 +80,7 @@ def test_errors():
         with pytest.raises(ValueError) as error:
             small()(wrong)
         assert_error(error, "waveform must be", "16 samples", str(tuple(wrong.shape)))
+    assert [len(maps) for maps in small()(torch.zeros(2, 16))[1]] == [5, 5]  # the shortest that can be mirrored
     for base, widest in ((3, 1024), (8, 30), (9, 1024)):
         with pytest.raises(ValueError) as error:
             MelGanDiscriminator(base_channels=base, max_channels=widest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from borders import check_borders
 from testing_utils import assert_error
 from training_utils import ADVERSARIAL, VOCODER, context, started
 
@@ -213,6 +214,43 @@ def test_the_shortest_waveforms_for_a_logit(arguments, shortest):
     with pytest.raises(ValueError) as error:
         model(torch.zeros(1, shortest - 1))
     assert_error(error, f"at least {shortest} samples", f"(1, {shortest - 1})")
+
+
+def test_the_smallest_pictures_and_shortest_waveforms_of_the_others():
+    assert small("patch").eval()(torch.zeros(1, 12, 12))[0][0].shape == (1, 1)
+    for shape in ((1, 11, 12), (1, 12, 11)):
+        with pytest.raises(ValueError, match="at least 12 rows and columns"):
+            small("patch")(torch.zeros(shape))
+    assert len(small("stft")(torch.zeros(1, 64))[0]) == 2
+
+
+def test_patches_widen_up_to_eight_times():
+    convs = [layer for layer in PatchDiscriminator(2, 4, 5).main if isinstance(layer, torch.nn.Conv2d)]
+    assert [conv.in_channels for conv in convs] == [2, 4, 8, 16, 32, 32, 32]
+    assert [conv.out_channels for conv in convs] == [4, 8, 16, 32, 32, 32, 1]
+    assert [conv.stride for conv in convs] == [(2, 2)] * 5 + [(1, 1)] * 2
+    assert {(conv.kernel_size, conv.padding) for conv in convs} == {((4, 4), (1, 1))}
+    assert [conv.bias is None for conv in convs] == [False, *[True] * 5, False]
+
+
+def test_borders_of_sizes():
+    lengths = {"n_ffts": [64], "hop_lengths": [1], "win_lengths": [1]}
+    inside = {"win_length": (lengths, {**lengths, "win_lengths": [64]})}
+    outside = {"win_length": ({**lengths, "win_lengths": [0]}, {**lengths, "win_lengths": [65]})}
+    outside["hop_length"] = ({**lengths, "hop_lengths": [0]},)
+    check_borders(MultiScaleStftDiscriminator, inside, outside, channels=1)
+    names = ("in_channels", "base_channels", "num_layers")
+    check_borders(PatchDiscriminator, dict.fromkeys(names, (1,)), dict.fromkeys(names, (0,)), base_channels=1)
+    inside = {"win_length": (128, 255), "n_fft": (128,), "hop_length": (1,)}
+    outside = {"win_length": (127,), "n_fft": (127,), "hop_length": (0,)}
+    check_borders(TwoSidedStftDiscriminator, inside, outside, **{"win_length": 128, "channels": 1})
+    inside = {"decay": (0.0, 0.99), "temperature": (1e-3,)}
+    outside = {"decay": (-0.01, 1.0), "temperature": (0.0,)}
+    check_borders(DiscriminatorDraw, inside, outside, names=["a"])
+    assert DiscriminatorDraw(["a", "b", "c"]).num_quantizers("b", 2) == 1
+    wave = {"channels": [2], "kernel_sizes": [3, 3], "strides": [1, 1], "groups": [1, 1]}
+    inside = {"scales": ((1,), (3, 1))}
+    check_borders(PooledWaveformDiscriminator, inside, {"scales": ((), (1, 0))}, **wave)
 
 
 def test_stereo():

@@ -142,7 +142,23 @@ def test_bits_are_those_of_the_model(dataset, tmp_path):
     expected = uniform + ended * math.log2(VOCAB_SIZES[0]) / notes
     assert found.metrics["bits_per_note"] == pytest.approx(expected, rel=1e-5)
     assert found.metrics["bits/pitch"] == pytest.approx(7.0, rel=1e-5)
+    seconds = sum(float(piece.seconds[-1]) for piece in pieces)
+    assert found.metrics["bits_per_second"] == pytest.approx(expected * notes / seconds, rel=1e-5)
     assert f"({uniform:.1f} bits per note)" in found.summary
+
+
+@pytest.mark.parametrize(("wanted", "measured"), [(1, [0]), (2, [0, 2]), (3, [0, 1, 2]), (9, [0, 1, 2, 3])])
+def test_held_out_pieces_are_spread_over_all_and_end_where_they_are_whole(dataset, tmp_path, wanted, measured):
+    options = {"validation_split": "train", "validation_pieces": wanted}
+    for length, whole in ((50, True), (49, False)):
+        recipe = ComposerRecipe(config(dataset, tmp_path, options={**options, "validation_notes": length}))
+        assert recipe.store("train").num_rows == 4
+        recipe.prepare_validation()
+        assert len(recipe._held_out) == len(measured)
+        for row, piece in zip(measured, recipe._held_out, strict=True):
+            notes = NoteColumns.read(recipe.store("train"), row, length)
+            assert piece.attributes[1:, 1].tolist() == notes.pitch.tolist() and (piece.roles[1:] == EVENT).all()
+            assert piece.roles[0] == START and (piece.labels[:, 0] == END).any() == whole
 
 
 def test_training_publishes_a_model_that_loads(dataset, tmp_path):

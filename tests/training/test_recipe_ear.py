@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -247,6 +248,33 @@ def test_what_is_measured_is_what_the_model_transcribes(datasets, tmp_path):
         measured = recipe.validate(Perfect())
     assert measured.metrics["onset_f1"] == measured.metrics["offset_velocity_f1"] == 1.0
     assert measured.summary.startswith("100.0% of onsets")
+
+
+class Pieces:
+    """Recordings of 1, 2, 3 ... seconds, and what is asked for of them."""
+
+    sampling_rate = 100
+
+    def __init__(self, count: int) -> None:
+        self.recordings = [
+            SimpleNamespace(name=str(number), num_samples=100 * (number + 1)) for number in range(count)
+        ]
+
+    def item_of(self, recording, start: int, length: int) -> tuple:
+        return recording.name, start, length
+
+
+@pytest.mark.parametrize(
+    ("wanted", "measured"),
+    [(1, ["0"]), (3, ["0", "2", "4"]), (6, ["0", "1", "2", "3", "4", "5"]), (9, list("0123456"))],
+)
+def test_held_out_recordings_are_spread_over_all_and_cut(datasets, tmp_path, monkeypatch, wanted, measured):
+    options = {"validation_recordings": wanted, "validation_seconds": 2.5}
+    recipe = EarRecipe(config(datasets, tmp_path, options=options))
+    monkeypatch.setattr(recipe, "stores", lambda split: [Pieces(7), Pieces(2)])
+    recipe.prepare_validation()
+    more = [(name, 0, min(100 * (int(name) + 1), 250)) for name in ("0", "1")[:wanted]]
+    assert recipe._held_out == [(name, 0, min(100 * (int(name) + 1), 250)) for name in measured] + more
 
 
 def test_losses_are_the_model_s(datasets, tmp_path):

@@ -95,6 +95,20 @@ def test_bits_are_those_of_the_model(datasets, tmp_path, scheme, size):
         assert metrics[f"bits/{name}"] == pytest.approx(math.log2(choices + 2), rel=1e-6), name
 
 
+@pytest.mark.parametrize("wanted", [1, 2, 3, 10_000])
+def test_measured_rows_are_spread_over_all(datasets, tmp_path, monkeypatch, wanted):
+    options = {"scheme": "interarrival", "validation_split": "train", "validation_rows": wanted}
+    recipe = MidiLMRecipe(config(datasets["interarrival"], tmp_path, options=options))
+    model, store, read = recipe.trainables()["model"].module.eval(), recipe.store("train"), []
+    values = store.values
+    monkeypatch.setattr(store, "values", lambda row: read.append(row) or values(row)[:8])
+    with torch.no_grad():
+        found = recipe.validate(model)
+    count = min(wanted, store.num_rows)
+    assert read == [index * max(1, store.num_rows // wanted) for index in range(count)]
+    assert found.counts == {"rows": count} and store.num_rows > 3
+
+
 def slots_known(size: int):
     blocks = ((0, DURATION), (DURATION, NOTE), (NOTE, NOTE + 16_511))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from testing_utils import assert_error
 from training_utils import assert_same_checkpoints, context, started
 
 from melreformer_hf.audio.mel import log_mel_spectrogram
+from melreformer_hf.audio.resize import resize_mel
 from melreformer_hf.data.building import BuildConfig, build_dataset
 from melreformer_hf.data.performances import NOTES_FILE, write_notes
 from melreformer_hf.data.performing import KEYS_ALONE
@@ -155,9 +157,41 @@ def test_validation_is_what_the_performer_plays_of_held_out_pieces(dataset, tmp_
     mel = log_mel_spectrogram(item["waveform"], recipe.mel)
     made = model.perform(item["notes"], 120)[0]
     assert found.metrics["mel_l1"] == pytest.approx((made - mel).abs().mean().item(), rel=1e-4)
+    blurred = resize_mel(resize_mel(mel, 15), 120)  # 256 columns in 24 s, of 86 frames each second
+    assert found.metrics["baseline"] == pytest.approx((blurred - mel).abs().mean().item(), rel=1e-4)
     assert found.metrics["ratio"] == pytest.approx(found.metrics["mel_l1"] / found.metrics["baseline"])
     assert found.counts == {"pieces": 1} and f"{found.metrics['mel_l1']:.3f} nats" in found.summary
     assert "performances" in recipe.describe_data()
+
+
+class Pieces:
+    """Held-out pieces of 1, 2, 3 ... frames, and what is asked for of them."""
+
+    def __init__(self, count: int) -> None:
+        self.asked: list[tuple[str, int, int]] = []
+        self.recordings = [SimpleNamespace(name=str(n), num_samples=256 * (n + 1) + 255) for n in range(count)]
+
+    def item_of(self, recording, start: int, length: int) -> dict:
+        self.asked.append((recording.name, start, length // 256))
+        assert length % 256 == 0
+        return {"notes": SoundingNotes.none(), "waveform": torch.zeros(max(length, 1024))}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "measured"),
+    [
+        (1, [("0", 0, 1)]),
+        (3, [("0", 0, 1), ("2", 0, 3), ("4", 0, 4)]),
+        (9, [(str(n), 0, min(n + 1, 4)) for n in range(7)]),
+    ],
+)
+def test_held_out_pieces_are_spread_over_all_and_cut(dataset, tmp_path, wanted, measured):
+    recipe = PerformerRecipe(config(dataset, tmp_path, options={"validation_pieces": wanted, "validation_frames": 4}))
+    store = recipe._stores["validation"] = Pieces(7)
+    recipe.prepare_validation()
+    assert store.asked == measured
+    recipe.prepare_validation()  # once
+    assert len(store.asked) == len(recipe._held_out) == len(measured)
 
 
 def test_a_training_learns_resumes_and_is_loaded(dataset, tmp_path):

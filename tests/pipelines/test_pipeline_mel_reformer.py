@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoder
 from melreformer_hf.pipelines import pipeline_mel_reformer
 from melreformer_hf.pipelines.loading import BUNDLED
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
+from melreformer_hf.pipelines.pipeline_utils import check_count
 from melreformer_hf.processing.midi.notes import write_midi
 from melreformer_hf.processing.midi.scores import piece_to_midi
 from melreformer_hf.processing.midi.sounding import sounding_notes
@@ -134,6 +136,29 @@ def test_expand_keeps_length_streams_and_stretches(pipe):
     torch.testing.assert_close(streamed, output.audios, **CLOSE)
     longer = pipe.expand(waveform.numpy(), RATE, audio_length_in_s=2.0, output_type="np")
     assert isinstance(longer.audios, np.ndarray) and abs(longer.durations[0] - 2.0) < 0.02
+
+
+def test_a_live_gain_makes_the_summary_sound_at_a_third_of_full_scale(pipe, monkeypatch):
+    summary = torch.full((1, 16, 32), -3.0)
+    peak = pipe.vocoder(summary).waveform.abs().max().item()
+    assert pipe.live_gain(summary) == pytest.approx(0.35 / peak)
+    for level, gain in ((0.5, 0.7), (-0.7, 0.5), (0.0035, 100.0), (1e-4, 100.0), (0.0, 100.0)):
+        made = SimpleNamespace(waveform=torch.tensor([[0.0, level]]))
+        monkeypatch.setattr(pipe.vocoder, "forward", lambda mel, return_dict, made=made: made)
+        assert pipe.live_gain(summary) == pytest.approx(gain)
+
+
+def test_seconds_become_whole_frames(pipe):
+    assert [pipe.frames_of(seconds) for seconds in (1e-9, 0.4 * HOP / RATE, 1.4 * HOP / RATE)] == [1, 1, 1]
+    assert pipe.frames_of(1.6 * HOP / RATE) == 2 and pipe.frames_of(6 * 3600) == round(6 * 3600 * RATE / HOP)
+    assert pipe.chunk_frames_of(None) == 64 and pipe.chunk_frames_of(10 * HOP / RATE) == 10
+    for refused in (0, -1.0, 6 * 3600 + 0.1, float("nan"), True, "1"):
+        with pytest.raises(ValueError, match="above 0 and at most 21600"):
+            pipe.frames_of(refused)
+    check_count("steps", 1), check_count("steps", 5, 5)
+    for refused in (0, 6, True, 1.0, "1"):
+        with pytest.raises(ValueError, match="steps must be"):
+            check_count("steps", refused, 5)
 
 
 def test_a_sketch_in_notes_becomes_an_idea(pipe, tmp_path):

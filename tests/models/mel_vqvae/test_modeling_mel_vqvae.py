@@ -95,6 +95,20 @@ def test_running_means_train_and_use_the_codebook():
     assert torch.equal(model.eval().encode(mels()), model(mels()).codes)
 
 
+@torch.no_grad()
+def test_mels_are_scaled_to_one_around_zero_and_back():
+    torch.manual_seed(0)
+    model = MelVqvaeModel(MelVqvaeConfig.preset("tiny", input_range=(-5.0, 2.0))).eval()
+    mel = 7 * mels() - 5
+    torch.testing.assert_close(model._scale(mel)[:, 0], 2 * mels() - 1, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model._unscale(model._scale(mel)), mel, rtol=0, atol=1e-5)
+    output = model(mel)
+    torch.testing.assert_close(model.decode(model.encode(mel)), output.output_features, rtol=0, atol=1e-4)
+    error = (output.output_features - mel).abs().mean() * 2 / 7
+    torch.testing.assert_close(output.reconstruction_loss, error)
+    torch.testing.assert_close(output.loss, error + output.quantization_loss)
+
+
 def test_dropout_is_drawn_again_when_activations_are_recomputed():
     torch.manual_seed(0)
     model = MelVqvaeModel(MelVqvaeConfig.preset("tiny", dropout=0.1))
@@ -109,6 +123,18 @@ def test_wrong_lengths_and_codes_are_refused():
     with pytest.raises(ValueError) as error:
         model.decode(torch.full((1, 20, 2), 64))
     assert_error(error, "codes", "0..63", "64")
+    with pytest.raises(ValueError, match=r"codes must be in 0\.\.63, got -1\.\.0"):
+        model.decode(torch.tensor([[[0, -1]]]).expand(1, 20, 2))
+    assert model.decode(torch.tensor([[[0, 63]]]).expand(1, 20, 2)).shape == (1, 80, 8)
+    for shape in ((1, 19, 2), (1, 20, 0), (20, 2)):
+        with pytest.raises(ValueError, match=r"codes must be \(batch, 20, columns\)"):
+            model.decode(torch.zeros(shape, dtype=torch.long))
+    for shape in ((1, 30), (20,)):
+        with pytest.raises(ValueError, match="tokens must be .batch, a multiple of 20"):
+            model.tokens_to_codes(torch.zeros(shape, dtype=torch.long))
+    for shape in ((1, 79, 32), (1, 80, 0), (80, 32)):
+        with pytest.raises(ValueError, match="input_features must be .batch, 80, frames"):
+            model(torch.zeros(shape))
     with pytest.raises(Exception, match="num_norm_groups"):
         MelVqvaeConfig(num_norm_groups=7)
     for name, value in (("codebook_update", "sgd"), ("codebook_decay", 1.0), ("kmeans_iterations", -1)):

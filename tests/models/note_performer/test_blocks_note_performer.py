@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from plain_layers import conv1d, convnext, norm, shake
 
 from melreformer_hf.audio.mel import mel_filter_bank
 from melreformer_hf.models.note_performer.blocks_note_performer import interpolated, struck_string_levels
@@ -59,6 +60,24 @@ def test_initial_values():
     torch.testing.assert_close(sounds.level.detach().view(24, 24, 128), struck_string_levels(CONFIG, ages))
     correction = model.correction
     assert not correction.head.bias.any() and 0 < correction.head.weight.std() < 0.02
+
+
+@torch.no_grad()
+def test_the_correction_by_its_formula():
+    """It sees the levels of the frames around, about evenly spread around zero, and is added to them."""
+    model = shake(NotePerformerModel(CONFIG))
+    model.sounds.init_weights(), model.room.init_weights(), model.floor.fill_(-9.0)
+    notes = {"onset": torch.tensor([[0.05, 0.1]]), "release": torch.tensor([[0.2, 0.5]])}
+    notes |= {"pitch": torch.tensor([[60, 64]]), "velocity": torch.tensor([[70, 100]])}
+    made, reach, correction = model(**notes, num_frames=20, first_frame=3).log_mel, 2, model.correction
+    weight, bias = correction.head.weight.clone(), correction.head.bias.clone()
+    correction.head.weight.zero_(), correction.head.bias.zero_()
+    level = model(**notes, num_frames=24, first_frame=1).log_mel
+    hidden = conv1d(correction.stem.weight, correction.stem.bias, (level + 6) / 4, 1)
+    hidden = norm(correction.norm, convnext(correction.blocks[0], hidden)[..., reach:-reach].transpose(1, 2))
+    expected = level[..., reach:-reach] + (hidden @ weight.T + bias).transpose(1, 2)
+    assert (expected - level[..., reach:-reach]).abs().mean() > 0.1
+    torch.testing.assert_close(made, expected.clamp(min=math.log(1e-5)), rtol=1e-4, atol=1e-3)
 
 
 def test_look_ahead_and_memory_follow_from_the_sizes():

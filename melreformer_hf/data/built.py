@@ -188,7 +188,7 @@ class BuiltCropStream(ItemStream):
 
     def item(self, index: int) -> dict:
         """The crop at `index` of the global sequence, see `Recordings`."""
-        random = np.random.Generator(np.random.Philox(key=[self.seed & (2**64 - 1), index]))
+        random = self.random(index)
         for _ in range(self.settings.attempts):
             place = int(random.integers(self._ends[-1]))
             recording = self._usable[bisect.bisect_right(self._ends, place)]

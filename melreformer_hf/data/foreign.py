@@ -121,7 +121,7 @@ class RowCropStream(ItemStream):
         self.anchor, self._windows, self._window = anchor, None, None
 
     def _random(self, *place: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed & (2**64 - 1), *place])
+        return np.random.default_rng([self.natural_seed, *place])
 
     def _crops_of(self, row: Row, epoch: int, number: int) -> list[tuple[int, int]]:
         """(start, length) of the crops of a row; none of one that is too short or has no readable header."""
@@ -161,7 +161,7 @@ class RowCropStream(ItemStream):
         anchor = anchor or {"first": 0, "epoch": 0, "row": 0, "rows": None}
         first, epoch, number, state = anchor["first"], anchor["epoch"], anchor["row"], anchor["rows"]
         while True:
-            reader, useful, goes_on = self.source.read(self.seed, epoch, state), number > 0, True
+            reader, useful, goes_on = self.source.read(self.natural_seed, epoch, state), number > 0, True
             while goes_on:
                 place = {"first": first, "epoch": epoch, "row": number, "rows": state}
                 rows, crops, number, goes_on = self._read_window(reader, epoch, number)
@@ -215,7 +215,7 @@ class RowCropStream(ItemStream):
 
     def _audible(self, row: Row, start: int, length: int, index: int) -> torch.Tensor:
         """The crop, or another place of the same recording where it is mostly silent."""
-        random = np.random.Generator(np.random.Philox(key=[self.seed & (2**64 - 1), index]))
+        random = self.random(index)
         for attempt in range(self.settings.attempts):
             if attempt:
                 start, _ = self.settings.place(row.audio.num_samples(self.sampling_rate), random)

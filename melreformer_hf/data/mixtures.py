@@ -86,7 +86,7 @@ class MixtureStream(ItemStream):
             raise ValueError(
                 f"Both streams must give the same channels, got shapes {shapes}; open both with channels=."
             )
-        random = np.random.Generator(np.random.Philox(key=[self.seed & (2**64 - 1), index]))
+        random = self.random(index)
         length = min(waveform.shape[-1] for waveform in waveforms)
         gains = random.uniform(*self.settings.gains_db, size=2)
         swapped = random.random(2) < self.settings.swap_channels

@@ -158,7 +158,7 @@ class PerformanceStream(ItemStream):
 
     def item(self, index: int) -> dict:
         """The crop at `index` of the global sequence."""
-        random = np.random.Generator(np.random.Philox(key=[self.seed & (2**64 - 1), index]))
+        random = self.random(index)
         place = int(random.integers(self._ends[-1]))
         chosen = bisect.bisect_right(self._ends, place)
         start = place - (self._ends[chosen - 1] if chosen else 0)

@@ -227,7 +227,7 @@ class TokenStream(ItemStream):
         """The row at `index` of the global sequence."""
         epoch, place = divmod(index, self.store.num_rows)
         if epoch != self._epoch:
-            random = np.random.default_rng([self.seed & (2**64 - 1), epoch])
+            random = np.random.default_rng([self.natural_seed, epoch])
             self._epoch, self._order = epoch, random.permutation(self.store.num_rows)
         row = int(self._order[place])
         return {**self.store.told(row), "input_ids": self.store.values(row), "index": index}
@@ -273,7 +273,7 @@ class NoteStream(ItemStream):
 
     def item(self, index: int) -> dict:
         """The stretch at `index` of the global sequence."""
-        random = np.random.Generator(np.random.Philox(key=[self.seed & (2**64 - 1), index]))
+        random = self.random(index)
         row = bisect.bisect_right(self._ends, int(random.integers(self._ends[-1])))
         start = int(random.integers(max(0, int(self.store.lengths[row]) - self.num_notes) + 1))
         notes = self.store.values(row, start, self.num_notes).T.contiguous()  # (field, note)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterator
 
+import numpy as np
+
+_LARGEST_SEED = 2**64 - 1
+
 
 class ItemStream(abc.ABC):
     """An endless global sequence of items, of which this process takes every `world_size`-th.
@@ -42,6 +46,16 @@ class ItemStream(abc.ABC):
 
     def seek(self, anchor: dict | None) -> None:  # noqa: B027  most streams reach every item at once
         """Prepare for items from `anchor` on; `None` is the beginning of the sequence."""
+
+    @property
+    def natural_seed(self) -> int:
+        """The seed as numpy's generators take it: not negative, in 64 bits."""
+        return self.seed & _LARGEST_SEED
+
+    def random(self, index: int) -> np.random.Generator:
+        """What is drawn for the item at `index`: of seed and index alone, no other item's draws change it."""
+        # As an array: numpy would make floats of a list with a number beyond 63 bits, which no negative seed survives.
+        return np.random.Generator(np.random.Philox(key=np.array([self.natural_seed, index], dtype=np.uint64)))
 
     def global_index(self, position: int) -> int:
         """Place in the global sequence of this process's item number `position`."""

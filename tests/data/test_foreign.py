@@ -182,6 +182,11 @@ def test_epochs_and_seeds_differ_and_hours_count(folder):
     assert 2.0 < np.mean(long) / np.mean(short) < 4.5  # three seconds beside one
 
 
+def test_any_whole_number_is_a_seed(folder):
+    found = [[item["recording"] for item in take(make(folder, seed=seed), 12)] for seed in (-1, -2, 2**64 - 1, 2**70)]
+    assert found[0] == found[2] and found[0] != found[1]
+
+
 def names_of(folder, split):
     return {item["recording"] for item in open_recordings(folder, split).whole(10**8, 100)}
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from melreformer_hf.data.batches import BatchStream
 from melreformer_hf.data.building import BuildConfig, build_dataset
-from melreformer_hf.data.built import BuiltRecordings
+from melreformer_hf.data.built import BuiltCropStream, BuiltRecordings
 from melreformer_hf.data.opening import open_recordings
 from melreformer_hf.data.recordings import CropSettings, is_mostly_silent
 
@@ -119,6 +119,9 @@ def test_lengths_and_weights(dataset):
     lengths = [waveform.numel() for _, _, waveform in items]
     assert min(lengths) >= 1792 and max(lengths) <= 40000 and all(length % 256 == 0 for length in lengths)
     assert len(set(lengths)) > 50
+    store = BuiltRecordings(dataset[0])
+    for told in (store.crops(2000, 2000), BuiltCropStream(store, CropSettings(min_samples=9, max_samples=9))):
+        assert (told.seed, told.rank, told.world_size) == (0, 0, 1) and told.settings.multiple == 1
     share = sum(name == "long" for _, name, _ in items) / 300
     hours = {item.name: item.num_samples for item in BuiltRecordings(dataset[0], "train").recordings}
     assert abs(share - hours["long"] / sum(hours.values())) < 0.1  # weighted by hours, not by files

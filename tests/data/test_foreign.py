@@ -169,6 +169,8 @@ def test_items_are_reached_in_any_order_and_copies_share_nothing(folder):
 
 
 def test_epochs_and_seeds_differ_and_hours_count(folder):
+    told = open_recordings(folder, "train").crops(2048, 4096)
+    assert (told.seed, told.rank, told.world_size, told.settings.multiple) == (0, 0, 1, 1)
     items = take(make(folder), 600)
     epochs = [[i["recording"] for i in items if i["anchor"]["epoch"] == e] for e in (0, 1)]
     assert epochs[0][:20] != epochs[1][:20]

@@ -46,6 +46,7 @@ def test_gains_are_decibels_and_the_mixture_is_the_sum():
     gains = torch.stack([item["gains_db"] for item in items])
     assert gains.min() >= -12 and gains.max() <= 6
     assert (gains.mean(0) + 3).abs().max() < 1.0 and torch.corrcoef(gains.T)[0, 1].abs() < 0.2
+    assert MixtureStream(Constant(1.0, "a"), Constant(1.0, "b")).seed == 0
     assert items[3]["first"]["recording"] == "voice3" and items[3]["second"]["recording"] == "band3"
 
 

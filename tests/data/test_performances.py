@@ -133,6 +133,8 @@ def test_crops_tell_notes_from_their_own_beginning(dataset):
     heard = torch.nonzero(item["waveform"].abs() > 1e-3).flatten() / 8000
     inside = item["notes"].onset[(item["notes"].onset > 0.01) & (item["notes"].onset < 0.98)]
     assert all((heard - onset).abs().min() < 2e-3 for onset in inside)
+    for told in (store.crops(8000), PerformanceStream(store, 8000)):
+        assert (told.seed, told.rank, told.world_size) == (0, 0, 1)
     names = {stream.item(index)["recording"] for index in range(60)}
     assert {KEYS_ALONE, TOUCHES} <= names
 

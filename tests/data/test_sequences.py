@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from melreformer_hf.cli.main import app
 from melreformer_hf.data.batches import BatchStream
 from melreformer_hf.data.midi import arrival_rows, interarrival_rows
-from melreformer_hf.data.sequences import open_sequences
+from melreformer_hf.data.sequences import NoteStream, TokenStream, open_sequences
 from melreformer_hf.data.tokenizing import TokenizeConfig, tokenize_folder
 from melreformer_hf.processing.midi.notes import MidiNote, midi_bytes, notes_to_midi, read_notes
 from melreformer_hf.processing.midi.vocabulary import ARRIVAL, INTERARRIVAL
@@ -110,6 +110,8 @@ def test_every_epoch_holds_every_row_once_in_a_new_order(folder, tmp_path):
     count = store.num_rows
     items = [item["input_ids"].tolist() for item in itertools.islice(store.tokens(seed=2), 2 * count)]
     first, second = items[:count], items[count:]
+    for told in (store.tokens(), TokenStream(store)):
+        assert (told.seed, told.rank, told.world_size) == (0, 0, 1)
     assert sorted(first) == sorted(second) == sorted(rows_of(store)) and first != second
     assert [i["input_ids"].tolist() for i in itertools.islice(store.tokens(seed=3), count)] != first
 
@@ -172,6 +174,8 @@ def test_stretches_are_weighted_by_notes_and_begin_anywhere(folder, tmp_path):
     tiny = [item["start"] for item in items if item["piece_notes"] == 20]
     assert len(tiny) < 20 and set(tiny) == {0}  # 20 of 2520 notes, in one of six pieces
     assert {item["start"] for item in items} == {0, 1}
+    for told in (stores["train"].notes(10), NoteStream(stores["train"], 10)):
+        assert (told.seed, told.rank, told.world_size, told.transpose) == (0, 0, 1, 0)
 
 
 def test_notes_know_whether_the_pedal_is_down(tmp_path):

@@ -36,6 +36,8 @@ def test_generators_of_items_differ_by_seed_and_index():
 
 
 def test_processes_take_turns_and_count_what_they_take():
+    alone = Drawing()
+    assert (alone.seed, alone.rank, alone.world_size, next(iter(alone))["index"]) == (0, 0, 1, 0)
     streams = [Drawing(1, rank, 3) for rank in range(3)]
     taken = [[item["index"] for item in itertools.islice(stream, 4)] for stream in streams]
     assert taken == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]

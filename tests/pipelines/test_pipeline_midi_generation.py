@@ -47,7 +47,7 @@ def test_length_notes_and_fields(pipe):
     output = generate(pipe)
     frames = round(1.5 * RATE / HOP)
     assert output.audios.shape == (1, 1, frames * HOP) and output.mels.shape == (1, 16, frames)
-    assert output.sampling_rate == RATE and output.num_frames.tolist() == [frames]
+    assert output.sampling_rate == RATE and output.num_frames.tolist() == [frames] and output.peak_db == -1.0
     assert output.audios.isfinite().all() and output.audios.any()
     (notes,) = output.notes
     assert len(notes) > 2 and all(note.onset + note.duration <= 150 for note in notes)

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from melreformer_hf.pipelines.composing import DrawnNote, Score
     from melreformer_hf.pipelines.pipeline_midi_generation import MidiGenerationPipeline
 
-# Into a pipe, whose loudest sample is not known beforehand: the peaks of pieces lie between 0.25 and 0.45 of full scale.
-LIVE_GAIN = 2.0
-
 
 def compose_files(
     pipe: MidiGenerationPipeline,
@@ -43,6 +40,8 @@ def compose_files(
         temperature: of the composer.
         top_p: of the composer.
     """
+    from melreformer_hf.pipelines.composing import drawn_score
+
     drawing = {"temperature": temperature, "top_p": top_p}
     for file, (own, generator) in zip(files, seeds(seed, len(files)), strict=True):
         started, origin = time.perf_counter(), f"seed {own}"
@@ -56,14 +55,7 @@ def compose_files(
             arguments = {**drawing, "synth": synth, "generator": generator}
             return pipe.stream(seconds, callback_on_note=drawn.append, callback_on_mel=told, **arguments)
 
-        def score_of_drawn(drawn=drawn) -> Score:
-            from melreformer_hf.pipelines.composing import Score, held_notes
-            from melreformer_hf.processing.midi.attributes import pedal_intervals
-
-            pedal = pedal_intervals([note.onset for note in drawn], [int(note.row[-1]) for note in drawn])
-            return Score(sorted(held_notes(drawn), key=lambda note: (note.onset, note.pitch)), pedal)
-
-        _sound_files(pipe, file, sound, score_of_drawn, origin, peak_db, seconds, started)
+        _sound_files(pipe, file, sound, lambda drawn=drawn: drawn_score(drawn), origin, peak_db, seconds, started)
 
 
 def write_files(
@@ -151,7 +143,8 @@ def _sound_files(
 
     frames = pipe.frames_of(seconds)
     summary, length = MelSummary(frames), frames / pipe.mel_config.frame_rate
-    gain = 1.0 if peak_db is None else LIVE_GAIN
+    # Into a pipe the loudest sample is not known beforehand.
+    gain = 1.0 if peak_db is None else pipe.live_gain
     chunks = sound(lambda mel: summary.add(mel[0]))
     path = record(chunks, file, frames * pipe.mel_config.hop_length, pipe.sampling_rate, peak_db, gain)
     if path is None:
@@ -159,8 +152,7 @@ def _sound_files(
     played = score()
     beside = [save_notes(played, path.with_suffix(".mid"))] if notes_too else []
     picture = path.with_suffix(".png")
-    rows, pedal = _seconds_of(played)
-    beside.append(save_roll_and_mel(rows, pedal, length, picture, origin, summary.mel(), pipe.mel_config))
+    beside.append(save_roll_and_mel(*played.in_seconds(), length, picture, origin, summary.mel(), pipe.mel_config))
     names = " and ".join(map(str, beside))
     typer.echo(f"wrote {path} ({len(played.notes)} notes, {length:.1f} s, {origin}) and {names}")
     tell_speed(length, started)
@@ -175,23 +167,12 @@ def save_notes(score: Score, path: Path, seconds: float | None = None, title: st
     path.parent.mkdir(parents=True, exist_ok=True)
     write_midi(piece_to_midi(*score), path)
     if seconds is not None:
-        save_roll_and_mel(*_seconds_of(score), seconds, path.with_suffix(".png"), title)
+        save_roll_and_mel(*score.in_seconds(), seconds, path.with_suffix(".png"), title)
     return path
-
-
-def _seconds_of(score: Score) -> tuple[list[tuple[float, float, int, int]], list[tuple[float, float]]]:
-    """Notes and pedal as `plotting` draws them."""
-    from melreformer_hf.processing.midi.notes import TICKS_PER_SECOND, UNKNOWN_DURATION_TICKS
-
-    rows = []
-    for note in score.notes:
-        duration = UNKNOWN_DURATION_TICKS if note.duration is None else note.duration
-        rows.append((note.onset / TICKS_PER_SECOND, duration / TICKS_PER_SECOND, note.pitch, note.velocity))
-    return rows, [(down / TICKS_PER_SECOND, up / TICKS_PER_SECOND) for down, up in score.pedal]
 
 
 def _is_midi(file: Path | None) -> bool:
     return file is not None and file.suffix.lower() in (".mid", ".midi")
 
 
-__all__ = ["LIVE_GAIN", "compose_files", "play_file", "write_files", "save_notes"]
+__all__ = ["compose_files", "play_file", "write_files", "save_notes"]

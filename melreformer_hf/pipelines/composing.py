@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -80,6 +80,14 @@ class Score(NamedTuple):
             source = source.read()  # it is read twice
         return cls(read_notes(source), read_pedal(source))
 
+    def in_seconds(self) -> tuple[list[tuple[float, float, int, int]], list[tuple[float, float]]]:
+        """What is drawn and shown of it: (onset, length, pitch, velocity) of the notes, (down, up) of the pedal."""
+        rows = []
+        for note in self.notes:
+            duration = UNKNOWN_DURATION_TICKS if note.duration is None else note.duration
+            rows.append((note.onset / TICKS_PER_SECOND, duration / TICKS_PER_SECOND, note.pitch, note.velocity))
+        return rows, [(down / TICKS_PER_SECOND, up / TICKS_PER_SECOND) for down, up in self.pedal]
+
 
 class DrawnNote(NamedTuple):
     """A note as it is drawn: `onset` in ticks of 10 ms, `row` (5,) of `processing.midi.attributes`.
@@ -112,6 +120,20 @@ def held_notes(drawn: Iterable[tuple[int, np.ndarray]], instrument: int = 0) -> 
             yield waiting.popleft()
         waiting.append(note)
     yield from waiting
+
+
+def watched(drawn: Iterable[DrawnNote], callback: Callable[[DrawnNote], None] | None) -> Iterator[DrawnNote]:
+    """Notes as they are drawn, each told to `callback` first; what that raises ends the piece."""
+    for note in drawn:
+        if callback is not None:
+            callback(note)
+        yield note
+
+
+def drawn_score(drawn: Iterable[DrawnNote], prompt: Score | None = None) -> Score:
+    """What `compose_notes` has yielded so far, as a piece; after the `prompt` that it was given."""
+    prompt = prompt or Score([])
+    return _merged(prompt.notes, prompt.pedal, drawn, 0, replaced=True)
 
 
 class _Fixed:
@@ -336,6 +358,7 @@ def continue_notes(
     generator: torch.Generator | None = None,
     module: nn.Module | None = None,
     instrument: int = 0,
+    callback_on_note: Callable[[DrawnNote], None] | None = None,
 ) -> Score:
     """A piece that begins with given notes; new ones begin with the last of them at the earliest.
 
@@ -347,12 +370,14 @@ def continue_notes(
         generator: its state decides the notes.
         module: what is called in the model's place.
         instrument: of the new notes.
+        callback_on_note: told every new note when it is drawn.
 
     Raises:
         ValueError: the prompt has no notes, or none before `seconds`.
     """
     _check_any("prompt", prompt, "To compose from nothing, use compose.")
     drawn = compose_notes(model, seconds=seconds, prompt=prompt, options=options, generator=generator, module=module)
+    drawn = watched(drawn, callback_on_note)
     return _merged(prompt.notes, prompt.pedal, drawn, instrument, replaced=True)
 
 
@@ -366,6 +391,7 @@ def fill_notes(
     generator: torch.Generator | None = None,
     module: nn.Module | None = None,
     instrument: int = 0,
+    callback_on_note: Callable[[DrawnNote], None] | None = None,
 ) -> Score:
     """A piece with new notes in a gap between two parts, which stay exactly as they are.
 
@@ -378,6 +404,7 @@ def fill_notes(
         generator: its state decides the notes.
         module: what is called in the model's place.
         instrument: of the new notes.
+        callback_on_note: told every new note when it is drawn.
 
     Raises:
         ValueError: `begin` and `end` are no gap, or there are no notes on either side of it.
@@ -401,6 +428,7 @@ def fill_notes(
         generator=generator,
         module=module,
     )
+    drawn = watched(drawn, callback_on_note)
     return _merged([*before, *after], _without(score.pedal, first, stop), drawn, instrument, until=stop)
 
 
@@ -413,6 +441,7 @@ def accompany_notes(
     generator: torch.Generator | None = None,
     module: nn.Module | None = None,
     instrument: int = 0,
+    callback_on_note: Callable[[DrawnNote], None] | None = None,
 ) -> Score:
     """A given melody, which stays exactly as it is, with new notes to it.
 
@@ -424,6 +453,7 @@ def accompany_notes(
         generator: its state decides the notes.
         module: what is called in the model's place.
         instrument: of the new notes.
+        callback_on_note: told every new note when it is drawn.
 
     Raises:
         ValueError: the melody has no notes, or `seconds` lies before it.
@@ -441,6 +471,7 @@ def accompany_notes(
         generator=generator,
         module=module,
     )
+    drawn = watched(drawn, callback_on_note)
     return _merged(melody.notes, melody.pedal, drawn, instrument)
 
 
@@ -484,6 +515,8 @@ __all__ = [
     "compose",
     "compose_notes",
     "continue_notes",
+    "drawn_score",
     "fill_notes",
     "held_notes",
+    "watched",
 ]

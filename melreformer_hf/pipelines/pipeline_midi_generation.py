@@ -27,6 +27,7 @@ from melreformer_hf.pipelines.composing import (
     compose_notes,
     continue_notes,
     fill_notes,
+    watched,
 )
 from melreformer_hf.pipelines.hearing import (
     Music,
@@ -74,6 +75,8 @@ class MidiGenerationPipeline(MelToAudio, AudioPipeline):
     card_tags = ("music", "midi", "symbolic-music", "mel-spectrogram", "vocoder")
     model_cpu_offload_seq = "composer->performer->vocoder"
     _optional_components = ["ear"]
+    # Makes music loud enough whose loudest sample is not known yet: the peaks of pieces lie between 0.1 and 0.45.
+    live_gain = 2.0
 
     def __init__(
         self,
@@ -180,7 +183,7 @@ class MidiGenerationPipeline(MelToAudio, AudioPipeline):
             midi: the beginning, as `midi` of `__call__`.
             audio_length_in_s: length of the whole piece; `None` lets the composer end it.
             arguments: `num_waveforms_per_prompt`, `temperature`, `top_p`, `generator`, `output_type`, `synth` of
-                `__call__`.
+                `__call__`, and `callback_on_note` of `stream`; what that raises ends the work.
 
         Raises:
             ValueError: an argument breaks its rule, or the beginning has no notes or is longer than the whole.
@@ -256,10 +259,12 @@ class MidiGenerationPipeline(MelToAudio, AudioPipeline):
         generator: Generators = None,
         output_type: str = "pt",
         synth: str = "performer",
+        callback_on_note: Callable[[DrawnNote], None] | None = None,
     ) -> MidiMusicOutput:
         self.check_inputs(num_waveforms_per_prompt, output_type, synth)
-        options, rows = sampling(temperature, top_p), row_generators(generator, int(num_waveforms_per_prompt))
-        scores = [write(options=options, generator=row, module=self.composer) for row in rows]
+        rows = row_generators(generator, int(num_waveforms_per_prompt))
+        drawing = {"options": sampling(temperature, top_p), "callback_on_note": callback_on_note}
+        scores = [write(generator=row, module=self.composer, **drawing) for row in rows]
         return self.perform(scores, seconds, output_type=output_type, synth=synth)
 
     @torch.no_grad()
@@ -402,7 +407,7 @@ class MidiGenerationPipeline(MelToAudio, AudioPipeline):
             module=self.composer,
         )
         given = ((note, None) for note in sorted(begun.notes, key=lambda note: (note.onset, note.pitch)))
-        notes = chain(given, told_notes(drawn, callback_on_note))
+        notes = chain(given, struck_notes(watched(drawn, callback_on_note)))
         known = written_snapshots(notes, begun.pedal, frames, chunk, self.mel_config.frame_rate, self._tail(synth))
         yield from self.calmly(self._audible(known, frames or _ENDLESS, synth, callback_on_mel))
 
@@ -456,13 +461,9 @@ def sampling(temperature: float | Sequence[float] | None, top_p: float | None) -
     return SamplingOptions(**{name: value for name, value in given.items() if value is not None})
 
 
-def told_notes(
-    drawn: Iterable[DrawnNote], callback: Callable[[DrawnNote], None] | None
-) -> Iterator[tuple[MidiNote, bool]]:
+def struck_notes(drawn: Iterable[DrawnNote]) -> Iterator[tuple[MidiNote, bool]]:
     """Notes as they are drawn, each with whether the pedal is down from its onset on."""
     for note in drawn:
-        if callback is not None:
-            callback(note)
         alone = np.array([[0, *note.row[1:]]])
         yield notes_of_attributes(alone, int(note.onset))[0], bool(note.row[-1])
 

@@ -60,15 +60,26 @@ def demo(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:NUMBER.")] = "auto",
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
-    """Serve the demo for a browser: generate, listen while it streams, expand a recording. Needs the extra `demo`.
+    """Serve the demo for a browser: generate, listen while it streams, work on MIDI files, expand a recording. Needs the
+    extra `demo`.
 
     Example: melreformer demo --port 7860
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     space = load_app()
     from melreformer_hf.cli.generate import load_pipeline
+    from melreformer_hf.pipelines.loading import parts_of
 
-    blocks = space.build_demo(load_pipeline(checkpoint, device, threads))
+    parts = parts_of(checkpoint)
+    if not parts & {"composer", "idea"}:
+        raise ValueError(
+            f"--checkpoint {checkpoint} has neither a composer nor an idea model: there is nothing to show."
+        )
+    pipes = {
+        name: load_pipeline(checkpoint, device, threads, notes=name == "notes") if part in parts else None
+        for name, part in (("notes", "composer"), ("ideas", "idea"))
+    }
+    blocks = space.build_demo(**pipes)
     settings = space.launch_settings()
     _, address, _ = blocks.launch(
         server_name=host, server_port=port, inbrowser=open_browser, quiet=True, prevent_thread_lock=True, **settings

@@ -1,0 +1,142 @@
+"""Everything that can be asked for, by visitors and by programs: one method for each endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import gradio as gr
+
+from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
+from melreformer_hf.pipelines.pipeline_midi_generation import MidiGenerationPipeline
+from melreformer_space.ideas import IdeaPlayer
+from melreformer_space.limits import choose_seed, refusal
+from melreformer_space.notes import NotePlayer
+from melreformer_space.sound import Files, Shown
+from melreformer_space.stops import Stops, visitor_of
+
+MIDI_TASKS = ("continue", "fill", "accompany", "perform", "transcribe")
+TASKS = ("generate", "expand", *MIDI_TASKS)
+GENERATED = ("sound", "wav", "midi", "roll", "idea", "mel", "status")
+EXPANDED = ("sound", "wav", "idea", "mel", "status")
+PLAYED = ("sound", "wav", "midi", "roll", "status")
+
+
+class Players:
+    """What makes the music of the page.
+
+    Args:
+        notes: composes and performs; `None` for a checkpoint without a composer.
+        ideas: draws and expands ideas; `None` for a checkpoint without an idea model.
+        live: whether chunks are sent to a live player.
+    """
+
+    def __init__(self, notes: MidiGenerationPipeline | None, ideas: MelReformerPipeline | None, live: bool) -> None:
+        files = Files()
+        self.live, self.stops = live, Stops(TASKS)
+        self.notes = None if notes is None else NotePlayer(notes, live, files)
+        self.ideas = None if ideas is None else IdeaPlayer(ideas, live, files)
+
+    @property
+    def sources(self) -> list[str]:
+        """What music can be generated from, the default first."""
+        return [name for name, player in (("notes", self.notes), ("idea", self.ideas)) if player is not None]
+
+    def generate(
+        self,
+        seconds: float,
+        seed: float,
+        new_seed: bool,
+        source: str,
+        temperature: float,
+        top_p: float,
+        steps: float,
+        request: gr.Request | None = None,
+    ) -> Iterator[tuple]:
+        """Generate music from notes or from an idea; the last output is the seed."""
+        with self.stops.piece(visitor_of(request), "generate") as stopped:
+            if source not in self.sources:
+                raise refusal(f"The source must be {' or '.join(self.sources)}, got {source!r}.")
+            seed = choose_seed(seed, new_seed)
+            if source == "notes":
+                steps = self.notes.compose(seconds, seed, temperature, top_p, stopped)
+            else:
+                steps = self.ideas.draw(seconds, seed, steps, stopped)
+            for step in steps:
+                yield *step.of(GENERATED), seed
+
+    def expand(self, recording: str | None, stretch: float, request: gr.Request | None = None) -> Iterator[tuple]:
+        """Expand the idea of a recording."""
+        with self.stops.piece(visitor_of(request), "expand") as stopped:
+            for step in self.ideas.expand(recording, stretch, stopped):
+                yield step.of(EXPANDED)
+
+    def go_on(
+        self,
+        file: str | None,
+        seconds: float,
+        seed: float,
+        new_seed: bool,
+        temperature: float,
+        top_p: float,
+        request: gr.Request | None = None,
+    ) -> Iterator[tuple]:
+        """Continue a MIDI file; the last output is the seed."""
+
+        def steps(seed: int, stopped: Callable) -> Iterator[Shown]:
+            return self.notes.go_on(file, seconds, seed, temperature, top_p, stopped)
+
+        yield from self._seeded("continue", seed, new_seed, steps, request)
+
+    def fill(
+        self,
+        file: str | None,
+        start: float,
+        end: float,
+        seed: float,
+        new_seed: bool,
+        temperature: float,
+        top_p: float,
+        request: gr.Request | None = None,
+    ) -> Iterator[tuple]:
+        """Fill a gap of a MIDI file; the last output is the seed."""
+
+        def steps(seed: int, stopped: Callable) -> Iterator[Shown]:
+            return self.notes.fill(file, start, end, seed, temperature, top_p, stopped)
+
+        yield from self._seeded("fill", seed, new_seed, steps, request)
+
+    def accompany(
+        self,
+        file: str | None,
+        seed: float,
+        new_seed: bool,
+        temperature: float,
+        top_p: float,
+        request: gr.Request | None = None,
+    ) -> Iterator[tuple]:
+        """Accompany the melody of a MIDI file; the last output is the seed."""
+
+        def steps(seed: int, stopped: Callable) -> Iterator[Shown]:
+            return self.notes.accompany(file, seed, temperature, top_p, stopped)
+
+        yield from self._seeded("accompany", seed, new_seed, steps, request)
+
+    def _seeded(
+        self, task: str, seed: float, new_seed: bool, steps: Callable[..., Iterator[Shown]], request: gr.Request | None
+    ) -> Iterator[tuple]:
+        with self.stops.piece(visitor_of(request), task) as stopped:
+            seed = choose_seed(seed, new_seed)
+            for step in steps(seed, stopped):
+                yield *step.of(PLAYED), seed
+
+    def perform(self, file: str | None, request: gr.Request | None = None) -> Iterator[tuple]:
+        """Play a MIDI file."""
+        with self.stops.piece(visitor_of(request), "perform") as stopped:
+            for step in self.notes.perform(file, stopped):
+                yield step.of(PLAYED)
+
+    def transcribe(self, recording: str | None, request: gr.Request | None = None) -> Iterator[tuple]:
+        """Write down the notes of a recording."""
+        with self.stops.piece(visitor_of(request), "transcribe") as stopped:
+            for step in self.notes.transcribe(recording, stopped):
+                yield step.of(PLAYED)

@@ -1,0 +1,228 @@
+"""The tabs: what stands where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+
+from melreformer_space.ideas import figures
+from melreformer_space.limits import (
+    MAX_MIDI_MEGABYTES,
+    MAX_MIDI_SECONDS,
+    MAX_SECONDS,
+    MAX_UPLOAD_MEGABYTES,
+    MIN_SECONDS,
+    NEW_SECONDS,
+    STEPS,
+    STRETCH,
+)
+from melreformer_space.players import MIDI_TASKS, Players
+from melreformer_space.roll import PianoRoll
+from melreformer_space.sound import emptied
+from melreformer_space.stops import visitor_of
+from melreformer_space.widgets import (
+    HIDDEN,
+    SILENCE,
+    buttons_of,
+    connect,
+    connect_start,
+    connect_stop,
+    drawing_fields,
+    files_of,
+    player_of,
+    seed_fields,
+    status_line,
+    unchecked,
+)
+
+FOLDER = Path(__file__).parents[1]
+RECORDING, MELODY = FOLDER / "prelude.ogg", FOLDER / "melody.mid"
+LIMITS = f"""Up to {MAX_SECONDS} seconds and {MAX_UPLOAD_MEGABYTES} MB of WAV, FLAC, OGG or MP3 are shrunk to an idea and
+expanded again, as loud as they were. The bundled model knows piano only: whatever it hears, it plays as piano."""
+MIDI_LIMITS = (
+    f"Up to {MAX_MIDI_SECONDS} seconds and {MAX_MIDI_MEGABYTES} MB. Everything is played as piano; drums are not."
+)
+EAR_LIMITS = f"Up to {MAX_SECONDS} seconds and {MAX_UPLOAD_MEGABYTES} MB of WAV, FLAC, OGG or MP3 of a piano."
+ROLL = "The notes"
+ACTIONS = {
+    "continue": "Continue",
+    "fill": "Fill a gap",
+    "accompany": "Accompany",
+    "perform": "Perform",
+    "transcribe": "Transcribe",
+}
+
+
+def _recording_field(name: str) -> gr.Audio:
+    recording = gr.Audio(label="Recording", type="filepath", sources=["upload", "microphone"], elem_id=name)
+    if RECORDING.is_file():
+        gr.Examples(
+            [[str(RECORDING)]],
+            [recording],
+            label="Example",
+            example_labels=["Opening of Bach's prelude BWV 846, 15 s"],
+            api_visibility="private",
+        )
+    return recording
+
+
+def generate_tab(players: Players) -> None:
+    """Notes are composed and performed, or an idea is drawn and expanded."""
+    sources = players.sources
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            source = gr.Radio(
+                [(f"from {name}", name) for name in sources],
+                value=sources[0],
+                show_label=False,
+                label="Source",
+                elem_id="source",
+                visible=len(sources) > 1,
+            )
+            seconds = gr.Slider(MIN_SECONDS, MAX_SECONDS, value=20, step=1, label="Length in seconds")
+            seed, new_seed = seed_fields("The same seed and settings give the same music.")
+            with gr.Group(visible=sources[0] == "notes") as drawing:
+                temperature, top_p = drawing_fields()
+            with gr.Group(visible=sources[0] == "idea") as denoising:
+                steps = gr.Slider(
+                    *STEPS, value=20, step=1, label="Denoising steps", info="Fewer are faster; the idea gets coarser."
+                )
+            start, stop = buttons_of("Generate", "generate", "stop")
+            inputs = [unchecked(field) for field in (seconds, seed, new_seed, source, temperature, top_p, steps)]
+            lengths = ((10, 1), (20, 7), (60, 42))
+            gr.Examples(
+                [[length, number, False] for length, number in lengths],
+                [seconds, seed, new_seed],
+                label="Examples: choose one, then press Generate",
+                example_labels=[f"{length} s, seed {number}" for length, number in lengths],
+                api_visibility="private",
+            )
+        with gr.Column(scale=2, min_width=320):
+            sound = player_of(players.live, "player_generate")
+            status = status_line()
+            roll = PianoRoll("player_generate", ROLL, visible=sources[0] == "notes", elem_id="roll_generate")
+            with gr.Row(visible=sources[0] == "idea") as pictures:
+                idea, mel = (
+                    figures(players.ideas) if players.ideas else (gr.Image(visible=False), gr.Image(visible=False))
+                )
+            wav, midi = files_of(midi=True)
+
+    def choose(chosen: str) -> list[dict]:
+        return [gr.update(visible=chosen == name) for name in ("notes", "idea")]
+
+    def show(chosen: str, request: gr.Request) -> list[dict]:
+        new = players.stops.start(visitor_of(request), "generate")
+        # What is being made stays in sight: Gradio drops the press that would begin something else.
+        return choose(chosen) if new else [gr.skip(), gr.skip()]
+
+    source.change(choose, source, [drawing, denoising], **HIDDEN)
+    start.click(show, source, [roll, pictures], js=SILENCE, **HIDDEN)
+    connect("generate", players.generate, start, inputs, [sound, wav, midi, roll, idea, mel, status, seed])
+    connect_stop(players, stop, "generate")
+
+
+def expand_tab(players: Players) -> None:
+    """A recording is shrunk to its idea, which is expanded."""
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            gr.Markdown(LIMITS)
+            recording = _recording_field("recording")
+            stretch = gr.Slider(
+                *STRETCH,
+                value=1.0,
+                step=0.25,
+                label="Stretch",
+                info=f"Length of the result, in times the recording's; {MAX_SECONDS} seconds at most.",
+            )
+            start, stop = buttons_of("Expand its idea", "expand", "stop_expanding")
+        with gr.Column(scale=2, min_width=320):
+            sound = player_of(players.live, "player_expand")
+            status = status_line()
+            with gr.Row():
+                pictures = figures(players.ideas)
+            (wav,) = files_of(midi=False)
+    connect_start(players, "expand", start)
+    connect("expand", players.expand, start, [recording, unchecked(stretch)], [sound, wav, *pictures, status])
+    connect_stop(players, stop, "expand")
+
+
+def midi_tab(players: Players) -> None:
+    """A MIDI file is continued, filled, accompanied or performed; a recording is written down."""
+    hears = players.notes.pipeline.ear is not None
+    actions = [(words, task) for task, words in ACTIONS.items() if hears or task != "transcribe"]
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            action = gr.Radio(actions, value="continue", show_label=False, elem_id="action")
+            with gr.Group() as sketch:
+                file = gr.File(label="MIDI file", file_types=[".mid", ".midi"], elem_id="midi_file", height=110)
+                gr.Markdown(MIDI_LIMITS, elem_classes="hint")
+                if MELODY.is_file():
+                    gr.Examples(
+                        [[str(MELODY)]],
+                        [file],
+                        label="Example",
+                        example_labels=["Melody of Beethoven's Ode to Joy, 16 s"],
+                        api_visibility="private",
+                    )
+            with gr.Group(visible=False) as listening:
+                recording = _recording_field("heard")
+                gr.Markdown(EAR_LIMITS, elem_classes="hint")
+            with gr.Group() as going_on:
+                seconds = gr.Slider(*NEW_SECONDS, value=20, step=1, label="Seconds to add")
+            with gr.Group(visible=False) as gap, gr.Row():
+                begin = gr.Number(0, label="Gap from, in seconds", minimum=0, min_width=120, elem_id="gap_begin")
+                end = gr.Number(1, label="to", minimum=0, min_width=120, elem_id="gap_end")
+            with gr.Group() as drawing:
+                seed, new_seed = seed_fields("The same file, seed and settings give the same notes.")
+                temperature, top_p = drawing_fields()
+            with gr.Row():
+                starts = {
+                    task: gr.Button(words, variant="primary", elem_id=task, min_width=100, visible=task == "continue")
+                    for words, task in actions
+                }
+                stop = gr.Button("Stop", elem_id="stop_midi", min_width=100)
+        with gr.Column(scale=2, min_width=320):
+            sound = player_of(players.live, "player_midi")
+            status = status_line()
+            roll = PianoRoll("player_midi", ROLL, elem_id="roll_midi")
+            wav, midi = files_of(midi=True)
+            again = gr.Button("Go on with these notes", elem_id="again", size="sm")
+
+    def choose(chosen: str) -> list[dict]:
+        shown = {
+            sketch: chosen != "transcribe",
+            listening: chosen == "transcribe",
+            going_on: chosen == "continue",
+            gap: chosen == "fill",
+            drawing: chosen in ("continue", "fill", "accompany"),
+            **{button: task == chosen for task, button in starts.items()},
+        }
+        return [gr.update(visible=visible) for visible in shown.values()]
+
+    def preview(chosen: str | None, request: gr.Request) -> tuple:
+        players.stops.stop(visitor_of(request), *MIDI_TASKS)
+        return emptied(players.live), *players.notes.preview(chosen)
+
+    def take(made: str | None) -> tuple:
+        return ("continue", made) if made else (gr.skip(), gr.skip())
+
+    action.change(choose, action, [sketch, listening, going_on, gap, drawing, *starts.values()], **HIDDEN)
+    file.change(preview, file, [sound, roll, status, begin, end], js=SILENCE, **HIDDEN)
+    again.click(take, midi, [action, file], **HIDDEN)
+    file_inputs = {
+        "continue": [file, unchecked(seconds)],
+        "fill": [file, unchecked(begin), unchecked(end)],
+        "accompany": [file],
+    }
+    functions = {"continue": players.go_on, "fill": players.fill, "accompany": players.accompany}
+    outputs = [sound, wav, midi, roll, status]
+    for task, inputs in file_inputs.items():
+        inputs = [*inputs, seed, new_seed, temperature, top_p]
+        connect(task, functions[task], starts[task], inputs, [*outputs, seed])
+    connect("perform", players.perform, starts["perform"], [file], outputs)
+    if hears:
+        connect("transcribe", players.transcribe, starts["transcribe"], [recording], outputs)
+    for task, start in starts.items():
+        connect_start(players, task, start)
+    connect_stop(players, stop, *MIDI_TASKS)

@@ -42,7 +42,7 @@ def load_app() -> ModuleType:
     """
     if importlib.util.find_spec("gradio") is None:
         raise ImportError("The demo needs gradio: pip install 'melreformer_hf[demo]' (or '.[demo]' in a checkout).")
-    specification = importlib.util.spec_from_file_location("melreformer_space", find_app())
+    specification = importlib.util.spec_from_file_location("melreformer_space_app", find_app())
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module

@@ -35,7 +35,7 @@ CSS = """
 .picture img {width: 100%; height: auto; background: white}
 .picture button, .picture .image-frame, .picture .image-container {height: auto; width: 100%}
 .status {min-height: 3em}
-.hint {padding: 0 12px 8px; font-size: 0.9em}
+.download .empty {min-height: 5em; height: 5em}
 """
 
 

@@ -59,7 +59,7 @@ class Piece:
     gap: tuple[float, float] | None = None
 
     def roll(self, made: float | None = None) -> dict:
-        """What a `PianoRoll` shows of it."""
+        """What a `piano_roll` shows of it."""
         return roll_of(self.score(), self.seconds, made, self.given, self.gap)
 
 

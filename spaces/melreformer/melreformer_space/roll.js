@@ -1,6 +1,7 @@
 // Draws the notes of `props.value` and follows the player inside the element with the id `props.player`.
 // Gradio runs this once for each roll, with `element`, `props` and `watch`.
-const KEYBOARD = 46, AXIS = 20, PEDAL = 7, SECONDS_SHOWN = 16, LEAST = 30;
+const KEYBOARD = 46, AXIS = 20, PEDAL = 7, LEAST = 30;
+const SECOND = 36, LEAST_SECONDS = 8; // pixels of a second, and how many of them are shown at least
 const MILLISECONDS = 30; // between pictures: often enough for the eye, and the machine that draws may be the one that plays
 const BLACK = new Set([1, 3, 6, 8, 10]);
 const STEPS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120];
@@ -55,7 +56,8 @@ function sized(canvas) {
 
 // Which seconds the large view shows: all of a short piece, of a long one a window that moves with the cursor.
 function shown(now) {
-  const span = Math.min(roll.seconds, SECONDS_SHOWN);
+  const room = Math.max((view.clientWidth - KEYBOARD) / SECOND, LEAST_SECONDS);
+  const span = roll.seconds < 1.2 * room ? roll.seconds : room;
   const first = Math.min(Math.max(now - span / 3, 0), roll.seconds - span);
   return [first, span];
 }

@@ -21,52 +21,51 @@ canvas { display: block; width: 100%; cursor: pointer; touch-action: manipulatio
 .legend span:not(:empty)::before {
   content: ""; display: inline-block; width: 10px; height: 10px; margin-right: 5px; border-radius: 2px;
 }
-.legend span { margin-right: 14px; }
+.legend span:not(:empty) { margin-right: 14px; }
 .legend .given::before { background: #d97706; }
 .legend .fresh::before { background: #4f46e5; }
 """
 SCRIPT = (Path(__file__).parent / "roll.js").read_text(encoding="utf-8")
 
 
-class PianoRoll(gr.HTML):
+_NUMBER = {"type": "number"}
+_ROWS = {"type": "array", "items": {"type": "array", "items": _NUMBER}}
+# What programs get.
+SCHEMA = {
+    "type": "object",
+    "description": "notes: [onset in s, length in s, pitch, velocity, 1 if it was given else 0]; pedal: [down, up] in s; "
+    "seconds: length of the piece; made: how much of it there is; gap: [begin, end] of what was written anew, or empty",
+    "properties": {
+        "seconds": _NUMBER,
+        "made": _NUMBER,
+        "notes": _ROWS,
+        "pedal": _ROWS,
+        "gap": {"type": "array", "items": _NUMBER},
+    },
+}
+
+
+def piano_roll(player: str, label: str, **settings: Any) -> gr.HTML:
     """The notes of a piece as JSON, drawn as a roll that follows a player.
 
     Args:
         player: `elem_id` of the player.
         label: name of the output.
+        settings: others of the component.
     """
-
-    def __init__(self, player: str, label: str, **settings: Any) -> None:
-        super().__init__(
-            value=None,
-            label=label,
-            html_template=TEMPLATE,
-            css_template=CSS,
-            js_on_load=SCRIPT,
-            apply_default_css=False,
-            player=player,
-            **settings,
-        )
-
-    def postprocess(self, value: dict | None) -> dict | None:
-        """Goes to the browser as it is."""
-        return value
-
-    def api_info(self) -> dict[str, Any]:
-        """What programs get."""
-        number = {"type": "number"}
-        return {
-            "type": "object",
-            "description": "notes: [onset in s, length in s, pitch, velocity, 1 if it was given else 0]; pedal: [down, up] "
-            "in s; seconds: length of the piece; made: how much of it there is",
-            "properties": {
-                "seconds": number,
-                "made": number,
-                "notes": {"type": "array", "items": {"type": "array", "items": number}},
-                "pedal": {"type": "array", "items": {"type": "array", "items": number}},
-                "gap": {"type": "array", "items": number},
-            },
-        }
+    # No class of its own: Gradio would write a file of its events beside this one.
+    roll = gr.HTML(
+        value=None,
+        label=label,
+        html_template=TEMPLATE,
+        css_template=CSS,
+        js_on_load=SCRIPT,
+        apply_default_css=False,
+        player=player,
+        **settings,
+    )
+    roll.api_info = lambda: SCHEMA
+    return roll
 
 
 def roll_of(
@@ -76,7 +75,7 @@ def roll_of(
     given: Collection[MidiNote] = (),
     gap: tuple[float, float] | None = None,
 ) -> dict:
-    """The value of a `PianoRoll`.
+    """The value of a `piano_roll`.
 
     Args:
         score: what is known of the piece.

@@ -34,22 +34,22 @@ class Stops:
         """
         self.stop(visitor, *(other for other in self.tasks if other != task))
         new = (visitor, task) not in self._asked
-        if new:
-            self._pressed.discard((visitor, task))
         self._asked.add((visitor, task))
         return new
 
     @contextmanager
     def piece(self, visitor: str | None, task: str) -> Iterator[Callable[[], bool]]:
         """While a piece is made: gives what tells whether it shall end."""
+        self._asked.add((visitor, task))
         try:
             yield lambda: self.pressed(visitor, task)
         finally:
             self._asked.discard((visitor, task))
+            self._pressed.discard((visitor, task))
 
     def stop(self, visitor: str | None, *tasks: str) -> None:
-        """Stop was pressed: the pieces of these tasks end."""
-        self._pressed.update((visitor, task) for task in tasks)
+        """Stop was pressed: the pieces of these tasks that wait or are made end."""
+        self._pressed.update({(visitor, task) for task in tasks} & self._asked)
 
     def pressed(self, visitor: str | None, task: str) -> bool:
         """Whether the piece of a task shall end."""

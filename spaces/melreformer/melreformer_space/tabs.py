@@ -18,7 +18,7 @@ from melreformer_space.limits import (
     STRETCH,
 )
 from melreformer_space.players import MIDI_TASKS, Players
-from melreformer_space.roll import PianoRoll
+from melreformer_space.roll import piano_roll
 from melreformer_space.sound import emptied
 from melreformer_space.stops import visitor_of
 from melreformer_space.widgets import (
@@ -44,7 +44,7 @@ MIDI_LIMITS = (
     f"Up to {MAX_MIDI_SECONDS} seconds and {MAX_MIDI_MEGABYTES} MB. Everything is played as piano; drums are not."
 )
 EAR_LIMITS = f"Up to {MAX_SECONDS} seconds and {MAX_UPLOAD_MEGABYTES} MB of WAV, FLAC, OGG or MP3 of a piano."
-ROLL = "The notes"
+ROLL, DRAWING = "The notes", "How notes are drawn"
 ACTIONS = {
     "continue": "Continue",
     "fill": "Fill a gap",
@@ -82,7 +82,7 @@ def generate_tab(players: Players) -> None:
             )
             seconds = gr.Slider(MIN_SECONDS, MAX_SECONDS, value=20, step=1, label="Length in seconds")
             seed, new_seed = seed_fields("The same seed and settings give the same music.")
-            with gr.Group(visible=sources[0] == "notes") as drawing:
+            with gr.Accordion(DRAWING, open=False, visible=sources[0] == "notes") as drawing:
                 temperature, top_p = drawing_fields()
             with gr.Group(visible=sources[0] == "idea") as denoising:
                 steps = gr.Slider(
@@ -101,7 +101,7 @@ def generate_tab(players: Players) -> None:
         with gr.Column(scale=2, min_width=320):
             sound = player_of(players.live, "player_generate")
             status = status_line()
-            roll = PianoRoll("player_generate", ROLL, visible=sources[0] == "notes", elem_id="roll_generate")
+            roll = piano_roll("player_generate", ROLL, visible=sources[0] == "notes", elem_id="roll_generate")
             with gr.Row(visible=sources[0] == "idea") as pictures:
                 idea, mel = (
                     figures(players.ideas) if players.ideas else (gr.Image(visible=False), gr.Image(visible=False))
@@ -114,10 +114,10 @@ def generate_tab(players: Players) -> None:
     def show(chosen: str, request: gr.Request) -> list[dict]:
         new = players.stops.start(visitor_of(request), "generate")
         # What is being made stays in sight: Gradio drops the press that would begin something else.
-        return choose(chosen) if new else [gr.skip(), gr.skip()]
+        return [*choose(chosen), gr.update(visible=chosen == "notes")] if new else [gr.skip()] * 3
 
     source.change(choose, source, [drawing, denoising], **HIDDEN)
-    start.click(show, source, [roll, pictures], js=SILENCE, **HIDDEN)
+    start.click(show, source, [roll, pictures, midi], js=SILENCE, **HIDDEN)
     connect("generate", players.generate, start, inputs, [sound, wav, midi, roll, idea, mel, status, seed])
     connect_stop(players, stop, "generate")
 
@@ -154,9 +154,9 @@ def midi_tab(players: Players) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
             action = gr.Radio(actions, value="continue", show_label=False, elem_id="action")
-            with gr.Group() as sketch:
-                file = gr.File(label="MIDI file", file_types=[".mid", ".midi"], elem_id="midi_file", height=110)
-                gr.Markdown(MIDI_LIMITS, elem_classes="hint")
+            with gr.Column() as sketch:
+                gr.Markdown(MIDI_LIMITS)
+                file = gr.File(label="MIDI file", file_types=[".mid", ".midi"], elem_id="midi_file", height=130)
                 if MELODY.is_file():
                     gr.Examples(
                         [[str(MELODY)]],
@@ -165,17 +165,18 @@ def midi_tab(players: Players) -> None:
                         example_labels=["Melody of Beethoven's Ode to Joy, 16 s"],
                         api_visibility="private",
                     )
-            with gr.Group(visible=False) as listening:
+            with gr.Column(visible=False) as listening:
+                gr.Markdown(EAR_LIMITS)
                 recording = _recording_field("heard")
-                gr.Markdown(EAR_LIMITS, elem_classes="hint")
             with gr.Group() as going_on:
                 seconds = gr.Slider(*NEW_SECONDS, value=20, step=1, label="Seconds to add")
             with gr.Group(visible=False) as gap, gr.Row():
                 begin = gr.Number(0, label="Gap from, in seconds", minimum=0, min_width=120, elem_id="gap_begin")
                 end = gr.Number(1, label="to", minimum=0, min_width=120, elem_id="gap_end")
-            with gr.Group() as drawing:
+            with gr.Column() as drawing:
                 seed, new_seed = seed_fields("The same file, seed and settings give the same notes.")
-                temperature, top_p = drawing_fields()
+                with gr.Accordion(DRAWING, open=False):
+                    temperature, top_p = drawing_fields()
             with gr.Row():
                 starts = {
                     task: gr.Button(words, variant="primary", elem_id=task, min_width=100, visible=task == "continue")
@@ -185,7 +186,7 @@ def midi_tab(players: Players) -> None:
         with gr.Column(scale=2, min_width=320):
             sound = player_of(players.live, "player_midi")
             status = status_line()
-            roll = PianoRoll("player_midi", ROLL, elem_id="roll_midi")
+            roll = piano_roll("player_midi", ROLL, elem_id="roll_midi")
             wav, midi = files_of(midi=True)
             again = gr.Button("Go on with these notes", elem_id="again", size="sm")
 
@@ -210,6 +211,8 @@ def midi_tab(players: Players) -> None:
     action.change(choose, action, [sketch, listening, going_on, gap, drawing, *starts.values()], **HIDDEN)
     file.change(preview, file, [sound, roll, status, begin, end], js=SILENCE, **HIDDEN)
     again.click(take, midi, [action, file], **HIDDEN)
+    for task, start in starts.items():
+        connect_start(players, task, start)
     file_inputs = {
         "continue": [file, unchecked(seconds)],
         "fill": [file, unchecked(begin), unchecked(end)],
@@ -223,6 +226,4 @@ def midi_tab(players: Players) -> None:
     connect("perform", players.perform, starts["perform"], [file], outputs)
     if hears:
         connect("transcribe", players.transcribe, starts["transcribe"], [recording], outputs)
-    for task, start in starts.items():
-        connect_start(players, task, start)
     connect_stop(players, stop, *MIDI_TASKS)

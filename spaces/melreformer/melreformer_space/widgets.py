@@ -47,7 +47,7 @@ def files_of(midi: bool) -> list[gr.File]:
     """What can be downloaded. Labels are the names of the API's outputs."""
     names = ["The piece as a WAV file", "The notes as a MIDI file"][: 1 + midi]
     with gr.Row():
-        return [gr.File(label=name, interactive=False, height=110, min_width=220) for name in names]
+        return [gr.File(label=name, interactive=False, min_width=220, elem_classes="download") for name in names]
 
 
 def seed_fields(info: str) -> list[gr.components.Component]:

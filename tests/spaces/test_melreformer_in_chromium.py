@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import shutil
 import time
-import warnings
 
 import numpy as np
 import pytest
 import soundfile
 from audio_files import RATE, tone
 
-from melreformer_hf.cli.demo import load_app
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
+from melreformer_hf.pipelines.pipeline_midi_generation import MidiGenerationPipeline
 
 pytestmark = [
     pytest.mark.slow,
@@ -54,6 +52,30 @@ return [...document.querySelectorAll("audio")].filter(a => a.src.startsWith("blo
 PLAYING = """
 return [...document.querySelectorAll("audio")].filter(a => !a.paused && a.currentTime > 0.1).map(a => !!a.offsetParent)
 """
+# What a player holds, if that is a file.
+HELD = """
+const audio = document.querySelector("#player_generate audio");
+return audio && audio.src.endsWith("piece.wav") && audio.duration > 0
+  ? {duration: audio.duration, time: audio.currentTime, paused: audio.paused} : null;
+"""
+# Where the first player that plays is, early on.
+PLAYING_AT = """
+const audio = [...document.querySelectorAll("audio")].find(a => !a.paused && a.currentTime > 0.05);
+return audio ? audio.currentTime : null;
+"""
+# What a roll says of itself, and where its red line is: as a share of its width.
+ROLL = """
+const roll = document.querySelector(`#${arguments[0]} [data-notes], #${arguments[0]}[data-notes]`);
+if (!roll) return null;
+const canvas = roll.querySelector(".view"), audio = document.querySelector(`#${arguments[0].replace("roll", "player")} audio`);
+const pixels = canvas.getContext("2d").getImageData(0, 3, canvas.width, 1).data;
+let cursor = -1;
+for (let x = 0; x < canvas.width && cursor < 0; x++)
+  if (pixels[4 * x] === 225 && pixels[4 * x + 1] === 29 && pixels[4 * x + 2] === 72) cursor = x / canvas.width;
+const edge = canvas.getContext("2d").getImageData(canvas.width - 4, 3, 1, 1).data;
+return {notes: +roll.dataset.notes, time: +roll.dataset.time, cursor, player: audio ? audio.currentTime : 0,
+  legend: roll.querySelector(".legend").innerText, made: +(edge[0] !== 228 || edge[2] !== 238)};
+"""
 # Of every picture that is shown: the share of pixels that are neither paper, ink nor grey.
 COLOURED = """
 return [...document.querySelectorAll(".picture img")].filter(i => i.offsetParent && i.naturalWidth > 100).map(image => {
@@ -71,15 +93,9 @@ return [...document.querySelectorAll(".picture img")].filter(i => i.offsetParent
 
 
 @pytest.fixture(scope="module")
-def address():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Gradio and its servers
-        app = load_app()
-        demo = app.build_demo(MelReformerPipeline.from_pretrained("piano-tiny"))
-        _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **app.launch_settings())
-        yield url
-        demo.close()
-        gc.collect()  # event loops and sockets that Gradio's server leaves open would fail the session at its end
+def address(app, connected):
+    pipelines = [kind.from_pretrained("piano-tiny") for kind in (MidiGenerationPipeline, MelReformerPipeline)]
+    return connected(app.build_demo(*pipelines)).src
 
 
 @pytest.fixture
@@ -114,12 +130,28 @@ def shown(browser, selector: str, text: str = "") -> list:
 
 
 def press(browser, name: str) -> None:
-    wait_for(lambda: shown(browser, f"#{name}"), f"the button {name}")[0].click()
+    click(browser, f"#{name}")
+
+
+def click(browser, selector: str, text: str = "") -> None:
+    """On what is shown; the page may draw it anew between looking and clicking."""
+    from selenium.common.exceptions import StaleElementReferenceException
+
+    def clicked() -> bool:
+        try:
+            for element in shown(browser, selector, text)[:1]:
+                element.click()
+                return True
+        except StaleElementReferenceException:
+            pass
+        return False
+
+    wait_for(clicked, f"{selector} {text}")
 
 
 def open_expand_tab(browser, address: str) -> None:
     browser.get(address)
-    wait_for(lambda: shown(browser, "button[role=tab]", "Expand"), "the tabs")[0].click()
+    click(browser, "button[role=tab]", "Expand")
 
 
 def upload(browser, path) -> None:
@@ -145,13 +177,18 @@ def outside_requests(browser, address: str) -> list[str]:
     return [url for url in urls if not url.startswith((address, "data:", "blob:", "chrome:", "chrome-untrusted:"))]
 
 
-def test_a_visitor_generates_and_hears_music(address, browser):
+def choose_example(browser, text: str, seconds: str) -> None:
+    click(browser, "button", text)
+    wait_for(lambda: shown(browser, "input[type=number]")[0].get_attribute("value") == seconds, "the example's length")
+
+
+def test_a_visitor_generates_from_an_idea_and_hears_music(address, browser):
     browser.get(address)
-    wait_for(lambda: shown(browser, "#generate"), "the page")
-    wait_for(lambda: browser.execute_script(COLOURED) == [0, 0], "two empty figures")
-    shown(browser, "button", "10 s, seed 1")[0].click()
-    wait_for(lambda: shown(browser, "input[type=number]")[0].get_attribute("value") == "10", "the example's length")
+    click(browser, "#source input[value=idea]")
+    wait_for(lambda: "Denoising steps" in text_of(browser), "the settings of ideas")
+    choose_example(browser, "10 s, seed 1", "10")
     press(browser, "generate")
+    wait_for(lambda: len(browser.execute_script(COLOURED)) == 2, "two figures")
     if shutil.which("ffmpeg"):
         wait_for(lambda: browser.execute_script(LIVE), "the live player to play")
     wait_for(lambda: "10.0 s of music in" in text_of(browser), "the whole piece")
@@ -164,19 +201,76 @@ def test_a_visitor_generates_and_hears_music(address, browser):
     assert outside_requests(browser, address) == []
 
 
+def test_the_roll_moves_while_it_plays(address, browser):
+    browser.get(address)
+    wait_for(lambda: browser.execute_script(ROLL, "roll_generate"), "the empty roll")
+    assert browser.execute_script(COLOURED) == []  # the pictures of ideas are not in the way
+    choose_example(browser, "20 s, seed 7", "20")
+    press(browser, "generate")
+    wait_for(lambda: browser.execute_script(ROLL, "roll_generate")["notes"] > 3, "the first notes")
+    if not shutil.which("ffmpeg"):
+        wait_for(lambda: "20.0 s of music in" in text_of(browser), "the whole piece")
+        browser.execute_script("document.querySelector('#player_generate audio').play()")
+    seen = []
+    wait_for(lambda: browser.execute_script(ROLL, "roll_generate")["cursor"] > 0, "the cursor")
+    until = time.monotonic() + 240
+    while time.monotonic() < until and not (seen and seen[-1]["time"] > 4):
+        seen.append(browser.execute_script(ROLL, "roll_generate"))
+        time.sleep(0.4)
+    times, cursors = [state["time"] for state in seen], [state["cursor"] for state in seen]
+    assert times == sorted(times) and len(set(times)) > 4
+    # The red line is where the player is, on the way from the left to the right.
+    assert cursors == sorted(cursors) and cursors[-1] - cursors[0] > 0.05
+    assert all(abs(state["time"] - state["player"]) < 0.5 for state in seen)
+    wait_for(lambda: "20.0 s of music in" in text_of(browser), "the whole piece")
+    assert wait_for(lambda: browser.execute_script(ROLL, "roll_generate")["made"] == 1, "all of the roll")
+    link = next(
+        a for a in browser.find_elements("css selector", "a") if (a.get_attribute("href") or "").endswith(".mid")
+    )
+    assert link.is_displayed()
+    assert severe(browser) == []
+    assert outside_requests(browser, address) == []
+
+
+def test_a_click_on_the_roll_goes_there(address, browser):
+    browser.get(address)
+    choose_example(browser, "10 s, seed 1", "10")
+    press(browser, "generate")
+    wait_for(lambda: "10.0 s of music in" in text_of(browser), "the whole piece")
+    wait_for(
+        lambda: browser.execute_script("return document.querySelector('#player_generate audio').duration >= 9"), "all"
+    )
+    browser.execute_script("document.querySelector('#player_generate audio').pause()")
+    from selenium.webdriver import ActionChains
+
+    roll = shown(browser, "#roll_generate canvas.map")[0]
+    quarter = (roll.size["width"] - 46) / 4
+    ActionChains(browser).move_to_element_with_offset(roll, int(23 + quarter), 0).click().perform()
+    state = wait_for(lambda: browser.execute_script(ROLL, "roll_generate"), "the roll")
+    assert state["player"] == pytest.approx(7.5, abs=0.3)
+
+
 def test_stop_ends_a_piece(address, browser):
     browser.get(address)
-    wait_for(lambda: shown(browser, "button", "60 s, seed 42"), "the examples")[0].click()
-    wait_for(lambda: shown(browser, "input[type=number]")[0].get_attribute("value") == "60", "the example's length")
+    choose_example(browser, "60 s, seed 42", "60")
     press(browser, "generate")
     wait_for(lambda: "s are made ..." in text_of(browser), "the first seconds")
+    if shutil.which("ffmpeg"):
+        wait_for(lambda: browser.execute_script(PLAYING), "the player to play")
     press(browser, "stop")
     wait_for(lambda: "Stopped after" in text_of(browser), "the end")
-    assert browser.execute_script("return [...document.querySelectorAll('audio')].every(a => a.paused)")
     duration, peak, _ = wait_for(lambda: browser.execute_async_script(DECODE), "the file of what was made")
     assert 0.5 < duration < 60 and peak > 0.01
-    press(browser, "generate")  # the place is free again
-    wait_for(lambda: "Drawing an idea" in text_of(browser) or "Expanding the idea" in text_of(browser), "a new piece")
+    # The player holds what was made, and waits at its beginning.
+    held = wait_for(lambda: browser.execute_script(HELD), "the player's file")
+    assert held["duration"] == pytest.approx(duration, abs=0.05)
+    time.sleep(2)
+    assert browser.execute_script(HELD) == {**held, "time": 0, "paused": True}
+    press(browser, "generate")  # the place is free again, and a new piece begins at its beginning
+    wait_for(lambda: "s are made ..." in text_of(browser), "a new piece")
+    if shutil.which("ffmpeg"):
+        first = wait_for(lambda: browser.execute_script(PLAYING_AT), "the player to play")
+        assert first < 3
     press(browser, "stop")
 
 
@@ -184,8 +278,7 @@ def test_tabs_do_not_play_together(address, browser, tmp_path):
     if not shutil.which("ffmpeg"):
         pytest.skip("needs ffmpeg: apt-get install ffmpeg")
     browser.get(address)
-    wait_for(lambda: shown(browser, "button", "60 s, seed 42"), "the examples")[0].click()
-    wait_for(lambda: shown(browser, "input[type=number]")[0].get_attribute("value") == "60", "the example's length")
+    choose_example(browser, "60 s, seed 42", "60")
     press(browser, "generate")
     wait_for(lambda: browser.execute_script(PLAYING) == [True], "the player of the first tab")
     shown(browser, "button[role=tab]", "Expand")[0].click()
@@ -233,4 +326,43 @@ def test_a_recording_that_is_too_big_is_refused_and_another_one_works(address, b
     open_expand_tab(browser, address)
     upload(browser, tmp_path / "small.wav")
     wait_for(lambda: "0:02" in text_of(browser), "the small recording")
+    assert outside_requests(browser, address) == []
+
+
+def pick(browser, action: str) -> None:
+    click(browser, f"#action input[value={action}]")
+    wait_for(lambda: browser.find_elements("css selector", f"#{action}"), "the button of the action")
+
+
+def test_a_midi_file_is_continued_and_a_recording_written_down(address, browser, tmp_path):
+    browser.get(address)
+    click(browser, "button[role=tab]", "MIDI")
+    press(browser, "continue")
+    wait_for(lambda: "Upload a MIDI file first." in text_of(browser), "the error")
+    browser.execute_script("document.querySelectorAll('.toast-close').forEach(button => button.click())")
+    click(browser, "button", "Ode to Joy")
+    wait_for(lambda: "melody.mid: 30 notes" in text_of(browser), "the file's notes")
+    assert browser.execute_script(ROLL, "roll_midi")["legend"] == "30 notes"
+    press(browser, "continue")
+    wait_for(lambda: "new notes" in browser.execute_script(ROLL, "roll_midi")["legend"], "new notes")
+    assert "30 given notes" in browser.execute_script(ROLL, "roll_midi")["legend"]
+    if shutil.which("ffmpeg"):
+        wait_for(lambda: browser.execute_script(ROLL, "roll_midi")["time"] > 1, "the roll to move")
+    press(browser, "stop_midi")
+    wait_for(lambda: "Stopped after" in text_of(browser), "the end")
+    pick(browser, "transcribe")
+    soundfile.write(tmp_path / "tone.wav", tone(3.0), RATE)
+    field = wait_for(lambda: browser.find_elements("css selector", "#heard input[type=file]"), "the upload")[0]
+    field.send_keys(str(tmp_path / "tone.wav"))
+    wait_for(lambda: "0:03" in text_of(browser), "the uploaded recording")
+    press(browser, "transcribe")
+    wait_for(lambda: "of tone.wav" in text_of(browser) or "in tone.wav" in text_of(browser), "the answer")
+    pick(browser, "fill")
+    assert [field.get_attribute("value") for field in shown(browser, "#gap_begin input, #gap_end input")] == [
+        "5",
+        "10",
+    ]
+    press(browser, "fill")
+    wait_for(lambda: "5 to 10 s written anew" in text_of(browser), "the filled piece")
+    assert severe(browser) == []
     assert outside_requests(browser, address) == []

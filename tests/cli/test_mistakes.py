@@ -220,6 +220,12 @@ def test_extras_are_those_of_the_project():
         assert all(named.get(package, package) in wanted for package in packages), extra
 
 
+def test_the_demo_says_what_a_checkpoint_lacks(mistake, tmp_path):
+    pytest.importorskip("gradio")
+    (tmp_path / "model_index.json").write_text('{"vocoder": ["melreformer_hf", "HifiVocoderModel"]}')
+    assert "neither a composer nor an idea model" in mistake("demo", "--checkpoint", tmp_path)
+
+
 def test_the_demo_says_what_to_install(mistake, monkeypatch):
     monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None)
     assert "pip install 'melreformer_hf[demo]'" in mistake("demo")

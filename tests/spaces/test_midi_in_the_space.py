@@ -80,6 +80,8 @@ def test_generate_composes_by_default_and_gives_sound_notes_and_roll(client, pip
 
 
 def test_sound_and_roll_grow_while_a_piece_is_written(players):
+    from melreformer_space.roll import roll_of
+
     steps = list(players.generate(4, 3, False, "notes", 1.0, 0.98, 4))
     assert steps[0][3] == {"seconds": 4.0, "made": 0.0, "notes": [], "pedal": [], "gap": []}
     assert steps[0][0]["value"] is None and steps[0][0]["autoplay"] is True and steps[0][0]["playback_position"] == 0
@@ -89,6 +91,7 @@ def test_sound_and_roll_grow_while_a_piece_is_written(players):
     np.testing.assert_allclose(live / np.abs(live).max(), whole / np.abs(whole).max(), atol=2e-2)
     rolls = [step[3] for step in steps if "notes" in (step[3] or {})]
     counts, made = [len(roll["notes"]) for roll in rolls], [roll["made"] for roll in rolls]
+    assert roll_of(Score([]), 4.0, 4.005)["made"] == 4.0  # though the sound ends with a whole frame
     assert counts == sorted(counts) and made == sorted(made) and made[-1] == 4.0 and 0 < made[1] < 4
     for roll in rolls[1:-1]:  # what sounds is seen
         assert len(roll["notes"]) >= sum(note[0] < roll["made"] for note in rolls[-1]["notes"])

@@ -88,7 +88,7 @@ def roll_of(
     notes = [[*row, int(note in given)] for note, row in zip(score.notes, rows, strict=True)]
     return {
         "seconds": round(seconds, 3),
-        "made": round(seconds if made is None else made, 3),
+        "made": round(seconds if made is None else min(made, seconds), 3),  # sound ends with a whole frame
         "notes": notes,
         "pedal": [list(interval) for interval in pedal],
         "gap": list(gap or ()),

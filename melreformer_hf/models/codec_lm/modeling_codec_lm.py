@@ -27,12 +27,14 @@ from melreformer_hf.models.codec_lm.configuration_codec_lm import CodecLMConfig
 from melreformer_hf.models.codec_lm.fixed_point_codec_lm import FixedPointCodecLM
 from melreformer_hf.models.codec_lm.weights_codec_lm import ORIGINAL_FORMAT
 from melreformer_hf.nn.attention import AttentionMixin, attend, band_mask, split_heads
+from melreformer_hf.nn.exporting import register_state
 from melreformer_hf.originals.formats import OriginalCheckpointMixin
 
 NO_CODE = -1  # stands for the codes of the frame before the first one
 _TURN_BITS = 40  # of position angles; positions up to 2 ** 23 stay within int64
 
 
+@register_state
 @dataclass
 class CodecLMCache:
     """What a stream keeps between calls: at most `num_context_frames` frames, whatever its length.
@@ -46,9 +48,6 @@ class CodecLMCache:
     keys: list[torch.Tensor]
     values: list[torch.Tensor]
     num_frames: int
-
-
-torch.export.register_dataclass(CodecLMCache)  # a step of a stream can be exported with it
 
 
 @dataclass

@@ -37,6 +37,7 @@ from melreformer_hf.nn.conv import (
     has_weight_norm,
     remove_weight_norm,
 )
+from melreformer_hf.nn.exporting import register_state
 from melreformer_hf.nn.quantization import (
     Codebook,
     CodebookInputs,
@@ -49,6 +50,7 @@ from melreformer_hf.originals.formats import OriginalCheckpointMixin
 from melreformer_hf.originals.weight_norm import plain_state_dict
 
 
+@register_state
 @dataclass(frozen=True)
 class SoundStreamState:
     """What encoder or decoder remember of a stream; a fresh one begins a stream, none is ever changed in place.
@@ -60,9 +62,6 @@ class SoundStreamState:
 
     memory: tuple | None = None
     length: int = 0
-
-
-torch.export.register_dataclass(SoundStreamState)  # a step of a stream can be exported with it
 
 
 @dataclass

@@ -6,7 +6,7 @@ import pytest
 import torch
 from testing_utils import assert_error
 
-from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram, mel_filter_bank, undo_log
+from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram, mel_filter_bank, mel_spectrogram, undo_log
 
 PRESETS = ["melreformer", "hifigan", "melgan", "specvqgan"]
 
@@ -125,6 +125,15 @@ def test_offset_and_multiplier_work_alone(change):
     plain, changed = (log_mel_spectrogram(waveform, MelConfig(**fields)) for fields in ({}, change))
     expected = plain * change.get("log_multiplier", 1.0) + change.get("log_offset", 0.0)
     torch.testing.assert_close(changed, expected)
+
+
+@pytest.mark.parametrize("base", ["e", "10"])
+def test_undoing_the_logarithm_is_its_inverse(base):
+    config = MelConfig(log_base=base, log_offset=2.0, log_multiplier=3.0)
+    waveform = 0.1 * torch.randn(4096, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        undo_log(log_mel_spectrogram(waveform, config), config), mel_spectrogram(waveform, config)
+    )
 
 
 def test_the_default_contract_is_that_of_the_models():

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 from soundfont_files import (
+    ATTACK,
     ATTENUATION,
     DECAY,
+    DELAY,
     FILTER,
+    HOLD,
     KEYS,
     MODES,
     PAN,
@@ -94,6 +97,40 @@ def test_decay_and_sustain(font):
     assert 20 * math.log10(height(audio, 0.5, 1.0) / FULL) == pytest.approx(-20, abs=0.1)
     gone = font({DECAY: timecents(0.5), SUSTAIN: 1000}).render(notes((0, math.inf, 60, 127)), 0, RATE)
     assert gone[0, RATE // 2 - 200 :].abs().max() < 1e-4 and not gone[0, RATE // 2 + 2 :].any()
+
+
+def test_delay_attack_and_hold_come_before_the_decay(font):
+    zone = {DELAY: timecents(0.1), ATTACK: timecents(0.2), HOLD: timecents(0.3), DECAY: timecents(1.0), SUSTAIN: 1000}
+    audio = font(zone).render(notes((0, math.inf, 60, 127)), 0, RATE)
+    assert not audio[0, : int(0.1 * RATE)].any()
+    # Straight in amplitude while it rises, then level, then straight in decibel.
+    for time, expected in ((0.15, 0.25), (0.2, 0.5), (0.25, 0.75), (0.4, 1.0), (0.55, 1.0)):
+        assert height(audio, time - 0.01, time + 0.01) == pytest.approx(expected * FULL, rel=0.03)
+    for time in (0.7, 0.8):
+        fallen = 20 * math.log10(height(audio, time - 0.01, time + 0.01) / FULL)
+        assert fallen == pytest.approx(-96 * (time - 0.6), abs=0.3)
+
+
+def test_a_short_recording_ends_and_long_ones_are_read_to_their_last_point(font):
+    ended = font(samples=[np.full(400, 8000, dtype=np.int16)]).render(notes((0, math.inf, 60, 127)), 0, RATE)
+    assert ended[0, :398].abs().min() > 0.05 and not ended[0, 400:].any()
+
+
+def test_tones_that_are_kept_are_bounded(font, monkeypatch):
+    monkeypatch.setattr(sampler, "_KEPT_SAMPLES", 5 * RATE)
+    piano = font()
+    for key in range(60, 72):
+        piano.render(notes((0, math.inf, key, 127)), 0, RATE)
+        assert sum(len(tone) for tone, _ in piano._tones.values()) <= 5 * RATE
+    assert len(piano._tones) == 2  # of two seconds each, the latest
+
+
+def test_what_sounds_between_two_points_is_on_the_cubic_through_four():
+    region = SoundFont(BUNDLED_PIANO).regions(0, 60, 90)[0]._replace(loop=None)
+    places = np.arange(12.0)
+    cubic = 0.01 * places**2 - 0.2 * places + 1  # Catmull-Rom is exact for parabolas
+    made = sampler._interpolate(cubic.astype(np.float32), np.array([3.25, 5.5, 7.75]), region)
+    np.testing.assert_allclose(made, [0.01 * x * x - 0.2 * x + 1 for x in (3.25, 5.5, 7.75)], atol=1e-6)
 
 
 def test_loops_go_on_without_a_step(font):

@@ -172,6 +172,13 @@ def test_options_that_cannot_be_are_refused(field, value):
         SamplingOptions(**{field: value})
 
 
+def test_options_at_their_limits_are_taken():
+    options = SamplingOptions(temperature=1, top_p=1, repeat_length=2, repeat_memory=2, max_repeats=0)
+    made = compose(model(), 1, 20, generators(0), options)[0]
+    pairs = list(zip(made[:-1, :2].tolist(), made[1:, :2].tolist(), strict=True))
+    assert all(pair != after for pair, after in zip(pairs, pairs[1:], strict=False))
+
+
 def test_temperatures_are_one_per_attribute():
     with pytest.raises(ValueError, match=r"one per attribute \(5\)"):
         compose(model(), 1, 1, None, SamplingOptions(temperature=(1.0, 1.0)))

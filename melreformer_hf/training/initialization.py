@@ -51,10 +51,9 @@ def checkpoint_gradients(model: nn.Module) -> None:
     supported = ("supports_gradient_checkpointing", "_supports_gradient_checkpointing")
     if not any(getattr(model, name, False) for name in supported):
         raise ValueError(f"gradient_checkpointing must be false for {type(model).__name__}, which has none; got True.")
-    if hasattr(model, "activation_checkpointing_enable"):  # transformers' name
-        model.activation_checkpointing_enable()
-    else:  # diffusers'
-        model.enable_gradient_checkpointing()
+    # transformers' name, its name before, diffusers' name.
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable", "enable_gradient_checkpointing")
+    next(getattr(model, name) for name in names if hasattr(model, name))()
 
 
 __all__ = ["checkpoint_gradients", "load_pretrained"]

@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 
 def assert_close(line: dict, expected: dict, *names: str) -> None:
     """Equal up to the order of sums in the first two steps; rounding grows tenfold and more in each step after that."""
-    tolerance = 1e-5 if line["step"] <= 2 else 5e-2
+    tolerance = 1e-4 if line["step"] <= 2 else 5e-2
     for name in names:
         assert line[name] == pytest.approx(expected[name], rel=tolerance), (line["step"], name)
 

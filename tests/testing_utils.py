@@ -157,8 +157,10 @@ class ModelContractMixin:
                 expected = flat_tensors(function(*arguments))
                 torch.compiler.reset()
                 compiled = torch.compile(function, fullgraph=True, backend="eager")(*arguments)
-                exported = torch.export.export(Wrapped(model, function), arguments).module()(*arguments)
-            for actual in (compiled, exported):
+                made = [compiled]
+                if torch.__version__ >= (2, 7):  # 2.6 exports no states that are dataclasses
+                    made.append(torch.export.export(Wrapped(model, function), arguments).module()(*arguments))
+            for actual in made:
                 torch.testing.assert_close(
                     flat_tensors(actual), expected, rtol=1e-4, atol=self.atol, msg=lambda m, name=name: f"{name}: {m}"
                 )

@@ -50,8 +50,8 @@ def test_even_padding_is_told_apart_only_where_it_differs():
     config.check_matches(MelConfig.from_dict({**config.to_dict(), "even_padding": True}))
     odd = MelConfig.preset("hifigan", hop_length=125)
     assert odd.even_padding and not MelConfig.preset("hifigan", hop_length=125, even_padding=False).even_padding
-    with pytest.raises(ValueError, match="even_padding"):
-        odd.check_matches(MelConfig.from_dict({**odd.to_dict(), "even_padding": False}))
+    with pytest.raises(ValueError, match="even_padding: ours has True, theirs has False"):
+        odd.check_matches(MelConfig.from_dict({**odd.to_dict(), "even_padding": False}), "ours", "theirs")
     with pytest.raises(ValueError, match="at least 1001 samples"):
         log_mel_spectrogram(torch.zeros(1000), MelConfig.preset("hifigan", hop_length=1000, n_fft=1025))
 

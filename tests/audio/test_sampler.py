@@ -31,7 +31,7 @@ from soundfont_files import (
     write_font,
 )
 
-from melreformer_hf.audio import sampler
+from melreformer_hf.audio import sampler, soundfont
 from melreformer_hf.audio.sampler import BUNDLED_PIANO, SampledInstrument
 from melreformer_hf.audio.soundfont import SoundFont
 
@@ -220,6 +220,35 @@ def test_spans_and_streams_are_the_whole(font, monkeypatch):
     )
     torch.testing.assert_close(piano.render(open_ended, 0, 2 * RATE, 2), whole[:, : 2 * RATE], rtol=0, atol=1e-6)
     assert piano.longest_tail == pytest.approx(0.3, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        # Of a share of 0, 0.25, 0.5 and 1: straight, by decibel from either end, and all or nothing from the middle on.
+        (0, [0, 0.25, 0.5, 1]),
+        (1, [0, -400 / 960 * math.log10(0.75), -400 / 960 * math.log10(0.5), 1]),
+        (2, [0, 1 + 400 / 960 * math.log10(0.25), 1 + 400 / 960 * math.log10(0.5), 1]),
+        (3, [0, 0, 1, 1]),
+    ],
+)
+def test_curves_of_modulators(kind, expected):
+    velocities = (0, 31.75, 63.5, 127)
+    made = [soundfont._curve(kind << 10, velocity) for velocity in velocities]
+    assert made == pytest.approx(expected)
+    assert [soundfont._curve(kind << 10 | 0x200, velocity) for velocity in velocities] == pytest.approx(
+        [2 * value - 1 for value in expected]
+    )
+    turned = [soundfont._curve(kind << 10 | 0x100, 127 - velocity) for velocity in velocities]
+    assert turned == pytest.approx(expected)
+
+
+def test_times_below_a_millisecond_are_nothing_and_the_longest_is_a_hundred_seconds():
+    assert soundfont._seconds(-12000) == 0 and soundfont._seconds(-1200) == 0.5 and soundfont._seconds(0) == 1
+    assert soundfont._seconds(-11900) == pytest.approx(2 ** (-11900 / 1200)) and soundfont._seconds(
+        9000
+    ) == soundfont._seconds(8000)
+    assert soundfont._seconds(8000) == pytest.approx(101.6, abs=0.1)
 
 
 def test_what_cannot_be_played_is_refused(font, tmp_path):

@@ -22,6 +22,7 @@ from melreformer_hf.metrics import (
     frechet_distance,
     nearest_neighbor_distance,
 )
+from melreformer_hf.metrics.reading import joined_codes
 from melreformer_hf.models.note_ear.configuration_note_ear import NoteEarConfig
 from melreformer_hf.models.note_ear.modeling_note_ear import NoteEarModel
 
@@ -207,3 +208,11 @@ def test_bits_per_second():
 def test_errors(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_codes_of_recordings_are_joined_along_time():
+    first, second = [[1, 2, 3], [4, 5, 6]], numpy.array([[7, 8], [9, 0]])
+    assert joined_codes([first, second]).tolist() == [[[1, 2, 3, 7, 8], [4, 5, 6, 9, 0]]]
+    for wrong in ([], [first, [[1, 2]]], [[1, 2]]):
+        with pytest.raises(ValueError, match=r"shape \(quantizer, frame\), as many quantizers each"):
+            joined_codes(wrong)

@@ -88,11 +88,11 @@ def played(notes: NoteColumns) -> NoteSequence:
 @torch.no_grad()
 def sequence_bits(model: NoteTransformerModel, piece: NoteSequence) -> np.ndarray:
     """Bits of every played note, (note, attribute), in the order in which they are written."""
-    arrays = (piece.roles, piece.attributes, piece.seconds, piece.labels)
+    arrays = (piece.roles, piece.attributes, piece.seconds, piece.upcoming, piece.labels)
     tensors = [torch.from_numpy(array)[None].to(model.device) for array in arrays]
     cache, found = NoteCache(model.config), []
-    for roles, rows, seconds, labels in zip(*(values.split(_CHUNK, dim=1) for values in tensors), strict=True):
-        output = model(roles, rows, seconds, cache=cache)
+    for *chunk, labels in zip(*(values.split(_CHUNK, dim=1) for values in tensors), strict=True):
+        output = model(*chunk, cache=cache)
         found.append(-model.note_log_probabilities(output, labels)[0].double().cpu().numpy() / math.log(2))
     return np.concatenate(found)[piece.labels[:, 1] != IGNORED]
 

@@ -261,15 +261,15 @@ class _Writer:
         reach = max(config.num_hidden_layers * config.window, options.repeat_memory)
         self.skipped = max(len(prompt) - reach, 0)
         self.origin = int(prompt.onsets[self.skipped]) if len(prompt) else begin
-        self.sight = GivenNotes(given.onsets - self.origin)
+        self.sight = GivenNotes(given.onsets - self.origin, given.rows[:, 1])
         self.held = _HeldKeys([*prompt.notes, *given.notes], begin)
         self.now = self.sounded = 0  # when the last played note began: for the model, and in truth
-        self.positions: list[tuple[int, np.ndarray, int]] = []
+        self.positions: list[tuple[int, np.ndarray, int, int]] = []  # role, attributes, onset, `now`
 
     def notes(self, earliest_end: int) -> Iterator[DrawnNote]:
         """See `compose_notes`."""
         mark = MIDDLE if self.skipped else START
-        self.positions.append((mark, np.zeros(len(VOCAB_SIZES), dtype=np.int64), 0))
+        self.positions.append((mark, np.zeros(len(VOCAB_SIZES), dtype=np.int64), 0, 0))
         self._play_prompt()
         while True:
             self._show_given()
@@ -289,7 +289,7 @@ class _Writer:
             # The first duration is that of no key: a note has a tick at least.
             row[2] = max(min(row[2], np.searchsorted(DURATION_TICKS, room, side="right") - 1), 1)
             yield DrawnNote(onset, row)
-            self.positions.append((EVENT, row, self.now))
+            self.positions.append((EVENT, row, self.now, self.now))
 
     def _play_prompt(self) -> None:
         # As `note_sequence` does it, whose clock runs on rounded times.
@@ -299,20 +299,23 @@ class _Writer:
             row = given_row(self.prompt.rows[index], onsets[index], self.now)
             longest = row[0] == len(TIME_TICKS) - 1
             self.now = int(onsets[index] if longest else self.now + TIME_TICKS[row[0]])
-            self.positions.append((EVENT, row, self.now))
+            self.positions.append((EVENT, row, self.now, self.now))
             self.sounded = int(onsets[index])
 
     def _show_given(self) -> None:
         for index in self.sight.due(self.now):
             onset = int(self.sight.onsets[index])
-            self.positions.append((CONTROL, given_row(self.given.rows[index], onset, self.now), onset))
+            row = given_row(self.given.rows[index], onset, self.now)
+            self.positions.append((CONTROL, row, onset, self.now))
 
     def _feed(self) -> None:
-        roles, rows, ticks = zip(*self.positions, strict=True)
+        roles, rows, ticks, moments = zip(*self.positions, strict=True)
         self.positions.clear()
         roles = torch.tensor([roles])
         seconds = torch.tensor([ticks], dtype=torch.float64) / TICKS_PER_SECOND
-        self.sampler.feed(roles, torch.from_numpy(np.stack(rows))[None], seconds.float(), roles == EVENT)
+        rows = torch.from_numpy(np.stack(rows))[None]
+        upcoming = torch.from_numpy(self.sight.upcoming(np.array(moments)))[None] if len(self.given) else None
+        self.sampler.feed(roles, rows, seconds.float(), roles == EVENT, upcoming)
 
     def _onsets(self) -> np.ndarray:
         """(time,) where each time leads to; the longest one leads over any silence, as in training."""

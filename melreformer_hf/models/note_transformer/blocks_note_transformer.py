@@ -162,7 +162,7 @@ class NoteBlock(GradientCheckpointingLayer):
 
 
 class NoteEmbedding(nn.Module):
-    """A position as a vector: the sum of its role's row and, where it is a note, of its attributes' rows."""
+    """A position as a vector: the sum of its role's row, where it is a note of its attributes' rows, and of what is given next."""
 
     def __init__(self, config: NoteTransformerConfig, num_roles: int) -> None:
         super().__init__()
@@ -170,11 +170,20 @@ class NoteEmbedding(nn.Module):
         # One table for all attributes: the rows of attribute a begin at offsets[a].
         self.attributes = nn.Embedding(sum(config.vocab_sizes), config.hidden_size)
         self.offsets = [sum(config.vocab_sizes[:index]) for index in range(config.num_attributes)]
+        # Times leave one value out, the end, and win one, nothing; row 0 is nothing and stays zero.
+        sizes = (config.vocab_sizes[0], config.vocab_sizes[1] + 1) * config.num_upcoming
+        self.upcoming = nn.ModuleList([nn.Embedding(size, config.hidden_size, padding_idx=0) for size in sizes])
 
-    def forward(self, roles: torch.Tensor, attributes: torch.Tensor, is_note: torch.Tensor) -> torch.Tensor:
-        """(batch, position), (batch, position, attribute), (batch, position) bool -> (batch, position, hidden)."""
+    def forward(
+        self, roles: torch.Tensor, attributes: torch.Tensor, is_note: torch.Tensor, upcoming: torch.Tensor | None
+    ) -> torch.Tensor:
+        """(batch, position, hidden) of what `NoteTransformerModel.forward` describes; `is_note`: (batch, position) bool."""
         rows = attributes + torch.tensor(self.offsets, device=attributes.device)
-        return self.roles(roles) + self.attributes(rows).sum(2) * is_note[..., None]
+        hidden = self.roles(roles) + self.attributes(rows).sum(2) * is_note[..., None]
+        if upcoming is not None:
+            for table, values in zip(self.upcoming, upcoming.unbind(-1), strict=True):
+                hidden = hidden + table(values)
+        return hidden
 
 
 class AttributeHead(nn.Module):

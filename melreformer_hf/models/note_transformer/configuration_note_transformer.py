@@ -26,6 +26,7 @@ class NoteTransformerConfig(StrictConfig):
             the time since the previous note, and its last value ends the piece.
         num_marks: roles of positions that are no notes, such as a piece's beginning; they come first among the roles.
         num_note_roles: roles of positions that are notes, such as played and given ones.
+        num_upcoming: chords to come that every position is told of, where notes are given.
         hidden_size: width.
         num_hidden_layers: blocks.
         num_attention_heads: heads; each sees order and time with one half of its channels.
@@ -47,6 +48,7 @@ class NoteTransformerConfig(StrictConfig):
     vocab_sizes: tuple[int, ...] | list[int] = (110, 128, 70, 32, 2)
     num_marks: int = 2
     num_note_roles: int = 2
+    num_upcoming: int = 2
     hidden_size: int = 256
     num_hidden_layers: int = 5
     num_attention_heads: int = 4
@@ -80,6 +82,8 @@ class NoteTransformerConfig(StrictConfig):
                 f"hidden_size must be a multiple of 4 * num_attention_heads = {4 * self.num_attention_heads}, got "
                 f"{self.hidden_size}."
             )
+        if self.num_upcoming < 0:
+            raise ValueError(f"num_upcoming must not be negative, got {self.num_upcoming}.")
         if not 0 < self.min_period_in_s < self.max_period_in_s:
             raise ValueError(
                 "0 < min_period_in_s < max_period_in_s must hold, got "

@@ -8,8 +8,9 @@ was. Positions are rotary over two clocks, order and time, within a sliding wind
 constant memory.
 
 Notes that are given (a melody to accompany, what follows a gap) stand among the notes to come a few seconds before they
-sound, as in the Anticipatory Music Transformer (Thickstun et al., arXiv 2306.08620). Deviation: at least the next given
-note is always in sight, which makes the original's rests unnecessary.
+sound, as in the Anticipatory Music Transformer (Thickstun et al., arXiv 2306.08620). Deviations: the next given
+notes are always in sight, which makes the original's rests unnecessary, and every position is told when the next given chords
+come, because a given note's own time is counted from the moment when it came into sight.
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ class NoteTransformerPreTrainedModel(HubMixin, AttentionMixin, PreTrainedModel):
                 init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, 0.0, spread)
+            if module.padding_idx is not None:
+                init.zeros_(module.weight[module.padding_idx])
         elif isinstance(module, nn.RMSNorm):
             init.ones_(module.weight)
 
@@ -110,6 +113,7 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
         roles: torch.Tensor,
         attributes: torch.Tensor,
         seconds: torch.Tensor,
+        upcoming: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         cache: NoteCache | None = None,
         draw: Callable[[NoteHead, torch.Tensor], torch.Tensor] | None = None,
@@ -122,6 +126,9 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
             attributes: (batch, position, attribute) int64; those of positions that are no notes are not looked at. The
                 time of a given note is that from the last played note's onset to its own.
             seconds: (batch, position) onsets in seconds; where a position is no note, the time it stands for.
+            upcoming: (batch, position, 2 * num_upcoming) int64: of the next given chords, the nearest first, 1 + the time
+                from the last played note to each and 1 + its highest pitch; 0 where there is none. `None` where nothing is
+                given.
             labels: (batch, position, attribute) int64: the note that is played next, -100 where there is none to learn. A
                 piece's end is a time of `config.end_id` with -100 for the other attributes.
             cache: of the positions before these; it is changed. `None` starts anew and keeps nothing.
@@ -132,8 +139,8 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
         Raises:
             ValueError: shapes do not fit the configuration or one another.
         """
-        self._check(roles, attributes, seconds, labels)
-        hidden = self.dropout(self.embedding(roles, attributes, roles >= self.config.num_marks))
+        self._check(roles, attributes, seconds, upcoming, labels)
+        hidden = self.dropout(self.embedding(roles, attributes, roles >= self.config.num_marks, upcoming))
         rotary, mask = self._places(seconds, cache)
         for layer in self.layers:
             hidden = layer(hidden, rotary, mask, cache)
@@ -164,7 +171,12 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
         return rotary, band_mask(places, places, config.window - 1, 0)
 
     def _check(
-        self, roles: torch.Tensor, attributes: torch.Tensor, seconds: torch.Tensor, labels: torch.Tensor | None
+        self,
+        roles: torch.Tensor,
+        attributes: torch.Tensor,
+        seconds: torch.Tensor,
+        upcoming: torch.Tensor | None,
+        labels: torch.Tensor | None,
     ) -> None:
         expected = (*roles.shape, self.config.num_attributes)
         if roles.ndim != 2 or roles.shape[1] < 1:
@@ -173,6 +185,9 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
             raise ValueError(f"attributes must be {expected}, got {tuple(attributes.shape)}.")
         if seconds.shape != roles.shape:
             raise ValueError(f"seconds must be {tuple(roles.shape)}, got {tuple(seconds.shape)}.")
+        chords = (*roles.shape, 2 * self.config.num_upcoming)
+        if upcoming is not None and upcoming.shape != chords:
+            raise ValueError(f"upcoming must be {chords}, got {tuple(upcoming.shape)}.")
         if labels is not None and labels.shape != expected:
             raise ValueError(f"labels must be {expected}, got {tuple(labels.shape)}.")
 

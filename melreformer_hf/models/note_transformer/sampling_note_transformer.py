@@ -132,9 +132,16 @@ class NoteSampler:
         self.phrases = [PhraseMemory(self.options) for _ in range(batch_size)]
         self.last_pitch = torch.full((batch_size,), -1)
         self.last_pedal = torch.full((batch_size,), -1)
-        self._waiting: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._waiting: list[tuple[torch.Tensor, ...]] = []
 
-    def feed(self, roles: torch.Tensor, attributes: torch.Tensor, seconds: torch.Tensor, played: torch.Tensor) -> None:
+    def feed(
+        self,
+        roles: torch.Tensor,
+        attributes: torch.Tensor,
+        seconds: torch.Tensor,
+        played: torch.Tensor,
+        upcoming: torch.Tensor | None = None,
+    ) -> None:
         """Let the model see positions, when the next notes are drawn.
 
         Args:
@@ -142,8 +149,11 @@ class NoteSampler:
             attributes: (batch, position, attribute).
             seconds: (batch, position).
             played: (batch, position) bool, which of them are notes that were played (rather than given).
+            upcoming: (batch, position, 2 * num_upcoming), see the model; always or never.
         """
-        self._waiting.append((roles, attributes, seconds))
+        self._waiting.append(
+            (roles, attributes, seconds) if upcoming is None else (roles, attributes, seconds, upcoming)
+        )
         for row, (values, flags) in enumerate(zip(attributes.tolist(), played.tolist(), strict=True)):
             for note, flag in zip(values, flags, strict=True):
                 if flag:

@@ -235,6 +235,7 @@ def padded(piece: NoteSequence, num_positions: int) -> dict[str, torch.Tensor]:
         "roles": torch.from_numpy(np.pad(piece.roles, (0, missing), mode="edge")),
         "attributes": torch.from_numpy(np.pad(piece.attributes, ((0, missing), (0, 0)))),
         "seconds": torch.from_numpy(np.pad(piece.seconds, (0, missing), mode="edge")),
+        "upcoming": torch.from_numpy(np.pad(piece.upcoming, ((0, missing), (0, 0)))),
         "labels": torch.from_numpy(np.pad(piece.labels, ((0, missing), (0, 0)), constant_values=-100)),
     }
 

@@ -107,7 +107,7 @@ def test_the_model_ends_a_piece_but_not_long_before_the_length_asked_for():
     ending = build(end=9.0)
     free = compose(ending, options=OPTIONS, generator=seeded())
     assert len(free.notes) < 20
-    asked = compose(ending, 20, options=OPTIONS, generator=seeded())
+    asked = compose(ending, 20, options=OPTIONS, generator=seeded(4))
     assert 1800 <= max(note.onset for note in asked.notes) < 2000
     assert max(map(release, asked.notes)) < 1990, "it ended by itself"
     drawn = compose_notes(ending, seconds=20, earliest_end=5.0, options=OPTIONS, generator=seeded())
@@ -125,11 +125,12 @@ class Recorder(NoteSampler):
 
     fed: list[tuple[np.ndarray, ...]]
 
-    def feed(self, roles, attributes, seconds, played):
+    def feed(self, roles, attributes, seconds, played, upcoming):
         if not hasattr(type(self), "last") or type(self).last is not self:
             type(self).last, self.fed = self, []
-        self.fed.append(tuple(values[0].numpy() for values in (roles, attributes, seconds, played)))
-        super().feed(roles, attributes, seconds, played)
+        told = torch.zeros(*roles.shape, 4, dtype=torch.long) if upcoming is None else upcoming
+        self.fed.append(tuple(values[0].numpy() for values in (roles, attributes, seconds, played, told)))
+        super().feed(roles, attributes, seconds, played, upcoming)
 
     @classmethod
     def positions(cls) -> list[np.ndarray]:
@@ -152,7 +153,7 @@ def test_the_model_sees_what_it_was_trained_on(mode, monkeypatch):
         made, given, origin = fill_notes(net, both, 5, 11, **settings), long, 100
     else:
         made, given, origin = accompany_notes(net, Score(long), **settings), long, 1100
-    roles, rows, seconds, played = Recorder.positions()
+    roles, rows, seconds, played, upcoming = Recorder.positions()
     onsets = np.array([note.onset for note in made.notes]) - origin
     flags = np.array([note in given for note in made.notes])
     expected = note_sequence(attributes_of_notes(made.notes, made.pedal), onsets, flags)
@@ -161,6 +162,8 @@ def test_the_model_sees_what_it_was_trained_on(mode, monkeypatch):
     assert count > 30 and (mode == "compose" or CONTROL in roles[:count] or mode == "continue")
     np.testing.assert_array_equal(roles[:count], expected.roles[:count])
     np.testing.assert_array_equal(seconds[:count], expected.seconds[:count])
+    np.testing.assert_array_equal(upcoming[:count], expected.upcoming[:count])
+    assert upcoming[:count].any() == (mode in ("fill", "accompany"))
     columns = [0, 1, 3, 4] if mode in ("compose", "continue") else [0, 1, 3]
     np.testing.assert_array_equal(rows[:count, columns], expected.attributes[:count, columns])
     # A key that is struck again was let go before, which was not known when the note was drawn.

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from melreformer_hf.processing.midi import sequences
 from melreformer_hf.processing.midi.attributes import END, TIME_TICKS, attributes_of_notes
 from melreformer_hf.processing.midi.notes import MidiNote
 from melreformer_hf.processing.midi.sequences import (
     CONTROL,
     EVENT,
     IGNORED,
+    LOOKAHEAD_NOTES,
     LOOKAHEAD_TICKS,
     MIDDLE,
     START,
+    GivenNotes,
     note_sequence,
 )
 
@@ -38,20 +41,58 @@ def test_a_part_of_a_piece_neither_begins_nor_ends_it():
     assert made.roles[0] == MIDDLE and made.labels[-1].tolist() == [IGNORED] * 5
 
 
-def test_given_notes_come_into_sight_five_seconds_ahead():
+def test_given_notes_come_into_sight_five_seconds_ahead(monkeypatch):
+    monkeypatch.setattr(sequences, "LOOKAHEAD_NOTES", 1)
     late = LOOKAHEAD_TICKS
-    # 0: played; 1: the next given note, always in sight; 2: given, in sight once the played note at 200 has sounded
+    # 0: played; 1: the next given note, always in sight; 3: given, in sight once the played note at 200 has sounded
     made = sequence([0, 150, 200, 150 + late, 300 + late], given=(1, 3))
     assert made.roles.tolist() == [START, CONTROL, EVENT, EVENT, CONTROL, EVENT]
     assert made.attributes[1, 0] == np.searchsorted(TIME_TICKS, 150 - 5)  # nearest to 150 before anything is played
     assert made.seconds[1] == 1.5 and made.seconds[4] == np.float32((150 + late) / 100)
 
 
-def test_the_next_given_note_is_in_sight_however_far_and_with_its_whole_chord():
+def shown(onsets, moments) -> list[list[int]]:
+    given = GivenNotes(np.array(onsets), np.zeros(len(onsets), dtype=np.int64))
+    return [list(given.due(now)) for now in moments]
+
+
+def test_a_note_is_in_sight_from_exactly_five_seconds_on(monkeypatch):
+    monkeypatch.setattr(sequences, "LOOKAHEAD_NOTES", 1)
+    assert LOOKAHEAD_TICKS == 500
+    assert shown([1600, 2000], [0, 1499.9, 1500]) == [[0], [], [1]]
+
+
+def test_the_next_given_notes_are_in_sight_however_far():
     far = 10 * LOOKAHEAD_TICKS
-    made = sequence([0, 10, far, far, far + 900], given=(2, 3, 4))
-    assert made.roles.tolist() == [START, CONTROL, CONTROL, EVENT, EVENT]
-    assert made.attributes[1:3, 1].tolist() == [32, 33]
+    onsets = [far + 100 * index for index in range(40)]
+    first, second, third = shown(onsets, [0, 0, far + 100])
+    assert first == list(range(LOOKAHEAD_NOTES)) and second == []
+    # Two have sounded: two more, and what begins within five seconds is seen already.
+    assert third == [LOOKAHEAD_NOTES, LOOKAHEAD_NOTES + 1]
+
+
+def test_a_chord_comes_into_sight_as_a_whole():
+    far = 10 * LOOKAHEAD_TICKS
+    onsets = [far + index for index in range(LOOKAHEAD_NOTES - 1)] + [2 * far] * 3 + [3 * far]
+    assert shown(onsets, [0]) == [list(range(LOOKAHEAD_NOTES + 2))]
+
+
+def test_every_position_is_told_of_the_next_given_chords_as_they_are_from_there():
+    made = sequence([0, 5, 20, 20, 30, 37, 50, 60], given=(2, 3, 5, 6))
+    assert made.roles.tolist() == [START, *[CONTROL] * 4, EVENT, EVENT, EVENT, EVENT]
+    # Chords at 20 (pitches 32 and 33), 37 (35) and 50 (36); moments 0 five times, then 0, 5, 30, 60.
+    expected = [[21, 34, 38, 36]] * 6 + [[16, 34, 33, 36], [8, 36, 21, 37], [0, 0, 0, 0]]
+    assert made.upcoming.tolist() == expected
+    # What is played together with a chord has the very time that stands there.
+    together = sequence([0, 25, 25], given=(2,))
+    assert together.upcoming[2, 0] - 1 == together.labels[2, 0] == 25
+
+
+def test_a_chord_that_sounds_is_no_longer_to_come():
+    given = GivenNotes(np.array([10, 10, 30]), np.array([60, 64, 50]))
+    assert given.upcoming(np.array([9.0, 10.0, 30.0])).tolist() == [[2, 65, 22, 51], [21, 51, 0, 0], [0, 0, 0, 0]]
+    nothing = GivenNotes(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+    assert nothing.upcoming(np.array([0.0])).tolist() == [[0, 0, 0, 0]]
 
 
 def test_positions_before_given_notes_learn_nothing():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import partial
 
@@ -41,7 +42,8 @@ class TestNoteTransformerContract(ModelContractMixin):
 
     def inputs(self, batch):
         given = score(batch, 9)
-        return {**given, "labels": given["attributes"].clone()}
+        chords = torch.tensor([3, 60, 9, 41]).expand(3, 9, 4)[:batch]
+        return {**given, "upcoming": chords, "labels": given["attributes"].clone()}
 
     @pytest.mark.skipif(
         torch.__version__ < (2, 7), reason="torch 2.6 does not trace a choice of positions by their labels"
@@ -77,6 +79,24 @@ def test_cached_equals_uncached_beyond_the_window_at_constant_memory(chunks):
         start += size
         assert cache.seen == start and all(keys.shape[2] == 24 for keys in cache.keys)
     torch.testing.assert_close(torch.cat(made, dim=1), contexts(model, given), rtol=0, atol=2e-5)
+
+
+def test_chords_to_come_are_told_to_their_position_each_number_with_a_row_of_its_own():
+    model, given = build(num_hidden_layers=1, window=1), score(1, 5)
+    nothing = torch.zeros(1, 5, 4, dtype=torch.long)
+    plain = contexts(model, given)
+    torch.testing.assert_close(contexts(model, given, upcoming=nothing), plain, rtol=0, atol=0)
+    made = []
+    for place in range(4):
+        told = nothing.clone()
+        told[0, 2, place] = 7
+        made.append(contexts(model, given, upcoming=told))
+        differs = (made[-1] - plain).abs().amax((0, 2)) > 1e-6
+        assert differs.tolist() == [False, False, True, False, False]
+    assert all((one - other).abs().max() > 1e-6 for one, other in itertools.combinations(made, 2))
+    # The largest values that a sequence holds: the longest time, the highest key.
+    most = torch.tensor([SIZES[0] - 1, SIZES[1]] * 2).expand(1, 5, 4)
+    assert contexts(model, given, upcoming=most).isfinite().all()
 
 
 def test_no_position_sees_the_future_and_none_sees_beyond_its_window():

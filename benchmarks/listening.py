@@ -144,7 +144,8 @@ def statistics_table(sources: dict[str, list[list[MidiNote]]], seconds: float, h
         means = {key: float(np.nanmean([row[key] for row in rows])) for key in STATISTICS if key != "inter_onset"}
         found[name] = {"excerpts": len(rows), "means": means, "distances": apart}
         cells = [
-            (f"{means[key]:.2f}; " if key in means else "") + f"{apart[key]:.3f} ({apart[key] / max(floor[key], 1e-9):.1f}x)"
+            (f"{means[key]:.2f}; " if key in means else "")
+            + f"{apart[key]:.3f} ({apart[key] / max(floor[key], 1e-9):.1f}x)"
             for key in STATISTICS
         ]
         print(f"| {name} | {len(rows)} of {len(sources[name])} | " + " | ".join(cells) + " |")

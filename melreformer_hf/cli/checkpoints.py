@@ -123,6 +123,9 @@ def assemble(
     dtype: Annotated[
         str, typer.Option(help="Precision of the stored weights: float32, bfloat16 or float16 (half the size).")
     ] = "float32",
+    composer_int8: Annotated[
+        bool, typer.Option("--composer-int8", help="Store the composer's matrices as 8-bit integers: half of float16.")
+    ] = False,
     scheduler: Annotated[
         str, typer.Option(help="How ideas are denoised: dpm (DPM-Solver++, about 20 steps) or ddim (about 50).")
     ] = "dpm",
@@ -153,12 +156,15 @@ def assemble(
     Example: melreformer assemble --idea runs/idea/best --expansion runs/expansion/best --vocoder runs/vocoder/best --output mine
     """
     from melreformer_hf.hub.cards import joined_details
+    from melreformer_hf.hub.int8 import store_as_int8
 
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"--dtype must be float32, bfloat16 or float16, got {dtype!r}.")
     parts = {"idea": idea, "expansion": expansion, "vocoder": vocoder}
     parts |= {"composer": composer, "performer": performer, "ear": ear}
     _check_pairs(parts)
+    if composer_int8 and composer is None:
+        raise ValueError("--composer-int8 needs --composer: nothing else is stored that way.")
     prediction_type = None if idea is None else _prediction_type(prediction_type, Path(idea))
     if card is not None and not card.is_file():
         raise FileNotFoundError(f"No JSON file for the card at {card}.")
@@ -172,6 +178,8 @@ def assemble(
         _store(pipe, dtype)
         pipe.save_pretrained(output, card=details)
     _compute_in_full_precision(output)
+    if composer_int8:
+        store_as_int8(output / "composer")
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) / 1e6
     typer.echo(f"wrote a pipeline of {size:.1f} MB to {output}")
 

@@ -85,6 +85,26 @@ def test_parts_of_both_pipelines_share_a_folder(tmp_path):
         assert {value.dtype for value in stored.values()} == {torch.float16}
 
 
+def test_the_composer_alone_may_be_stored_as_integers(tmp_path):
+    torch.manual_seed(0)
+    parts = tiny_midi_parts()
+    words = ["assemble", "--output", str(tmp_path / "pipe"), "--dtype", "float16", "--composer-int8"]
+    for name, part in parts.items():
+        part.save_pretrained(tmp_path / name)
+        words += [f"--{name}", str(tmp_path / name)]
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    kinds = {name: set() for name in parts}
+    for name, found in kinds.items():
+        found |= {value.dtype for value in load_file(tmp_path / "pipe" / name / "model.safetensors").values()}
+    assert torch.int8 in kinds.pop("composer") and set.union(*kinds.values()) == {torch.float16}
+    pipe = MidiGenerationPipeline.from_pretrained(tmp_path / "pipe")
+    assert pipe.composer.dtype == torch.float32
+    assert pipe(1.0, generator=seeded(), output_type="notes").notes[0]
+    with pytest.raises(ValueError, match="--composer-int8 needs --composer"):
+        words = ["--idea", "i", "--expansion", "e", "--vocoder", "v", "--output", "o", "--composer-int8"]
+        CliRunner().invoke(app, ["assemble", *words], catch_exceptions=False)
+
+
 @pytest.mark.parametrize(
     ("given", "match"),
     [

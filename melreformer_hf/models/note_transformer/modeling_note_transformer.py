@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from melreformer_hf.hub.int8 import Int8StorageMixin
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.note_transformer.blocks_note_transformer import (
     NoteBlock,
@@ -54,7 +55,7 @@ class NoteTransformerOutput(ModelOutput):
     next_notes: torch.LongTensor | None = None
 
 
-class NoteTransformerPreTrainedModel(HubMixin, AttentionMixin, PreTrainedModel):
+class NoteTransformerPreTrainedModel(HubMixin, Int8StorageMixin, AttentionMixin, PreTrainedModel):
     """Initial values and loading."""
 
     config_class = NoteTransformerConfig

@@ -44,7 +44,6 @@ from melreformer_hf.processing.midi.pedal import merge_intervals, read_pedal
 from melreformer_hf.processing.midi.sequences import (
     CONTROL,
     EVENT,
-    LOOKAHEAD_TICKS,
     MIDDLE,
     START,
     GivenNotes,
@@ -53,6 +52,7 @@ from melreformer_hf.processing.midi.sequences import (
 
 LONGEST_SECONDS = 600.0  # of a piece that the model is left to end by itself
 _FINAL_SHARE = 0.1  # of a length that was asked for: only there the model may end before it
+_EARLY_END_TICKS = 5 * TICKS_PER_SECOND  # before a melody's last onset, from which on its accompaniment may end
 _FEW_POSITIONS = 16  # read by one thread as fast as by several
 
 
@@ -268,11 +268,9 @@ class _Writer:
 
     def notes(self, earliest_end: int) -> Iterator[DrawnNote]:
         """See `compose_notes`."""
-        mark = MIDDLE if self.skipped else START
-        self.positions.append((mark, np.zeros(len(VOCAB_SIZES), dtype=np.int64), 0, 0))
+        self._add(MIDDLE if self.skipped else START, np.zeros(len(VOCAB_SIZES), dtype=np.int64))
         self._play_prompt()
         while True:
-            self._show_given()
             few = len(self.positions) <= _FEW_POSITIONS
             self._feed()
             may_end = self.origin + self.now >= earliest_end
@@ -289,24 +287,25 @@ class _Writer:
             # The first duration is that of no key: a note has a tick at least.
             row[2] = max(min(row[2], np.searchsorted(DURATION_TICKS, room, side="right") - 1), 1)
             yield DrawnNote(onset, row)
-            self.positions.append((EVENT, row, self.now, self.now))
+            self._add(EVENT, row)
 
     def _play_prompt(self) -> None:
         # As `note_sequence` does it, whose clock runs on rounded times.
         onsets = self.prompt.onsets - self.origin
         for index in range(self.skipped, len(self.prompt)):
-            self._show_given()
             row = given_row(self.prompt.rows[index], onsets[index], self.now)
             longest = row[0] == len(TIME_TICKS) - 1
             self.now = int(onsets[index] if longest else self.now + TIME_TICKS[row[0]])
-            self.positions.append((EVENT, row, self.now, self.now))
+            self._add(EVENT, row)
             self.sounded = int(onsets[index])
 
-    def _show_given(self) -> None:
+    def _add(self, role: int, row: np.ndarray) -> None:
+        """A mark or a played note, and before it the given notes that come into sight with it."""
         for index in self.sight.due(self.now):
             onset = int(self.sight.onsets[index])
-            row = given_row(self.given.rows[index], onset, self.now)
-            self.positions.append((CONTROL, row, onset, self.now))
+            given = given_row(self.given.rows[index], onset, self.now)
+            self.positions.append((CONTROL, given, onset, self.now))
+        self.positions.append((role, row, self.now, self.now))
 
     def _feed(self) -> None:
         roles, rows, ticks, moments = zip(*self.positions, strict=True)
@@ -469,7 +468,7 @@ def accompany_notes(
         model,
         seconds=last / TICKS_PER_SECOND if seconds is None else seconds,
         given=melody,
-        earliest_end=max(max(note.onset for note in known) - LOOKAHEAD_TICKS, 0) / TICKS_PER_SECOND,
+        earliest_end=max(max(note.onset for note in known) - _EARLY_END_TICKS, 0) / TICKS_PER_SECOND,
         options=options,
         generator=generator,
         module=module,

@@ -1,14 +1,16 @@
 """Notes as the positions of a sequence: those that are played, and among them those that are given.
 
 A given note (a *control*: a note of the melody to accompany, or of what follows a gap) stands in the sequence before the
-played notes that should know of it: as soon as the last played note comes within `LOOKAHEAD_TICKS` of it, as in the
-Anticipatory Music Transformer (Thickstun et al., arXiv 2306.08620), and in any case while fewer than `LOOKAHEAD_NOTES`
-given notes to come are in sight. The second rule is ours: it replaces the original's rests, whose only purpose is that
-silence has positions too, and shows from a gap's beginning what follows it.
+played notes that should know of it, as in the Anticipatory Music Transformer (Thickstun et al., arXiv 2306.08620). Three
+things differ from there:
 
-A given note's own time is counted from the note that was played last when it came into sight, which is long past when it
-sounds. So every position also tells the next given chords as they are from there: what is played together with a chord has
-the very time that stands there. Without this, notes were predicted worse with a melody in sight than left to right.
+- Given notes come into sight by number, not by seconds: whenever fewer than `LOOKAHEAD_NOTES` are still to come, the next
+  `LOOKAHEAD_BATCH` do. So the first notes behind a gap are known throughout it, silences need no rests of their own, and
+  given notes seldom stand between two played ones.
+- They stand in front of the played note after which they came into sight: what is played next is always written from the
+  position of a played note. Written from a given one, notes came out worse than left to right.
+- A given note's own time is counted from that played note, which is long past when it sounds. So every position also tells
+  the next given chords as they are from there: what is played with a chord has the very time that stands there.
 """
 
 from __future__ import annotations
@@ -22,8 +24,7 @@ from melreformer_hf.processing.midi.attributes import END, TIME_TICKS, nearest_s
 from melreformer_hf.processing.midi.notes import TICKS_PER_SECOND
 
 START, MIDDLE, EVENT, CONTROL = range(4)
-LOOKAHEAD_TICKS = 5 * TICKS_PER_SECOND
-LOOKAHEAD_NOTES = 16
+LOOKAHEAD_NOTES, LOOKAHEAD_BATCH = 8, 16
 UPCOMING_CHORDS = 2
 IGNORED = -100
 
@@ -33,8 +34,8 @@ class NoteSequence:
     """Positions of a piece.
 
     Args:
-        roles: (position,) int64: `START` or `MIDDLE` first, then `EVENT` and `CONTROL`.
-        attributes: (position, 5) int64; zeros in the first position.
+        roles: (position,) int64: `START` or `MIDDLE`, before it only `CONTROL`, then `EVENT` and `CONTROL`.
+        attributes: (position, 5) int64; zeros for `START` and `MIDDLE`.
         seconds: (position,) float32 onsets.
         upcoming: (position, 2 * `UPCOMING_CHORDS`) int64, see `GivenNotes.upcoming`.
         labels: (position, 5) int64: the note that is played next, `IGNORED` where the next position is a given one.
@@ -64,13 +65,12 @@ class GivenNotes:
         self.highest = np.maximum.reduceat(pitches, first) if len(onsets) else pitches
 
     def due(self, now: float) -> Iterator[int]:
-        """Indices of the notes that stand before the next played one, when the last one was at `now`."""
-        passed = int(np.searchsorted(self.onsets, now, side="right"))
+        """Indices of the notes that come into sight when the last played one is at `now`."""
+        coming = self.shown - int(np.searchsorted(self.onsets, now, side="right"))
+        wanted = self.shown if coming >= LOOKAHEAD_NOTES else self.shown - min(coming, 0) + LOOKAHEAD_BATCH
         while self.shown < len(self.onsets):
-            onset = self.onsets[self.shown]
-            near = onset <= now + LOOKAHEAD_TICKS or self.shown - passed < LOOKAHEAD_NOTES
             # A chord comes into sight as a whole: what begins with the latest shown note is shown, too.
-            if not near and onset > self.onsets[self.shown - 1]:
+            if self.shown >= wanted and self.onsets[self.shown] > self.onsets[self.shown - 1]:
                 return
             yield self.shown
             self.shown += 1
@@ -116,42 +116,39 @@ def note_sequence(
     """
     played, controls = np.flatnonzero(~given), np.flatnonzero(given)
     sight = GivenNotes(onsets[controls], attributes[controls, 1])
-    roles, rows = [START if begins else MIDDLE], [np.zeros(attributes.shape[1], dtype=np.int64)]
-    ticks, labels, now = [0.0], [], 0.0
-    moments = [0.0]  # when the last played note began, at each position
+    roles, rows, ticks, moments, labels, now = [], [], [], [], [], 0.0
 
-    def show_given() -> None:
+    def add(role: int, row: np.ndarray, tick: float) -> None:
+        roles.append(role)
+        rows.append(row)
+        ticks.append(tick)
+        moments.append(now)
+
+    def add_after_given(role: int, row: np.ndarray) -> None:
         for index in sight.due(now):
             note = controls[index]
-            labels.append(None)
-            roles.append(CONTROL)
-            rows.append(given_row(attributes[note], onsets[note], now))
-            ticks.append(float(onsets[note]))
-            moments.append(now)
+            add(CONTROL, given_row(attributes[note], onsets[note], now), float(onsets[note]))
+            labels.append(nothing)
+        add(role, row, now)
 
+    nothing = np.full(attributes.shape[1], IGNORED, dtype=np.int64)
+    add_after_given(START if begins else MIDDLE, np.zeros(attributes.shape[1], dtype=np.int64))
     for note in played:
-        show_given()
         row = given_row(attributes[note], onsets[note], now)
         # The quantized onset, not the true one: the next time is counted from what was written, so errors do not add up.
         now = now + TIME_TICKS[row[0]] if row[0] < len(TIME_TICKS) - 1 else float(onsets[note])
         labels.append(row)
-        roles.append(EVENT)
-        rows.append(row)
-        ticks.append(now)
-        moments.append(now)
-    if ends:
-        show_given()
-    last = np.full(attributes.shape[1], IGNORED, dtype=np.int64)
+        add_after_given(EVENT, row)
+    last = nothing.copy()
     if ends:
         last[0] = END
     labels.append(last)
-    nothing = np.full(attributes.shape[1], IGNORED, dtype=np.int64)
     return NoteSequence(
         np.array(roles, dtype=np.int64),
         np.stack(rows),
         (np.array(ticks) / TICKS_PER_SECOND).astype(np.float32),
         sight.upcoming(np.array(moments)),
-        np.stack([nothing if label is None else label for label in labels]),
+        np.stack(labels),
     )
 
 
@@ -159,8 +156,8 @@ __all__ = [
     "CONTROL",
     "EVENT",
     "IGNORED",
+    "LOOKAHEAD_BATCH",
     "LOOKAHEAD_NOTES",
-    "LOOKAHEAD_TICKS",
     "MIDDLE",
     "START",
     "UPCOMING_CHORDS",

@@ -15,7 +15,7 @@ from melreformer_hf.data.tokenizing import TokenizeConfig, tokenize_folder
 from melreformer_hf.models.note_transformer.modeling_note_transformer import NoteTransformerModel
 from melreformer_hf.processing.midi.attributes import END, VOCAB_SIZES
 from melreformer_hf.processing.midi.notes import MidiNote, notes_to_midi, write_midi
-from melreformer_hf.processing.midi.sequences import CONTROL, MIDDLE, START
+from melreformer_hf.processing.midi.sequences import CONTROL, EVENT, MIDDLE, START
 from melreformer_hf.training.config import TrainingConfig
 from melreformer_hf.training.folders import notes_dataset_of
 from melreformer_hf.training.loop import train

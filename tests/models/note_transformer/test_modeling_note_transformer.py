@@ -173,6 +173,9 @@ def test_wrong_shapes_are_named():
     with pytest.raises(ValueError) as error:
         model(**given, labels=given["roles"])
     assert_error(error, "labels", "(2, 4)")
+    with pytest.raises(ValueError) as error:
+        model(**given, upcoming=torch.zeros(2, 4, 2, dtype=torch.long))
+    assert_error(error, "upcoming", "(2, 4, 2)")
 
 
 @pytest.mark.parametrize(
@@ -200,11 +203,13 @@ def test_borders_of_the_configuration():
         "vocab_sizes": ((2, 2),),
         "min_period_in_s": (1e-3, 99.9),
         "dropout": (0.0, 0.99),
+        "num_upcoming": (0, 1),
     }
     outside |= {
         "hidden_size": (0, {"hidden_size": 6, "num_attention_heads": 1}),
         "vocab_sizes": ((2,), (2, 1)),
         "min_period_in_s": (0.0, 100.0),
         "dropout": (-0.01, 1.0),
+        "num_upcoming": (-1,),
     }
     check_borders(partial(NoteTransformerConfig.preset, "test"), inside, outside)

@@ -52,8 +52,12 @@ def attended(layer, x: torch.Tensor, seconds: torch.Tensor) -> torch.Tensor:
     return linear(layer.out_proj, mixed)
 
 
-def contexts(model, roles: torch.Tensor, attributes: torch.Tensor, seconds: torch.Tensor) -> torch.Tensor:
+def contexts(
+    model, roles: torch.Tensor, attributes: torch.Tensor, seconds: torch.Tensor, upcoming: torch.Tensor
+) -> torch.Tensor:
     hidden = embedded(model, roles, attributes)
+    for place, table in enumerate(model.embedding.upcoming):  # times and pitches in turns, 0 for none
+        hidden = hidden + table.weight[upcoming[..., place]] * (upcoming[..., place] > 0)[..., None]
     for layer in model.layers:
         hidden = hidden + attended(layer.attention, rms(layer.attention_norm, hidden), seconds)
         gate, up = linear(layer.gate_up_proj, rms(layer.mlp_norm, hidden)).chunk(2, dim=-1)
@@ -67,11 +71,15 @@ def test_contexts_and_logits():
     roles = torch.tensor([[0, 2, 3, 2, 2, 3, 2], [1, 2, 2, 1, 3, 2, 2]])
     attributes = torch.stack([torch.randint(size, (2, 7), generator=random) for size in SIZES], dim=-1)
     seconds = torch.rand(2, 7, generator=random).cumsum(1)
+    upcoming = torch.stack([torch.randint(size, (2, 7), generator=random) for size in (5, 8, 5, 8)], dim=-1)
+    assert [table.num_embeddings for table in model.embedding.upcoming] == [5, 8, 5, 8]
     with torch.no_grad():
-        made = model(roles, attributes, seconds).last_hidden_state
+        for table in model.embedding.upcoming:
+            table.weight[0] = 0.0  # as it is made, and stays: nothing is nothing
+        made = model(roles, attributes, seconds, upcoming).last_hidden_state
         logits = model.head(made, attributes)
         plain = model.double()
-        expected = contexts(plain, roles, attributes, seconds.double())
+        expected = contexts(plain, roles, attributes, seconds.double(), upcoming)
         torch.testing.assert_close(made.double(), expected, rtol=1e-4, atol=1e-4)
         context = expected
         for index, (head, values) in enumerate(zip(plain.head.heads, logits, strict=True)):

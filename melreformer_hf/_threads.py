@@ -8,16 +8,20 @@ set it before they import torch, and a library that comes too late uses fewer th
 
 from __future__ import annotations
 
+import atexit
 import os
+import queue
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import torch
 
+Item = TypeVar("Item")
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -89,6 +93,63 @@ def using_threads(number: int) -> Iterator[None]:
         torch.set_num_threads(usual)
 
 
+def made_ahead(make: Callable[[Callable[[], bool]], Iterator[Item]], most: int = 1) -> Generator[Item, None, None]:
+    """What an iterator yields, made by a thread of its own while the caller works with what came before.
+
+    Args:
+        make: gives the iterator, in that thread, of whose CPU threads it uses one. It is handed a function that says whether
+            nothing more is wanted, which an iterator may ask between two items to end early.
+        most: items that are made before they are asked for; so much memory it takes, however many there are.
+
+    Returns:
+        the items in their order; what `make` or its iterator raises is raised, with its traceback. Closed early, it ends
+        the thread.
+    """
+    import torch
+
+    usual = torch.get_num_threads()
+    made: queue.SimpleQueue[tuple[bool, Item | BaseException]] = queue.SimpleQueue()
+    room, stopped = threading.Semaphore(most), threading.Event()
+
+    def work() -> None:
+        torch.set_num_threads(1)
+        try:
+            items = make(stopped.is_set)
+            while room.acquire() and not stopped.is_set():
+                made.put((True, next(items)))
+        except BaseException as error:  # StopIteration too: whatever it is, it is the caller's
+            made.put((False, error))
+        finally:
+            torch.set_num_threads(usual)  # what threads begin with that are started later
+
+    return _taken(threading.Thread(target=work, name="melreformer-ahead", daemon=True), made, room, stopped)
+
+
+def _taken(
+    worker: threading.Thread, made: queue.SimpleQueue, room: threading.Semaphore, stopped: threading.Event
+) -> Generator[Item, None, None]:
+    def stop() -> None:
+        stopped.set()
+        room.release()
+        worker.join()
+
+    # Nobody waits for the thread of a stream that was left open; but it has to end before the interpreter does.
+    atexit.register(stop)
+    worker.start()
+    try:
+        while True:
+            there, item = made.get()
+            if not there:
+                break
+            room.release()
+            yield item
+    finally:
+        stop()
+        atexit.unregister(stop)
+    if not isinstance(item, StopIteration):
+        raise item
+
+
 def describe_threads() -> str:
     """What was chosen, in words."""
     import torch
@@ -104,6 +165,7 @@ __all__ = [
     "calm_number",
     "choose_threads",
     "describe_threads",
+    "made_ahead",
     "sleep_while_waiting",
     "threads_sleep",
     "using_threads",

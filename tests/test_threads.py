@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import torch
@@ -64,3 +66,75 @@ def test_commands_choose_the_policy_before_torch_reads_it():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert result.stdout.strip() == "False"
+
+
+def test_items_are_made_ahead_in_order_and_no_further_than_asked():
+    made = []
+
+    def count(stopped):
+        assert torch.get_num_threads() == 1 and threading.current_thread() is not threading.main_thread()
+        for number in range(20):
+            made.append(number)
+            yield number
+
+    usual, taken = torch.get_num_threads(), []
+    for number in _threads.made_ahead(count, most=2):
+        time.sleep(0.005)
+        assert len(made) <= number + 3
+        taken.append(number)
+    assert taken == made == list(range(20)) and torch.get_num_threads() == usual
+    assert list(_threads.made_ahead(lambda stopped: iter(()))) == []
+
+
+def workers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "melreformer-ahead"]
+
+
+def test_errors_of_the_other_thread_arrive_with_their_traceback():
+    def fail_after_two(stopped):
+        yield from (1, 2)
+        raise KeyError("third")
+
+    items, taken = _threads.made_ahead(fail_after_two), []
+    with pytest.raises(KeyError, match="third") as error:
+        taken.extend(items)
+    assert "fail_after_two" in [entry.name for entry in error.traceback] and not workers()
+    items = _threads.made_ahead(fail_after_two)
+    assert [next(items), next(items)] == [1, 2]
+    with pytest.raises(KeyError):
+        next(items)
+    with pytest.raises(ZeroDivisionError):
+        next(_threads.made_ahead(lambda stopped: iter([1 // 0])))
+
+
+def test_whoever_stops_listening_stops_the_other_thread():
+    closed = []
+
+    def endless(stopped):
+        try:
+            while not stopped():
+                yield 1
+                for _ in range(1000):
+                    if stopped():
+                        return
+                    time.sleep(0.01)
+        finally:
+            closed.append(threading.current_thread())
+
+    items = _threads.made_ahead(endless)
+    assert next(items) == 1
+    (worker,) = workers()
+    started = time.perf_counter()
+    items.close()
+    assert closed == [worker] and not workers() and time.perf_counter() - started < 5
+    _threads.made_ahead(endless).close()  # never begun
+    assert len(closed) == 1
+
+
+def test_a_program_ends_though_a_stream_was_left_open():
+    program = (
+        "import itertools, torch; from melreformer_hf._threads import made_ahead\n"
+        "items = made_ahead(lambda stopped: (torch.ones(1) for _ in itertools.count())); next(items); print('end')"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "end\n", "")

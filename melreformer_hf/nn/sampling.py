@@ -22,13 +22,12 @@ def _uniform(rows: int, device: torch.device, generator: Generators) -> torch.Te
 
 def draw(probabilities: torch.Tensor, generator: Generators = None) -> torch.Tensor:
     """Draw one index per row by inverting the cumulative distribution: (row, choice) -> (row,) int64."""
-    # float32, which every device has. Scaled to the last sum, so that rounding cannot leave a point beyond the end.
+    # float32, which every device has.
     cumulative = probabilities.float().cumsum(-1)
-    point = _uniform(len(probabilities), probabilities.device, generator)[:, None] * cumulative[:, -1:]
-    index = torch.searchsorted(cumulative, point, right=True).squeeze(1)
-    # Rounding may leave the point behind the last code that has any probability.
-    last = probabilities.shape[-1] - 1 - (probabilities > 0).flip(-1).int().argmax(-1)
-    return torch.minimum(index, last)
+    point = _uniform(len(probabilities), probabilities.device, generator)[:, None]
+    # Divided by the last sum, so that it is one: a point below one is never behind the last that has any probability.
+    index = torch.searchsorted(cumulative / cumulative[:, -1:], point, right=True).squeeze(1)
+    return index.clamp_(max=probabilities.shape[-1] - 1)  # where there is no probability at all
 
 
 def choose(
@@ -59,7 +58,9 @@ def choose(
         return logits.argmax(-1)
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}. For the likeliest use do_sample=False.")
-    logits = logits.float() / temperature
+    logits = logits.float()
+    if temperature != 1:
+        logits = logits / temperature
     if top_k is not None:
         if top_k < 1:
             raise ValueError(f"top_k must be positive, got {top_k}.")
@@ -72,8 +73,8 @@ def choose(
             raise ValueError(f"top_p must be in (0, 1], got {top_p}.")
         ordered, order = probabilities.sort(-1, descending=True)
         # The one that reaches top_p is kept, so that never all are dropped.
-        ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0.0)
-        probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
+        before = ordered.cumsum(-1).sub_(ordered)
+        probabilities = probabilities.scatter(-1, order, ordered.masked_fill_(before >= top_p, 0.0))
     return draw(probabilities, generator)
 
 

@@ -329,7 +329,7 @@ class _Writer:
         onsets = self._onsets()
         allowed = self.held.free(self.origin + onsets)
         allowed[onsets < max(self.begin - self.origin, self.sounded)] = False
-        allowed[onsets == self.sounded, : max(int(self.sampler.last_pitch[0]), -1) + 1] = False
+        allowed[onsets == self.sounded, : self.sampler.last_pitch[0] + 1] = False
         return torch.from_numpy(allowed)[None]
 
 

@@ -16,7 +16,8 @@ from melreformer_hf.processing.midi.notes import DRUMS, TICKS_PER_SECOND, MidiNo
 from melreformer_hf.processing.midi.sounding import sounding_notes
 
 Music: TypeAlias = "str | os.PathLike | bytes | io.BufferedIOBase | Score | Sequence[MidiNote]"
-Snapshots: TypeAlias = "Iterator[tuple[SoundingNotes, int]]"
+Snapshot: TypeAlias = "tuple[SoundingNotes, int]"
+Snapshots: TypeAlias = "Iterator[Snapshot]"
 # A string that the pedal holds is not heard any more after so long; without an end, a pedal that is never lifted would
 # keep all notes.
 _LONGEST_SECONDS = 60.0
@@ -166,6 +167,7 @@ def written_snapshots(
 __all__ = [
     "RING_SECONDS",
     "Music",
+    "Snapshot",
     "Snapshots",
     "score_end",
     "score_of",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from contextlib import closing
+from itertools import chain, takewhile
 from typing import TypeAlias
 
 import numpy as np
 import torch
 
+from melreformer_hf._threads import calm_number, made_ahead
 from melreformer_hf.audio.mel import log_mel_spectrogram
 from melreformer_hf.audio.sampler import SampledInstrument
 
@@ -31,6 +33,7 @@ from melreformer_hf.pipelines.composing import (
 )
 from melreformer_hf.pipelines.hearing import (
     Music,
+    Snapshot,
     Snapshots,
     score_end,
     score_of,
@@ -361,7 +364,8 @@ class MidiGenerationPipeline(MelToAudio, AudioPipeline):
     ) -> Iterator[torch.Tensor]:
         """Generate music and yield it while its notes are written, at constant memory whatever its length.
 
-        The composer writes no more notes than the next chunk needs.
+        The composer writes no more notes than the next chunk needs; on a CPU with two threads or more it writes those
+        of one chunk ahead, in a thread of its own, while the others play.
 
         Args:
             audio_length_in_s: as `__call__`; with `prompt` as `continue_`.
@@ -372,7 +376,7 @@ class MidiGenerationPipeline(MelToAudio, AudioPipeline):
             generator: as `__call__`, one.
             synth: as `__call__`.
             chunk_length_in_s: about how much audio a chunk holds; default 0.75 seconds, about.
-            callback_on_note: told every note when it is written, before it sounds; not those of `midi` and `prompt`.
+            callback_on_note: told every note after it was written, before it sounds; not those of `midi` and `prompt`.
             callback_on_mel: told every (1, mel, frame) piece of the performer's mel before it becomes audible.
 
         Yields:
@@ -394,22 +398,28 @@ class MidiGenerationPipeline(MelToAudio, AudioPipeline):
                 callback_on_mel=callback_on_mel,
             )
             return
-        seconds, chunk = self._seconds(audio_length_in_s), self.chunk_frames_of(chunk_length_in_s)
-        frames = None if seconds is None else self.frames_of(seconds)
+        seconds, begun = self._seconds(audio_length_in_s), Score([]) if prompt is None else score_of(prompt, "prompt")
         (row,) = row_generators(generator, 1)
-        begun = Score([]) if prompt is None else score_of(prompt, "prompt")
-        drawn = compose_notes(
-            self._net,
-            seconds=seconds,
-            prompt=None if prompt is None else begun,
-            options=sampling(temperature, top_p),
-            generator=row,
-            module=self.composer,
-        )
-        given = ((note, None) for note in sorted(begun.notes, key=lambda note: (note.onset, note.pitch)))
-        notes = chain(given, struck_notes(watched(drawn, callback_on_note)))
-        known = written_snapshots(notes, begun.pedal, frames, chunk, self.mel_config.frame_rate, self._tail(synth))
-        yield from self.calmly(self._audible(known, frames or _ENDLESS, synth, callback_on_mel))
+        drawing = {"options": sampling(temperature, top_p), "generator": row, "module": self.composer}
+        frames = None if seconds is None else self.frames_of(seconds)
+        chunks = {"num_frames": frames, "chunk": self.chunk_frames_of(chunk_length_in_s), "tail": self._tail(synth)}
+
+        def compose(stopped: Callable[[], bool]) -> Iterator[tuple[Snapshot | None, list[DrawnNote]]]:
+            drawn = compose_notes(self._net, seconds=seconds, prompt=begun, **drawing)
+            wanted = takewhile(lambda note: not stopped(), drawn)
+            return composed_snapshots(wanted, begun, rate=self.mel_config.frame_rate, **chunks)
+
+        overlap = self._overlaps()
+        with closing(made_ahead(compose) if overlap else compose(lambda: False)) as composed:
+            known = told_snapshots(composed, callback_on_note)
+            audible = self._audible(known, frames or _ENDLESS, synth, callback_on_mel)
+            yield from self.calmly(audible, others=int(overlap))
+
+    def _overlaps(self) -> bool:
+        """Whether the composer writes in a thread of its own while what it wrote is played."""
+        # Beside a GPU both threads would wait for Python to start kernels; an autocast does not reach another thread.
+        device = self._execution_device
+        return device.type == "cpu" and calm_number(device) > 1 and not torch.is_autocast_enabled("cpu")
 
     def _frames(self, score: Score, audio_length_in_s: float | None) -> int:
         seconds = score_end(*score) if audio_length_in_s is None else audio_length_in_s
@@ -466,6 +476,40 @@ def struck_notes(drawn: Iterable[DrawnNote]) -> Iterator[tuple[MidiNote, bool]]:
     for note in drawn:
         alone = np.array([[0, *note.row[1:]]])
         yield notes_of_attributes(alone, int(note.onset))[0], bool(note.row[-1])
+
+
+def composed_snapshots(
+    drawn: Iterable[DrawnNote], begun: Score, **lengths
+) -> Iterator[tuple[Snapshot | None, list[DrawnNote]]]:
+    """What is known of a piece while it is composed.
+
+    Args:
+        drawn: its notes, as they are drawn.
+        begun: what it begins with.
+        lengths: of `written_snapshots`.
+
+    Yields:
+        a snapshot, and the notes that were drawn since the one before; at last `None` with those that are left.
+    """
+    fresh: list[DrawnNote] = []
+    given = ((note, None) for note in sorted(begun.notes, key=lambda note: (note.onset, note.pitch)))
+    notes = chain(given, struck_notes(watched(drawn, fresh.append)))
+    for snapshot in written_snapshots(notes, begun.pedal, **lengths):
+        yield snapshot, fresh.copy()
+        fresh.clear()
+    yield None, fresh
+
+
+def told_snapshots(
+    composed: Iterable[tuple[Snapshot | None, list[DrawnNote]]], callback: Callable[[DrawnNote], None] | None
+) -> Snapshots:
+    """The snapshots of `composed_snapshots`, whose notes are told, in the thread that plays, before they sound."""
+    for snapshot, notes in composed:
+        if callback is not None:
+            for note in notes:
+                callback(note)
+        if snapshot is not None:
+            yield snapshot
 
 
 def joined_rows(rows: Sequence[torch.Tensor], value: float) -> torch.Tensor:

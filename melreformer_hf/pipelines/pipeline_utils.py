@@ -129,9 +129,14 @@ class AudioPipeline(HubMixin, DiffusionPipeline):
 
             yield told
 
-    def calmly(self, chunks: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Make chunks with as many CPU threads as other work leaves free, and free offloaded components at the end."""
-        threads = calm_number(self._execution_device)
+    def calmly(self, chunks: Iterator[torch.Tensor], others: int = 0) -> Iterator[torch.Tensor]:
+        """Make chunks with as many CPU threads as other work leaves free, and free offloaded components at the end.
+
+        Args:
+            chunks: are made when they are asked for.
+            others: threads of our own that work meanwhile.
+        """
+        threads = max(1, calm_number(self._execution_device) - others)
         try:
             while True:
                 with using_threads(threads):

@@ -6,7 +6,7 @@ import math
 
 import torch
 from torch import nn
-from torch.nn.functional import gelu, silu
+from torch.nn.functional import gelu, pad, silu
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from melreformer_hf.models.note_transformer.configuration_note_transformer import NoteTransformerConfig
@@ -14,30 +14,40 @@ from melreformer_hf.nn.attention import attend, band_mask, split_heads
 from melreformer_hf.nn.positions import rotate
 
 
+def rotary_rates(
+    config: NoteTransformerConfig, device: torch.device | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How fast a head's pairs of channels turn with each of two clocks, in radians per note and per second.
+
+    A quarter of the pairs turn with the note's place in the sequence, the rest with its onset, so that a product of query
+    and key knows how many notes and how many seconds lie between them, and nothing of either alone.
+
+    Returns:
+        two tensors (head_dim / 2,) in float32, each zero where the other is not.
+    """
+    half = config.hidden_size // config.num_attention_heads // 2
+    by_place = half // 2
+    low, high = math.log10(config.min_period_in_s), math.log10(config.max_period_in_s)
+    order = 2 * math.pi / torch.logspace(math.log10(2.5), 3.0, by_place, device=device)
+    clock = 2 * math.pi / torch.logspace(low, high, half - by_place, device=device)
+    return pad(order, (0, half - by_place)), pad(clock, (by_place, 0))
+
+
 def rotary_table(
-    places: torch.Tensor, seconds: torch.Tensor, head_dim: int, periods: tuple[float, float]
+    places: torch.Tensor, seconds: torch.Tensor, rates: tuple[torch.Tensor, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines of rotary codes (Su et al., arXiv 2104.09864) over two clocks.
-
-    A quarter of the head's pairs turn with the note's place in the sequence, the rest with its onset, so that a product of
-    query and key knows how many notes and how many seconds lie between them, and nothing of either alone.
 
     Args:
         places: (batch, note) places in the sequence.
         seconds: (batch, note) onsets.
-        head_dim: size of a head, a multiple of 4.
-        periods: shortest and longest wavelength in seconds.
+        rates: see `rotary_rates`.
 
     Returns:
         two tensors (batch, 1, note, head_dim / 2) in float32.
     """
-    half = head_dim // 2
-    by_place = half // 2
-    places, seconds = places.float(), seconds.float()
-    order = 2 * math.pi / torch.logspace(math.log10(2.5), 3.0, by_place, device=places.device)
-    low, high = (math.log10(period) for period in periods)
-    clock = 2 * math.pi / torch.logspace(low, high, half - by_place, device=places.device)
-    angles = torch.cat([places[..., None] * order, seconds[..., None] * clock], dim=-1).unsqueeze(1)
+    order, clock = rates
+    angles = places.float()[:, None, :, None] * order + seconds.float()[:, None, :, None] * clock
     return angles.cos(), angles.sin()
 
 
@@ -58,26 +68,27 @@ class NoteCache:
     """
 
     def __init__(self, config: NoteTransformerConfig) -> None:
-        self.window, self.periods = config.window, (config.min_period_in_s, config.max_period_in_s)
+        self.window, self.config = config.window, config
         self.keys: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
         self.seen = 0
         self._anchor, self._anchor_seconds = 0, torch.zeros(1, 1)
+        self._rates: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def begin(self, seconds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Places (batch, note) and onsets (batch, note) of new notes, counted from the anchor."""
-        if self.seen == 0:
-            self._anchor_seconds = seconds[:, :1]
+    def rotary(self, seconds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The `rotary_table` of new notes at (batch, note) seconds, counted from the anchor."""
+        if self._rates is None:
+            self._rates, self._anchor_seconds = rotary_rates(self.config, seconds.device), seconds[:, :1]
         elif self.seen - self._anchor >= self.window:
             self._move_anchor(seconds[:, :1])
         first = self.seen - self._anchor
-        places = torch.arange(first, first + seconds.shape[1], device=seconds.device).expand(len(seconds), -1)
-        return places, seconds - self._anchor_seconds
+        places = torch.arange(first, first + seconds.shape[1], device=seconds.device)[None]
+        return rotary_table(places, seconds - self._anchor_seconds, self._rates)
 
     def _move_anchor(self, seconds: torch.Tensor) -> None:
         moved = torch.full_like(seconds, self.seen - self._anchor, dtype=torch.long)
         for index, keys in enumerate(self.keys):
-            turn = rotary_table(moved, seconds - self._anchor_seconds, keys.shape[-1], self.periods)
+            turn = rotary_table(moved, seconds - self._anchor_seconds, self._rates)
             self.keys[index] = rotate(keys, turn[0], -turn[1])
         self._anchor, self._anchor_seconds = self.seen, seconds
 
@@ -102,8 +113,8 @@ class NoteCache:
     def _join(self, ring: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         steps = new.shape[2]
         if steps == 1:  # it takes the place of the one that it does not see any more
-            ring[:, :, self.seen % self.window] = new[:, :, 0]
-            return ring[:, :, : self.seen + 1]
+            ring.narrow(2, self.seen % self.window, 1).copy_(new)
+            return ring if self.seen >= self.window else ring[:, :, : self.seen + 1]
         joined = torch.cat([ring[:, :, : self.seen], new], dim=2)
         last = torch.arange(self.seen, self.seen + steps)[-self.window :] % self.window
         ring[:, :, last.to(ring.device)] = new[:, :, -self.window :]
@@ -128,8 +139,9 @@ class NoteAttention(nn.Module):
         cache: NoteCache | None,
     ) -> torch.Tensor:
         """(batch, note, hidden), their `rotary_table`, (note, key) bool -> (batch, note, hidden)."""
-        query, key, value = (split_heads(part, self.num_heads) for part in self.qkv_proj(hidden).chunk(3, dim=-1))
-        query, key = rotate(query, *rotary), rotate(key, *rotary)
+        heads = split_heads(self.qkv_proj(hidden), 3 * self.num_heads)  # of queries, of keys, of values
+        turning, value = heads.split((2 * self.num_heads, self.num_heads), dim=1)
+        query, key = rotate(turning, *rotary).chunk(2, dim=1)
         if cache is not None:
             key, value = cache.join(self.layer_idx, key, value)
         attended, _ = attend(self, query, key, value, mask)  # (batch, note, head, head_dim)
@@ -169,17 +181,21 @@ class NoteEmbedding(nn.Module):
         self.roles = nn.Embedding(num_roles, config.hidden_size)
         # One table for all attributes: the rows of attribute a begin at offsets[a].
         self.attributes = nn.Embedding(sum(config.vocab_sizes), config.hidden_size)
-        self.offsets = [sum(config.vocab_sizes[:index]) for index in range(config.num_attributes)]
+        self.sizes = tuple(config.vocab_sizes)
+        self.register_buffer("offsets", self.initial_offsets(), persistent=False)
         # Times leave one value out, the end, and win one, nothing; row 0 is nothing and stays zero.
         sizes = (config.vocab_sizes[0], config.vocab_sizes[1] + 1) * config.num_upcoming
         self.upcoming = nn.ModuleList([nn.Embedding(size, config.hidden_size, padding_idx=0) for size in sizes])
+
+    def initial_offsets(self) -> torch.Tensor:
+        """(attribute,) int64, where each attribute's rows begin."""
+        return torch.tensor([sum(self.sizes[:index]) for index in range(len(self.sizes))])
 
     def forward(
         self, roles: torch.Tensor, attributes: torch.Tensor, is_note: torch.Tensor, upcoming: torch.Tensor | None
     ) -> torch.Tensor:
         """(batch, position, hidden) of what `NoteTransformerModel.forward` describes; `is_note`: (batch, position) bool."""
-        rows = attributes + torch.tensor(self.offsets, device=attributes.device)
-        hidden = self.roles(roles) + self.attributes(rows).sum(2) * is_note[..., None]
+        hidden = self.roles(roles) + self.attributes(attributes + self.offsets).sum(2) * is_note[..., None]
         if upcoming is not None:
             for table, values in zip(self.upcoming, upcoming.unbind(-1), strict=True):
                 hidden = hidden + table(values)
@@ -230,4 +246,4 @@ class NoteHead(nn.Module):
         return logits
 
 
-__all__ = ["NoteBlock", "NoteCache", "NoteEmbedding", "NoteHead", "rotary_table"]
+__all__ = ["NoteBlock", "NoteCache", "NoteEmbedding", "NoteHead", "rotary_rates", "rotary_table"]

@@ -32,6 +32,7 @@ from melreformer_hf.models.note_transformer.blocks_note_transformer import (
     NoteCache,
     NoteEmbedding,
     NoteHead,
+    rotary_rates,
     rotary_table,
 )
 from melreformer_hf.models.note_transformer.configuration_note_transformer import NoteTransformerConfig
@@ -80,6 +81,8 @@ class NoteTransformerPreTrainedModel(HubMixin, Int8StorageMixin, AttentionMixin,
                 init.zeros_(module.weight[module.padding_idx])
         elif isinstance(module, nn.RMSNorm):
             init.ones_(module.weight)
+        elif isinstance(module, NoteEmbedding):
+            init.copy_(module.offsets, module.initial_offsets())
 
 
 class NoteTransformerModel(NoteTransformerPreTrainedModel):
@@ -158,18 +161,13 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
         self, seconds: torch.Tensor, cache: NoteCache | None
     ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor | None]:
         """The rotary codes of all positions, and which of the others each sees."""
-        config, steps = self.config, seconds.shape[1]
-        periods, head_dim = (
-            (config.min_period_in_s, config.max_period_in_s),
-            config.hidden_size // config.num_attention_heads,
-        )
+        steps = seconds.shape[1]
         if cache is not None:
-            mask = cache.mask(steps, seconds.device)
-            return rotary_table(*cache.begin(seconds), head_dim, periods), mask
+            return cache.rotary(seconds), cache.mask(steps, seconds.device)
         # Counted from the newest note: only differences matter, and small numbers keep float32's angles exact.
         places = torch.arange(1 - steps, 1, device=seconds.device)
-        rotary = rotary_table(places.expand(len(seconds), -1), seconds - seconds[:, -1:], head_dim, periods)
-        return rotary, band_mask(places, places, config.window - 1, 0)
+        rotary = rotary_table(places[None], seconds - seconds[:, -1:], rotary_rates(self.config, seconds.device))
+        return rotary, band_mask(places, places, self.config.window - 1, 0)
 
     def _check(
         self,

@@ -128,10 +128,14 @@ class NoteSampler:
             raise ValueError(f"generator must be one, or one per row ({batch_size}), got {len(generator)}.")
         self.model, self.options, self.generator = model, options or SamplingOptions(), generator
         self.module = model if module is None else module
+        self.vocab_sizes, self.end_id = tuple(model.config.vocab_sizes), model.config.end_id
+        self.temperatures = [
+            self.options.temperature_of(index, len(self.vocab_sizes)) for index in range(len(self.vocab_sizes))
+        ]
         self.cache = NoteCache(model.config)
         self.phrases = [PhraseMemory(self.options) for _ in range(batch_size)]
-        self.last_pitch = torch.full((batch_size,), -1)
-        self.last_pedal = torch.full((batch_size,), -1)
+        self.last_pitch = [-1] * batch_size
+        self.last_pedal = [-1] * batch_size
         self._waiting: list[tuple[torch.Tensor, ...]] = []
 
     def feed(
@@ -175,7 +179,9 @@ class NoteSampler:
         if not self._waiting:
             raise ValueError("feed must come before next_notes: the notes drawn last, or a piece's first position.")
         device = self.model.device
-        joined = [torch.cat(parts, dim=1) for parts in zip(*self._waiting, strict=True)]
+        joined = [
+            parts[0] if len(parts) == 1 else torch.cat(parts, dim=1) for parts in zip(*self._waiting, strict=True)
+        ]
         self._waiting.clear()
         *before, last = zip(*(values.to(device).split(_CHUNK, dim=1) for values in joined), strict=True)
         for part in before:
@@ -191,57 +197,60 @@ class NoteSampler:
         allowed: torch.Tensor | None,
     ) -> torch.Tensor:
         chosen: list[torch.Tensor] = []
+        times: list[int] = []  # the first that is chosen, which says what else may be
         for attribute, part in enumerate(head.heads):
             logits = part(context).float()
-            self._follow_grammar(logits, attribute, chosen, may_end)
+            self._follow_grammar(logits, attribute, times, may_end)
             if allowed is not None and attribute <= _PITCH:
-                self._keep_allowed(logits, chosen, allowed)
+                self._keep_allowed(logits, times, allowed)
             if attribute == _PITCH:
-                self._vary(logits, chosen[_TIME])
-            temperature = self.options.temperature_of(attribute, len(head.heads))
-            values = choose(logits, True, temperature, None, self.options.top_p, self.generator)
+                self._vary(logits, times)
+            values = choose(logits, True, self.temperatures[attribute], None, self.options.top_p, self.generator)
             chosen.append(values.cpu())
+            times = times or chosen[_TIME].tolist()
             # As in training: each head sees the rows of the values before it (`NoteHead.forward`).
             if attribute < len(head.chosen):
                 context = context + head.chosen[attribute](values)
         return torch.stack(chosen, dim=1)
 
     def _follow_grammar(
-        self, logits: torch.Tensor, attribute: int, chosen: list[torch.Tensor], may_end: bool | Sequence[bool]
+        self, logits: torch.Tensor, attribute: int, times: list[int], may_end: bool | Sequence[bool]
     ) -> None:
+        # Values are barred one by one, where there are some: a mask of all of them costs more than the choice.
         if attribute == _TIME:
-            ending = torch.as_tensor(may_end, device=logits.device).expand(len(logits))
-            logits[~ending, self.model.config.end_id] = _IMPOSSIBLE
-            highest = self.model.config.vocab_sizes[_PITCH] - 1
-            logits[self.last_pitch >= highest, 0] = _IMPOSSIBLE  # nothing can follow it within the same onset
-        elif attribute == _PITCH:
-            for row, time in enumerate(chosen[_TIME].tolist()):
-                if time == 0:  # the same onset: pitches rise, so that none is struck twice
-                    logits[row, : int(self.last_pitch[row]) + 1] = _IMPOSSIBLE
-        elif attribute == self.model.config.num_attributes + _PEDAL:
-            same = ((chosen[_TIME] == 0) & (self.last_pedal >= 0)).nonzero()[:, 0]
-            other = torch.ones(len(same), logits.shape[-1], dtype=torch.bool)
-            other[torch.arange(len(same)), self.last_pedal[same]] = False
-            logits[same] = logits[same].masked_fill(other.to(logits.device), _IMPOSSIBLE)
+            highest = self.vocab_sizes[_PITCH] - 1
+            for row, pitch in enumerate(self.last_pitch):
+                if not (may_end[row] if isinstance(may_end, Sequence) else may_end):
+                    logits[row, self.end_id] = _IMPOSSIBLE
+                if pitch >= highest:
+                    logits[row, 0] = _IMPOSSIBLE  # nothing can follow it within the same onset
+            return
+        for row, time in enumerate(times):
+            if time:
+                continue
+            if attribute == _PITCH:  # the same onset: pitches rise, so that none is struck twice
+                logits[row, : self.last_pitch[row] + 1] = _IMPOSSIBLE
+            elif attribute == len(self.vocab_sizes) + _PEDAL and self.last_pedal[row] >= 0:
+                logits[row, : self.last_pedal[row]] = _IMPOSSIBLE
+                logits[row, self.last_pedal[row] + 1 :] = _IMPOSSIBLE
 
-    def _vary(self, logits: torch.Tensor, times: torch.Tensor) -> None:
+    def _vary(self, logits: torch.Tensor, times: list[int]) -> None:
         """Bar the pitches that would repeat a phrase too often."""
-        for row, time in enumerate(times.tolist()):
+        for row, time in enumerate(times):
             barred = self.phrases[row].barred(time)
             # Better a repetition than nothing to choose from.
             if barred and logits[row].isfinite().sum() > len(barred):
                 logits[row, barred] = _IMPOSSIBLE
 
-    def _keep_allowed(self, logits: torch.Tensor, chosen: list[torch.Tensor], allowed: torch.Tensor) -> None:
-        end = self.model.config.end_id
+    def _keep_allowed(self, logits: torch.Tensor, times: list[int], allowed: torch.Tensor) -> None:
+        end = self.end_id
         for row, free in enumerate(allowed):
-            if chosen:
-                time = int(chosen[_TIME][row])
-                if time < end:
-                    logits[row].masked_fill_(~free[time].to(logits.device), _IMPOSSIBLE)
+            if times:
+                if times[row] < end:
+                    logits[row].masked_fill_(~free[times[row]].to(logits.device), _IMPOSSIBLE)
                 continue
             possible = free.any(-1)
-            possible[0] = free[0, int(self.last_pitch[row]) + 1 :].any()  # as the grammar will have it
+            possible[0] = free[0, self.last_pitch[row] + 1 :].any()  # as the grammar will have it
             logits[row, :end].masked_fill_(~possible.to(logits.device), _IMPOSSIBLE)
             if not possible.any():
                 logits[row, end] = 0.0

@@ -17,5 +17,5 @@ def test_within_an_onset_the_next_pitch_is_at_least_a_semitone_higher():
     played = torch.tensor([[[1, 60, 1, 1, 0]], [[1, 60, 1, 1, 0]]])
     sampler.feed(torch.full((2, 1), 2), played, torch.zeros(2, 1), torch.ones(2, 1).bool())
     logits = torch.zeros(2, 128)
-    sampler._follow_grammar(logits, 1, [torch.tensor([0, 1])], may_end=False)
+    sampler._follow_grammar(logits, 1, [0, 1], may_end=False)
     assert (logits[0, :61] == -math.inf).all() and not logits[0, 61:].any() and not logits[1].any()

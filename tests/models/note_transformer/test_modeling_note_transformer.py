@@ -12,7 +12,7 @@ from borders import check_borders, from_one
 from huggingface_hub.errors import StrictDataclassError
 from testing_utils import ModelContractMixin, assert_error
 
-from melreformer_hf.models.note_transformer.blocks_note_transformer import NoteCache, rotary_table
+from melreformer_hf.models.note_transformer.blocks_note_transformer import NoteCache, rotary_rates, rotary_table
 from melreformer_hf.models.note_transformer.configuration_note_transformer import NoteTransformerConfig
 from melreformer_hf.models.note_transformer.modeling_note_transformer import NoteTransformerModel
 
@@ -118,7 +118,8 @@ def test_only_differences_of_time_matter():
 
 def test_rotary_codes_turn_with_both_clocks():
     places, seconds = torch.tensor([[0, 1]]), torch.tensor([[0.0, 0.5]])
-    cosine, sine = rotary_table(places, seconds, 16, (0.1, 100.0))
+    rates = rotary_rates(NoteTransformerConfig.preset("test", min_period_in_s=0.1, max_period_in_s=100.0))
+    cosine, sine = rotary_table(places, seconds, rates)
     assert cosine.shape == (1, 1, 2, 8)
     assert torch.equal(cosine[0, 0, 0], torch.ones(8)) and torch.equal(sine[0, 0, 0], torch.zeros(8))
     by_place = 2 * math.pi / torch.logspace(math.log10(2.5), 3, 4)

@@ -94,6 +94,8 @@ class MidiGenerationPipeline(MelToAudio, AudioPipeline):
         bare(performer).config.mel_config.check_matches(contract, "performer", "vocoder")
         if ear is not None:
             bare(ear).config.mel_config.check_matches(contract, "ear", "vocoder")
+        if isinstance(bare(composer), NoteTransformerModel):
+            bare(composer).lay_out_for_single_notes()
         self._samples: SampledInstrument | None = None
 
     def check_inputs(self, num_waveforms: int, output_type: str, synth: str) -> None:

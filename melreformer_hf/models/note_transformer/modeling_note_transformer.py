@@ -157,6 +157,15 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
             output.next_notes = draw(self.head, output.last_hidden_state[:, -1])
         return output.to_tuple() if return_dict is False else output
 
+    @torch.no_grad()
+    def lay_out_for_single_notes(self) -> NoteTransformerModel:
+        """Let the weights of products lie in memory as (input, output): the same parameters, of which a CPU multiplies a
+        single row by a third faster. Sums are then taken in another order, and differ in the last digits."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.data = module.weight.data.t().contiguous().t()
+        return self
+
     def _places(
         self, seconds: torch.Tensor, cache: NoteCache | None
     ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor | None]:

@@ -214,3 +214,14 @@ def test_borders_of_the_configuration():
         "num_upcoming": (-1,),
     }
     check_borders(partial(NoteTransformerConfig.preset, "test"), inside, outside)
+
+
+def test_the_layout_for_single_notes_changes_rounding_only(tmp_path):
+    model, given = build(), score(2, 9)
+    expected, weights = contexts(model, given), {name: value.clone() for name, value in model.state_dict().items()}
+    assert model.lay_out_for_single_notes() is model
+    torch.testing.assert_close(contexts(model, given), expected, rtol=0, atol=1e-5)
+    assert model.layers[0].attention.qkv_proj.weight.stride() == (1, 96)
+    model.save_pretrained(tmp_path)
+    loaded = NoteTransformerModel.from_pretrained(tmp_path).state_dict()
+    assert loaded.keys() == weights.keys() and all(torch.equal(loaded[name], weights[name]) for name in weights)

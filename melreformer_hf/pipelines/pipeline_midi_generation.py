@@ -392,13 +392,8 @@ class MidiGenerationPipeline(MelToAudio, AudioPipeline):
         if midi is not None:
             if prompt is not None:
                 raise ValueError("midi plays a piece and prompt goes on with one; give one of them, got both.")
-            yield from self.stream_score(
-                score_of(midi),
-                audio_length_in_s,
-                chunk_length_in_s=chunk_length_in_s,
-                synth=synth,
-                callback_on_mel=callback_on_mel,
-            )
+            played = {"chunk_length_in_s": chunk_length_in_s, "synth": synth, "callback_on_mel": callback_on_mel}
+            yield from self.stream_score(score_of(midi), audio_length_in_s, **played)
             return
         seconds, begun = self._seconds(audio_length_in_s), Score([]) if prompt is None else score_of(prompt, "prompt")
         (row,) = row_generators(generator, 1)

@@ -155,21 +155,15 @@ def assemble(
 
     Example: melreformer assemble --idea runs/idea/best --expansion runs/expansion/best --vocoder runs/vocoder/best --output mine
     """
-    from melreformer_hf.hub.cards import joined_details
     from melreformer_hf.hub.int8 import store_as_int8
 
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"--dtype must be float32, bfloat16 or float16, got {dtype!r}.")
     parts = {"idea": idea, "expansion": expansion, "vocoder": vocoder}
     parts |= {"composer": composer, "performer": performer, "ear": ear}
-    _check_pairs(parts)
-    if composer_int8 and composer is None:
-        raise ValueError("--composer-int8 needs --composer: nothing else is stored that way.")
+    _check_pairs(parts, composer_int8)
     prediction_type = None if idea is None else _prediction_type(prediction_type, Path(idea))
-    if card is not None and not card.is_file():
-        raise FileNotFoundError(f"No JSON file for the card at {card}.")
-    given = {"idea model" if name == "idea" else name: part for name, part in parts.items() if part is not None}
-    details = joined_details(given) | (_read_values(card, "--card") if card is not None else {})
+    details = _card_details(parts, card)
     quiet_libraries()
     register()  # so that the saved pipeline names the package, not the modules of its parts
     changes = {} if refine_steps is None else {"refine_steps": refine_steps}
@@ -184,7 +178,21 @@ def assemble(
     typer.echo(f"wrote a pipeline of {size:.1f} MB to {output}")
 
 
-def _check_pairs(parts: dict[str, str | None]) -> None:
+def _card_details(parts: dict[str, str | None], card: Path | None) -> dict:
+    """Texts of the card: what the file says, else what the cards of the parts say.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    from melreformer_hf.hub.cards import joined_details
+
+    if card is not None and not card.is_file():
+        raise FileNotFoundError(f"No JSON file for the card at {card}.")
+    given = {"idea model" if name == "idea" else name: part for name, part in parts.items() if part is not None}
+    return joined_details(given) | (_read_values(card, "--card") if card is not None else {})
+
+
+def _check_pairs(parts: dict[str, str | None], composer_int8: bool) -> None:
     """Refuse parts that make no pipeline.
 
     Raises:
@@ -198,6 +206,8 @@ def _check_pairs(parts: dict[str, str | None]) -> None:
         raise ValueError("Give --idea and --expansion, or --composer and --performer, or all four.")
     if parts["ear"] is not None and parts["composer"] is None:
         raise ValueError("--ear needs --composer and --performer: it is a part of their pipeline.")
+    if composer_int8 and parts["composer"] is None:
+        raise ValueError("--composer-int8 needs --composer: nothing else is stored that way.")
 
 
 def _pipelines(

@@ -274,7 +274,7 @@ def _card(report: dict, config: BuildConfig, labels: list[str]) -> str:
     lines += report["notes"]
     lines += ["Each row names licence and attribution of its recording.", "", "Made by `melreformer data build` of"]
     lines += [
-        "[melreformer_hf](https://pypi.org/project/melreformer_hf); its trainings take this dataset's id as `--dataset`."
+        "`melreformer_hf`; its trainings take this dataset's id as `--dataset`."
     ]
     return "\n".join([*lines, ""])
 

@@ -225,7 +225,7 @@ def _card(report: dict, sources: Sequence[Source]) -> str:
     lines += ["", "| licence | pieces |", "|---|---|"]
     lines += [f"| {name} | {licenses.count(name)} |" for name in sorted(set(licenses))]
     lines += ["", *report["notes"], "", "Made by `melreformer data tokenize` of"]
-    return "\n".join([*lines, "[melreformer_hf](https://pypi.org/project/melreformer_hf).", ""])
+    return "\n".join([*lines, "`melreformer_hf`.", ""])
 
 
 __all__ = ["SCHEMES", "TokenizeConfig", "note_table", "tokenize_folder"]

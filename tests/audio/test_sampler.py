@@ -186,6 +186,12 @@ def test_presets_add_and_instruments_replace(font):
     assert region.step == pytest.approx(RATE * 2**0.5)  # 50 cents a key, 12 keys
 
 
+def test_a_corner_in_cents_is_counted_from_8_176_hertz(font):
+    for cents in (4500, 6900, 9300):
+        (region,) = font({FILTER: cents}).font.regions(0, 60, 127)
+        assert region.filter_hz == pytest.approx(8.176 * 2 ** (cents / 1200), rel=1e-4)
+
+
 def test_unknown_programs_are_played_by_the_first(font):
     piano = font(number=(0, 12))
     sine = notes((0, math.inf, 60, 127))

@@ -46,6 +46,15 @@ def test_a_string_has_its_partials_and_fades_faster_the_higher_they_are():
     assert a4[0, int(filters[:, round(660 * 1024 / 22050)].argmax())] < a4[0].max() - 5
 
 
+def test_strings_are_tuned_in_equal_temperament():
+    levels = struck_string_levels(CONFIG, torch.tensor([0.0]))[:, 0]
+    filters = mel_filter_bank(CONFIG.mel_config)
+    for key in (48, 52, 57, 64, 71):
+        frequency = 440 * 2 ** ((key - 69) / 12)
+        band = int(filters[:, round(frequency * 1024 / 22050)].argmax())
+        assert abs(int(levels[key - 48].argmax()) - band) <= 1
+
+
 def test_initial_values():
     model = NotePerformerModel(CONFIG)
     sounds = model.sounds

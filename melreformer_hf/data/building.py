@@ -273,9 +273,7 @@ def _card(report: dict, config: BuildConfig, labels: list[str]) -> str:
     lines += [f"Labels: {', '.join(labels)}."] if 0 < len(labels) <= 100 else []
     lines += report["notes"]
     lines += ["Each row names licence and attribution of its recording.", "", "Made by `melreformer data build` of"]
-    lines += [
-        "`melreformer_hf`; its trainings take this dataset's id as `--dataset`."
-    ]
+    lines += ["`melreformer_hf`; its trainings take this dataset's id as `--dataset`."]
     return "\n".join([*lines, ""])
 
 

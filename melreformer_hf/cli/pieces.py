@@ -146,7 +146,12 @@ def _sound_files(
     # Into a pipe the loudest sample is not known beforehand.
     gain = 1.0 if peak_db is None else pipe.live_gain
     chunks = sound(lambda mel: summary.add(mel[0]))
-    path = record(chunks, file, frames * pipe.mel_config.hop_length, pipe.sampling_rate, peak_db, gain)
+    try:
+        path = record(chunks, file, frames * pipe.mel_config.hop_length, pipe.sampling_rate, peak_db, gain)
+    except typer.Exit:
+        if notes_too and file is not None and (kept := score()).notes:
+            typer.echo(f"their notes are in {save_notes(kept, file.with_suffix('.mid'))}")
+        raise
     if path is None:
         return
     played = score()

@@ -80,6 +80,26 @@ def test_composing_writes_sound_notes_and_a_picture_and_a_seed_gives_the_same(ch
     assert read_notes(tmp_path / "c.mid") != read_notes(tmp_path / "a.mid")
 
 
+def test_an_interrupted_piece_keeps_its_sound_and_its_notes(checkpoint, tmp_path, monkeypatch):
+    stream = MidiGenerationPipeline.stream
+
+    def interrupted(self, *arguments, **more):
+        for index, chunk in enumerate(stream(self, *arguments, **more)):
+            if index == 2:
+                raise KeyboardInterrupt
+            yield chunk
+
+    monkeypatch.setattr(MidiGenerationPipeline, "stream", interrupted)
+    words = ["generate", "--checkpoint", checkpoint, "--seconds", 20, "--seed", 1, "-o", tmp_path / "half.wav"]
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 130 and "20.0 s that were made are in" in result.output
+    assert f"their notes are in {tmp_path / 'half.mid'}" in result.output.replace("\n", "")
+    length = soundfile.info(tmp_path / "half.wav").duration
+    notes = read_notes(tmp_path / "half.mid")
+    # The composer may be a chunk ahead of what was heard.
+    assert 0 < length < 20 and notes and notes[0].onset / 100 < length
+
+
 def test_generating_takes_the_composer_where_there_is_one(checkpoint, tmp_path):
     words = ("generate", "--checkpoint", checkpoint, "--seconds", 1, "--seed", 5)
     run(*words, "-o", tmp_path / "notes.wav")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from borders import check_borders
 from testing_utils import assert_error
 
 from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram, mel_filter_bank, mel_spectrogram, undo_log
@@ -222,3 +223,20 @@ def test_tables_of_a_tracer_are_not_kept():
         mel_filter_bank(config)
     assert type(mel_filter_bank(config)) is torch.Tensor
     assert mel_filter_bank(config).sum() > 0
+
+
+def test_borders_of_the_contract():
+    inside = {
+        "sampling_rate": ({"sampling_rate": 1, "fmax": 0.5, "num_mel_bins": 1},),
+        "n_fft": ({"n_fft": 1, "win_length": 1, "hop_length": 1, "num_mel_bins": 1},),
+        "win_length": (1, 1024),
+        "hop_length": (1, 1024),
+        "num_mel_bins": (1,),
+        "fmin": (0.0, {"fmin": 999.0, "fmax": 1000.0}),
+    }
+    outside = {
+        **dict.fromkeys(("sampling_rate", "n_fft", "num_mel_bins"), (0,)),
+        **dict.fromkeys(("win_length", "hop_length"), (0, 1025)),
+        "fmin": (-0.1, {"fmin": 1000.0, "fmax": 1000.0}),
+    }
+    check_borders(MelConfig, inside, outside)

@@ -12,6 +12,7 @@ from collections import Counter
 import mido
 import numpy as np
 import pytest
+from borders import check_borders
 from midi_mutations import mutated, sample_files
 from testing_utils import assert_error
 
@@ -213,3 +214,10 @@ def test_mutated_files_are_read_or_refused():
 def test_100000_mutated_files_are_read_or_refused():
     outcomes = outcomes_of(range(1000, 101_000))
     assert outcomes.total() == 100_000 and min(outcomes.values()) > 300, outcomes
+
+
+def test_borders_of_notes():
+    usual = MidiNote(0, 1, 60, 0, 64)
+    inside = {"onset": (0,), "duration": (0, None), "pitch": (0, 127), "instrument": (0, 128), "velocity": (1, 127)}
+    outside = {"onset": (-1,), "duration": (-1,), "pitch": (-1, 128), "instrument": (-1, 129), "velocity": (0, 128)}
+    check_borders(lambda **changed: check_notes([usual._replace(**changed)]), inside, outside)

@@ -147,6 +147,30 @@ def expand_tab(players: Players) -> None:
     connect_stop(players, stop, "expand")
 
 
+def _sketch_field() -> tuple[gr.Column, gr.File]:
+    """Where a MIDI file is chosen, and the column that holds it."""
+    with gr.Column() as column:
+        gr.Markdown(MIDI_LIMITS)
+        file = gr.File(label="MIDI file", file_types=[".mid", ".midi"], elem_id="midi_file", height=130)
+        if MELODY.is_file():
+            gr.Examples(
+                [[str(MELODY)]],
+                [file],
+                label="Example",
+                example_labels=["Melody of Beethoven's Ode to Joy, 16 s"],
+                api_visibility="private",
+            )
+    return column, file
+
+
+def _gap_fields() -> tuple[gr.Group, gr.Number, gr.Number]:
+    """Beginning and end of a gap, and the group that holds them."""
+    with gr.Group(visible=False) as group, gr.Row():
+        begin = gr.Number(0, label="Gap from, in seconds", minimum=0, min_width=120, elem_id="gap_begin")
+        end = gr.Number(1, label="to", minimum=0, min_width=120, elem_id="gap_end")
+    return group, begin, end
+
+
 def midi_tab(players: Players) -> None:
     """A MIDI file is continued, filled, accompanied or performed; a recording is written down."""
     hears = players.notes.pipeline.ear is not None
@@ -154,25 +178,13 @@ def midi_tab(players: Players) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
             action = gr.Radio(actions, value="continue", show_label=False, elem_id="action")
-            with gr.Column() as sketch:
-                gr.Markdown(MIDI_LIMITS)
-                file = gr.File(label="MIDI file", file_types=[".mid", ".midi"], elem_id="midi_file", height=130)
-                if MELODY.is_file():
-                    gr.Examples(
-                        [[str(MELODY)]],
-                        [file],
-                        label="Example",
-                        example_labels=["Melody of Beethoven's Ode to Joy, 16 s"],
-                        api_visibility="private",
-                    )
+            sketch, file = _sketch_field()
             with gr.Column(visible=False) as listening:
                 gr.Markdown(EAR_LIMITS)
                 recording = _recording_field("heard")
             with gr.Group() as going_on:
                 seconds = gr.Slider(*NEW_SECONDS, value=20, step=1, label="Seconds to add")
-            with gr.Group(visible=False) as gap, gr.Row():
-                begin = gr.Number(0, label="Gap from, in seconds", minimum=0, min_width=120, elem_id="gap_begin")
-                end = gr.Number(1, label="to", minimum=0, min_width=120, elem_id="gap_end")
+            gap, begin, end = _gap_fields()
             with gr.Column() as drawing:
                 seed, new_seed = seed_fields("The same file, seed and settings give the same notes.")
                 with gr.Accordion(DRAWING, open=False):

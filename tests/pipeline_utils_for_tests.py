@@ -12,6 +12,7 @@ from melreformer_hf.models.idea_stylegan2.modeling_idea_stylegan2 import IdeaSty
 from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel, make_scheduler
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
 from melreformer_hf.models.mel_reformer.modeling_mel_reformer import MelReformerModel
+from melreformer_hf.nn.ideas import row_generators_of
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
 
 MEL = MelConfig.preset("hifigan", num_mel_bins=16, fmax=None).to_dict()
@@ -68,8 +69,25 @@ def tiny_adversarial_idea(mel: dict = MEL) -> IdeaStyleGan2Model:
     return IdeaStyleGan2Model(config).eval()
 
 
-def tiny_pipeline() -> MelReformerPipeline:
-    pipe = MelReformerPipeline(**tiny_parts())
+class SamplingExpansion(MelReformerModel):
+    """An expansion that samples: noise of each row's own generator, frame after frame, on what it makes."""
+
+    def stream(self, input_features, num_frames, chunk_frames=64, prime=None, module=None, generator=None):
+        rows = row_generators_of(generator, len(input_features))
+        for piece in super().stream(input_features, num_frames, chunk_frames, prime, module):
+            shape = piece.shape[1:2]
+            noise = [[torch.randn(shape, generator=row) for _ in range(piece.shape[-1])] for row in rows]
+            yield piece + torch.stack([torch.stack(frames, dim=-1) for frames in noise])
+
+
+def sampling_expansion() -> SamplingExpansion:
+    expansion = tiny_parts()["expansion"]
+    expansion.__class__ = SamplingExpansion
+    return expansion
+
+
+def tiny_pipeline(**parts) -> MelReformerPipeline:
+    pipe = MelReformerPipeline(**{**tiny_parts(), **parts})
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -20,6 +20,7 @@ from melreformer_hf._threads import choose_threads, describe_threads
 if TYPE_CHECKING:
     import torch
 
+    from melreformer_hf.nn.ideas import IdeaSample
     from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
     from melreformer_hf.pipelines.pipeline_midi_generation import MidiGenerationPipeline
 
@@ -135,11 +136,14 @@ def generate(
 
         compose_files(pipe, files, seconds, seed, level)
         return
+    from melreformer_hf.pipelines.pipeline_utils import row_generators
+
     pipe.set_progress_bar_config(desc="idea", unit="step")
     for file, (own, generator) in zip(files, seeds(seed, num), strict=True):
         started = time.perf_counter()
-        drawn = pipe.sample_idea(seconds, num_inference_steps=steps, generator=generator)
-        render_piece(pipe, drawn, file, level, f"seed {own}", started)
+        rows = row_generators(generator, 1)
+        drawn = pipe.sample_idea(seconds, num_inference_steps=steps, generator=rows)
+        render_piece(pipe, drawn, file, level, f"seed {own}", started, rows)
 
 
 def expand(
@@ -315,7 +319,15 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def render_piece(pipe, drawn, file: Path | None, peak_db: float | None, origin: str, started: float) -> None:
+def render_piece(
+    pipe: MelReformerPipeline,
+    drawn: IdeaSample,
+    file: Path | None,
+    peak_db: float | None,
+    origin: str,
+    started: float,
+    generator: list[torch.Generator] | None = None,
+) -> None:
     """Write one idea's music, a picture beside it, and say what was written.
 
     Args:
@@ -325,6 +337,7 @@ def render_piece(pipe, drawn, file: Path | None, peak_db: float | None, origin: 
         peak_db: level of the loudest sample; `None` keeps the pipeline's.
         origin: where the idea is from, in words.
         started: when work on it began, of `time.perf_counter`.
+        generator: of the row, of what an expansion that samples draws.
 
     Raises:
         OSError: the disk is full; what was made is kept, and the message says where.
@@ -334,7 +347,7 @@ def render_piece(pipe, drawn, file: Path | None, peak_db: float | None, origin: 
 
     frames = int(drawn.num_frames[0])
     summary = MelSummary(frames)
-    chunks = pipe.stream_idea(*drawn, callback_on_mel=lambda mel: summary.add(mel[0]))
+    chunks = pipe.stream_idea(*drawn, callback_on_mel=lambda mel: summary.add(mel[0]), generator=generator)
     # The loudest sample is not known before the end: into a pipe the level is that of the idea made audible.
     gain = 1.0 if peak_db is None or file is not None else pipe.live_gain(drawn.ideas)
     path = record(chunks, file, frames * pipe.mel_config.hop_length, pipe.sampling_rate, peak_db, gain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -177,30 +178,40 @@ class MelReformerPipeline(MelToAudio, AudioPipeline):
             ValueError: an argument breaks its rule.
         """
         self.check_inputs(num_inference_steps, num_waveforms_per_prompt, output_type)
+        rows = row_generators(generator, int(num_waveforms_per_prompt))
         drawn = self.sample_idea(
             audio_length_in_s,
             num_waveforms_per_prompt,
             num_inference_steps=num_inference_steps,
-            generator=generator,
+            generator=rows,
             latents=latents,
             truncation_psi=truncation_psi,
             audio_end_in_s=audio_end_in_s,
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
-        output = self.render_idea(*drawn, output_type=output_type)
+        output = self.render_idea(*drawn, generator=rows, output_type=output_type)
         return output if return_dict else (output.audios,)
 
-    def _mels(self, ideas: torch.Tensor, num_frames: torch.Tensor, chunk_frames: int) -> Iterator[torch.Tensor]:
+    def _mels(
+        self,
+        ideas: torch.Tensor,
+        num_frames: torch.Tensor,
+        chunk_frames: int,
+        generator: torch.Generator | list[torch.Generator] | None,
+    ) -> Iterator[torch.Tensor]:
         """Log-mels (batch, mel, frame) of ideas while they are made."""
         if not isinstance(ideas, torch.Tensor) or not ideas.is_floating_point():
             kind = ideas.dtype if isinstance(ideas, torch.Tensor) else type(ideas).__name__
             raise ValueError(f"ideas must be a floating point tensor (batch, mel, column), got {kind}.")
         if not ideas.isfinite().all():
             raise ValueError("ideas must be finite log-mels, got NaN or infinite values.")
-        expansion = bare(self.expansion)
+        expansion, settings = bare(self.expansion), {"module": self.expansion}
+        # An expansion that draws nothing takes no generator.
+        if "generator" in inspect.signature(expansion.stream).parameters:
+            settings["generator"] = row_generators(generator, len(ideas))
         ideas = ideas.to(self._execution_device, expansion.dtype)
-        yield from expansion.stream(ideas, num_frames, chunk_frames, module=self.expansion)
+        yield from expansion.stream(ideas, num_frames, chunk_frames, **settings)
 
     @torch.no_grad()
     def render_idea(
@@ -208,6 +219,7 @@ class MelReformerPipeline(MelToAudio, AudioPipeline):
         ideas: torch.Tensor,
         num_frames: torch.Tensor,
         *,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pt",
         peak_db: float | None = -1.0,
     ) -> MusicPipelineOutput:
@@ -216,6 +228,7 @@ class MelReformerPipeline(MelToAudio, AudioPipeline):
         Args:
             ideas: (batch, mel, column) log-mels.
             num_frames: (batch,) lengths in frames.
+            generator: as `__call__`, of what an expansion that samples draws.
             output_type: as `__call__`.
             peak_db: the output's.
 
@@ -228,7 +241,7 @@ class MelReformerPipeline(MelToAudio, AudioPipeline):
         audios: torch.Tensor | np.ndarray = ideas
         try:
             if output_type not in ("idea", "latent"):
-                pieces = list(self._mels(ideas, num_frames, CHUNK_FRAMES))
+                pieces = list(self._mels(ideas, num_frames, CHUNK_FRAMES, generator))
                 audios = mels = torch.cat(pieces, dim=-1)
             if output_type in ("pt", "np"):
                 audios = torch.cat(list(self.make_audible(pieces, num_frames)), dim=-1)
@@ -253,6 +266,7 @@ class MelReformerPipeline(MelToAudio, AudioPipeline):
         num_frames: torch.Tensor,
         chunk_length_in_s: float | None = None,
         callback_on_mel: Callable[[torch.Tensor], None] | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
     ) -> Iterator[torch.Tensor]:
         """Expand ideas and make them audible, chunk by chunk at constant memory.
 
@@ -265,6 +279,7 @@ class MelReformerPipeline(MelToAudio, AudioPipeline):
             chunk_length_in_s: about how much audio a chunk holds; default 0.75 seconds, about. The first comes as
                 early as it can.
             callback_on_mel: told every (batch, mel, frame) piece of the mel before it becomes audible.
+            generator: as `__call__`, of what an expansion that samples draws.
 
         Yields:
             (batch, channel, sample) float32 tensors; rows shorter than the longest end in silence.
@@ -273,7 +288,7 @@ class MelReformerPipeline(MelToAudio, AudioPipeline):
             ValueError: an argument breaks its rule (when the first chunk is asked for).
         """
         chunk_frames, num_frames = self.chunk_frames_of(chunk_length_in_s), torch.as_tensor(num_frames)
-        mels = self._mels(ideas, num_frames, chunk_frames)
+        mels = self._mels(ideas, num_frames, chunk_frames, generator)
         yield from self.calmly(self.make_audible(mels, num_frames, callback_on_mel))
 
     def stream(
@@ -282,6 +297,7 @@ class MelReformerPipeline(MelToAudio, AudioPipeline):
         num_waveforms_per_prompt: int = 1,
         *,
         chunk_length_in_s: float | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         **arguments,
     ) -> Iterator[torch.Tensor]:
         """Generate music and yield it while it is made, at constant memory whatever its length.
@@ -290,6 +306,7 @@ class MelReformerPipeline(MelToAudio, AudioPipeline):
             audio_length_in_s: as `__call__`.
             num_waveforms_per_prompt: as `__call__`.
             chunk_length_in_s: as `stream_idea`.
+            generator: as `__call__`.
             arguments: all others of `sample_idea`.
 
         Yields:
@@ -300,8 +317,10 @@ class MelReformerPipeline(MelToAudio, AudioPipeline):
             ValueError: an argument breaks its rule (when the first chunk is asked for).
         """
         self.chunk_frames_of(chunk_length_in_s)
-        drawn = self.sample_idea(audio_length_in_s, num_waveforms_per_prompt, **arguments)
-        yield from self.stream_idea(*drawn, chunk_length_in_s)
+        check_count("num_waveforms_per_prompt", num_waveforms_per_prompt)
+        rows = row_generators(generator, int(num_waveforms_per_prompt))
+        drawn = self.sample_idea(audio_length_in_s, num_waveforms_per_prompt, generator=rows, **arguments)
+        yield from self.stream_idea(*drawn, chunk_length_in_s, generator=rows)
 
     @torch.no_grad()
     def idea_of(
@@ -350,6 +369,7 @@ class MelReformerPipeline(MelToAudio, AudioPipeline):
         sampling_rate: int,
         audio_length_in_s: float | None = None,
         *,
+        generator: torch.Generator | None = None,
         output_type: str = "pt",
     ) -> MusicPipelineOutput:
         """Shrink a recording to its idea and expand that freely: what the pipeline can say in one idea.
@@ -360,6 +380,7 @@ class MelReformerPipeline(MelToAudio, AudioPipeline):
             waveform: (samples,) mono floating point, full scale at 1.
             sampling_rate: its samples per second; must be the pipeline's.
             audio_length_in_s: length of the result; `None` keeps the recording's.
+            generator: as `__call__`, of what an expansion that samples draws.
             output_type: as `__call__`.
 
         Raises:
@@ -367,7 +388,7 @@ class MelReformerPipeline(MelToAudio, AudioPipeline):
         """
         self.check_inputs(None, 1, output_type)
         drawn = self.idea_of(waveform, sampling_rate, audio_length_in_s)
-        return self.render_idea(*drawn, output_type=output_type, peak_db=None)
+        return self.render_idea(*drawn, generator=generator, output_type=output_type, peak_db=None)
 
     def expand_stream(
         self,
@@ -376,11 +397,12 @@ class MelReformerPipeline(MelToAudio, AudioPipeline):
         audio_length_in_s: float | None = None,
         *,
         chunk_length_in_s: float | None = None,
+        generator: torch.Generator | None = None,
     ) -> Iterator[torch.Tensor]:
         """`expand`, yielding (1, 1, samples) chunks while they are made."""
         self.chunk_frames_of(chunk_length_in_s)
         drawn = self.idea_of(waveform, sampling_rate, audio_length_in_s)
-        yield from self.stream_idea(*drawn, chunk_length_in_s)
+        yield from self.stream_idea(*drawn, chunk_length_in_s, generator=generator)
 
 
 def one_length(audio_length_in_s: float | None, audio_end_in_s: float | None) -> float | None:

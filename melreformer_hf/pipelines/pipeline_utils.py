@@ -223,9 +223,12 @@ def tell_callback(
     return {name: returned.get(name, value) for name, value in tensors.items()}
 
 
-def row_generators(
-    generator: torch.Generator | list[torch.Generator] | None, batch: int
-) -> list[torch.Generator | None]:
+class RowGenerators(list):
+    """A generator, or `None`, per row, as `row_generators` made them. What gets them again goes on with them where they
+    are, so that the steps of a pipeline, called one by one, draw what the pipeline as a whole draws."""
+
+
+def row_generators(generator: torch.Generator | list[torch.Generator] | None, batch: int) -> RowGenerators:
     """One generator per row, so that a row's samples do not depend on the rows beside it.
 
     A single generator is asked for one seed per row; a list must have one generator per row.
@@ -234,16 +237,18 @@ def row_generators(
         ValueError: a list of another length.
     """
     if generator is None:
-        return [None] * batch
+        return RowGenerators([None] * batch)
+    if isinstance(generator, RowGenerators) and len(generator) == batch:
+        return generator
     if isinstance(generator, torch.Generator):
         seeds = torch.randint(2**62, (batch,), generator=generator, device=generator.device).tolist()
-        return [torch.Generator(generator.device).manual_seed(seed) for seed in seeds]
+        return RowGenerators(torch.Generator(generator.device).manual_seed(seed) for seed in seeds)
     rows = generator if isinstance(generator, (list, tuple)) else [generator]
     if len(rows) != batch or not all(isinstance(row, torch.Generator) for row in rows):
         raise ValueError(
             f"generator must be one torch.Generator or a list of {batch}, one per waveform, got {generator!r}."
         )
-    return [torch.Generator(g.device).manual_seed(int(row_seed(g))) for g in rows]
+    return RowGenerators(torch.Generator(g.device).manual_seed(int(row_seed(g))) for g in rows)
 
 
 def row_seed(generator: torch.Generator) -> int:
@@ -254,6 +259,7 @@ def row_seed(generator: torch.Generator) -> int:
 __all__ = [
     "MAX_SECONDS",
     "AudioPipeline",
+    "RowGenerators",
     "bare",
     "check_callback",
     "check_count",

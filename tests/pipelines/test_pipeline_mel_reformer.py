@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import torch
 from midi_pipeline_for_tests import piece
-from pipeline_utils_for_tests import MEL, seeded, tiny_parts, tiny_pipeline
+from pipeline_utils_for_tests import MEL, sampling_expansion, seeded, tiny_parts, tiny_pipeline
 from testing_utils import assert_error
 
 from melreformer_hf.audio.mel import MelConfig
@@ -25,7 +25,7 @@ from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoder
 from melreformer_hf.pipelines import pipeline_mel_reformer
 from melreformer_hf.pipelines.loading import BUNDLED
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
-from melreformer_hf.pipelines.pipeline_utils import check_count
+from melreformer_hf.pipelines.pipeline_utils import check_count, row_generators
 from melreformer_hf.processing.midi.notes import write_midi
 from melreformer_hf.processing.midi.scores import piece_to_midi
 from melreformer_hf.processing.midi.sounding import sounding_notes
@@ -65,6 +65,26 @@ def test_rows_do_not_change_when_others_join(pipe):
     torch.testing.assert_close(together, torch.cat(rows), **CLOSE)
     shared = generate(pipe, num_waveforms_per_prompt=2, generator=seeded(0)).audios
     torch.testing.assert_close(shared[:1], rows[0], **CLOSE)
+
+
+def test_an_expansion_that_samples_is_driven_by_the_same_generator():
+    pipe = tiny_pipeline(expansion=sampling_expansion())
+    whole = generate(pipe, num_waveforms_per_prompt=2)
+    assert torch.equal(whole.mels, generate(pipe, num_waveforms_per_prompt=2).mels)
+    torch.testing.assert_close(generate(pipe).mels, whole.mels[:1], **CLOSE)
+    plain = generate(tiny_pipeline(), num_waveforms_per_prompt=2)
+    assert torch.equal(plain.ideas, whole.ideas) and not torch.allclose(plain.mels, whole.mels, atol=0.5)
+    arguments = {"num_inference_steps": 3, "audio_length_in_s": 1.0}
+    streamed = pipe.stream(**arguments, generator=seeded(), chunk_length_in_s=0.2)
+    torch.testing.assert_close(torch.cat(list(streamed), dim=-1), whole.audios[:1], **CLOSE)
+    rows = row_generators(seeded(), 1)
+    drawn = pipe.sample_idea(**arguments, generator=rows)
+    torch.testing.assert_close(pipe.render_idea(*drawn, generator=rows).mels, whole.mels[:1], **CLOSE)
+    tone = torch.sin(torch.arange(RATE) * 0.1) * 0.3
+    first, again, other = (pipe.expand(tone, RATE, generator=seeded(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first.mels, again.mels) and not torch.allclose(first.mels, other.mels, atol=0.5)
+    streamed = torch.cat(list(pipe.expand_stream(tone, RATE, generator=seeded())), dim=-1)
+    torch.testing.assert_close(streamed, first.audios, **CLOSE)
 
 
 def test_durations_are_drawn_and_rows_end_in_silence(pipe):

@@ -12,6 +12,7 @@ import torch
 
 from melreformer_hf.audio.resize import resize_mel
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
+from melreformer_hf.pipelines.pipeline_utils import row_generators
 from melreformer_hf.plotting import MelSummary, mel_figure
 from melreformer_space.limits import MAX_SECONDS, MIN_SECONDS, STEPS, STRETCH, check_number, checked, read_recording
 from melreformer_space.sound import Files, Shown, Sound, emptied
@@ -51,7 +52,14 @@ class IdeaPlayer:
         return self.picture(torch.zeros(config.num_mel_bins, 0), name, seconds, config.floor_value + 1)
 
     def play(
-        self, idea: torch.Tensor, num_frames: torch.Tensor, gain: float, started: float, origin: str, stopped: Callable
+        self,
+        idea: torch.Tensor,
+        num_frames: torch.Tensor,
+        gain: float,
+        started: float,
+        origin: str,
+        stopped: Callable,
+        generator: list[torch.Generator] | None = None,
     ) -> Iterator[Shown]:
         """Make a piece.
 
@@ -62,6 +70,7 @@ class IdeaPlayer:
             started: when the visitor's wait began, of `time.perf_counter`.
             origin: for the status, such as the seed.
             stopped: tells whether the visitor has pressed Stop.
+            generator: of the row, of what an expansion that samples draws.
         """
         frames, low = int(num_frames[0]), self.pipeline.mel_config.floor_value
         length = frames / self.pipeline.mel_config.frame_rate
@@ -71,7 +80,8 @@ class IdeaPlayer:
         yield Shown(emptied(self.live), None, None, None, drawn, self.blank(MEL, length), status)
         sound = Sound(self.files, self.rate, self.live, gain, None, started)
         summary, shown = MelSummary(frames), 0.0
-        for chunk in self.pipeline.stream_idea(idea, num_frames, callback_on_mel=lambda mel: summary.add(mel[0])):
+        told = {"callback_on_mel": lambda mel: summary.add(mel[0]), "generator": generator}
+        for chunk in self.pipeline.stream_idea(idea, num_frames, **told):
             heard, now = sound.add(chunk), time.perf_counter()
             if stopped():
                 break
@@ -95,10 +105,10 @@ class IdeaPlayer:
             yield empty._replace(status="Stopped.")
             return
         yield empty._replace(status=f"Drawing an idea in {steps} steps ...")
-        generator = torch.Generator().manual_seed(seed)
-        drawn = checked(lambda: self.pipeline.sample_idea(seconds, num_inference_steps=steps, generator=generator))
+        rows = row_generators(torch.Generator().manual_seed(seed), 1)
+        drawn = checked(lambda: self.pipeline.sample_idea(seconds, num_inference_steps=steps, generator=rows))
         gain = self.pipeline.live_gain(drawn.ideas)
-        yield from self.play(*drawn, gain, started, f"Seed {seed}.", stopped)
+        yield from self.play(*drawn, gain, started, f"Seed {seed}.", stopped, rows)
 
     def expand(self, recording: str | None, stretch: float, stopped: Callable) -> Iterator[Shown]:
         """Shrink a recording to its idea and play that, `stretch` times as long and as loud as it was."""

@@ -8,7 +8,6 @@ convolutions, which would treat all bands alike, which band they are at.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,15 @@ from melreformer_hf._text import suggest
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.nn.configuration import mel_config_of
-from melreformer_hf.nn.ideas import IdeaSample, check_lengths, log2_of_lengths, row_generators_of
+from melreformer_hf.nn.ideas import (
+    IdeaCourse,
+    IdeaEdit,
+    IdeaSample,
+    check_lengths,
+    log2_of_lengths,
+    row_generators_of,
+    takes_timesteps,
+)
 
 # What `diffusers.training_utils.EMAModel.save_pretrained` writes into the config of the model that it averages.
 EMA_KEYS = frozenset(
@@ -324,6 +331,7 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
         device: torch.device | str | None = None,
         module: Callable[..., IdeaUNetOutput] | None = None,
         on_step: OnStep | None = None,
+        edit: IdeaEdit | None = None,
     ) -> IdeaSample:
         """Draw ideas and durations for the expansion.
 
@@ -338,13 +346,14 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
             module: called in place of the model: the model in a wrapper, such as `torch.compile(model)`.
             on_step: told `(step, timestep, tensors)` after every step, where `tensors` holds `latents` and
                 `num_frames`; gives tensors to go on with, and whether to.
+            edit: given ideas, which are noised and denoised in place of noise alone, in all columns or in some. A
+                scheduler that cannot be told single time steps (DDIM) rounds the strength down to one of its own.
 
         Raises:
             ValueError: an argument breaks its rule.
         """
         device = self.device if device is None else torch.device(device)
-        latents, told = self._draw(row_generators_of(generator, batch_size), latents, device)
-        latents = latents * scheduler.init_noise_sigma
+        noise, told = self._draw(row_generators_of(generator, batch_size), latents, device)
         if num_frames is None:
             lengths = told.exp2().round().long().clamp(min=1)
         else:
@@ -352,10 +361,13 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
             told = log2_of_lengths(lengths)
         config, run = self.config, self if module is None else module
         set_spaced_timesteps(scheduler, num_inference_steps, config.noise_power, device, config.leap_timestep)
-        for step, timestep in enumerate(scheduler.timesteps):
+        edit = None if edit is None else edit.checked((batch_size, *noise.shape[2:]), device)
+        course = IdeaCourse(noise, scheduler, edit, None if edit is None else self.normalize_idea(edit.ideas))
+        latents = course.begin()
+        for step, timestep in enumerate(course.timesteps):
             model_input = scheduler.scale_model_input(latents, timestep).to(self.dtype)
             predicted = run(model_input, timestep, told, return_dict=True).sample.float()
-            latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
+            latents = course.keep(scheduler.step(predicted, timestep, latents, return_dict=False)[0], step)
             if on_step is None:
                 continue
             tensors, go_on = on_step(step, timestep, {"latents": latents, "num_frames": lengths})
@@ -366,7 +378,7 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
             if not go_on:
                 break
         ideas = self.denormalize_idea(latents).clamp(min=self.mel_config.floor_value)
-        return IdeaSample(ideas, lengths)
+        return IdeaSample(course.finish(ideas), lengths)
 
 
 def make_scheduler(name: str = "dpm", prediction_type: str = "v_prediction"):
@@ -408,7 +420,7 @@ def set_spaced_timesteps(
     here the steps move and the schedule stays).
 
     Args:
-        scheduler: its `set_timesteps` is called; one that takes no list of time steps (DDIM) spaces them evenly.
+        scheduler: its `set_timesteps` is called; one that cannot be told single time steps (DDIM) spaces them itself.
         num_inference_steps: n.
         noise_power: 1 or more.
         device: of the time steps.
@@ -418,8 +430,7 @@ def set_spaced_timesteps(
         ValueError: too many steps for the room below `leap_timestep`.
     """
     count, total = num_inference_steps, scheduler.config.num_train_timesteps
-    accepts = "timesteps" in inspect.signature(scheduler.set_timesteps).parameters
-    if not accepts or (noise_power == 1.0 and leap_timestep is None):
+    if not takes_timesteps(scheduler) or (noise_power == 1.0 and leap_timestep is None):
         scheduler.set_timesteps(count, device=device)
         return
     if leap_timestep is not None and count > leap_timestep + 2:

@@ -28,15 +28,19 @@ class CropSettings:
         multiple: lengths are rounded down to multiples of this many samples.
         silence_weight: how often a crop that is mostly silent (more than half of its blocks of 50 ms below -60 dB) is
             given beside another one: 1 keeps all, 0 drops them (eight places are tried).
+        whole_share: share of the crops that are the whole recording, where it has at most `whole_samples`.
+        whole_samples: longest recording that is given whole; `None` is any.
 
     Raises:
-        ValueError: lengths out of order, or a weight outside [0, 1].
+        ValueError: lengths out of order, or a weight or share outside [0, 1].
     """
 
     min_samples: int
     max_samples: int
     multiple: int = 1
     silence_weight: float = 1.0
+    whole_share: float = 0.0
+    whole_samples: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.multiple <= self.min_samples <= self.max_samples:
@@ -46,6 +50,12 @@ class CropSettings:
             )
         if not 0 <= self.silence_weight <= 1:
             raise ValueError(f"silence_weight must be in [0, 1], got {self.silence_weight}.")
+        if not 0 <= self.whole_share <= 1:
+            raise ValueError(f"whole_share must be in [0, 1], got {self.whole_share}.")
+        if self.whole_samples is not None and self.whole_samples < self.min_samples:
+            raise ValueError(
+                f"whole_samples must be at least min_samples={self.min_samples}, got {self.whole_samples}."
+            )
 
     @property
     def attempts(self) -> int:
@@ -60,6 +70,9 @@ class CropSettings:
 
     def place(self, total: int, random: np.random.Generator) -> tuple[int, int]:
         """(start, length) of a random crop of a recording of `total` samples."""
+        # Only drawn where it is asked for: other streams stay as they were.
+        if self.whole_share and random.random() < self.whole_share and total <= (self.whole_samples or total):
+            return 0, max(total // self.multiple, 1) * self.multiple
         low, high = math.log(self.min_samples), math.log(self.max_samples)
         length = min(int(math.exp(low + (high - low) * random.random()) + 0.5), total)
         length = max(length // self.multiple, 1) * self.multiple
@@ -119,6 +132,8 @@ class Recordings(abc.ABC):
         rank: int = 0,
         world_size: int = 1,
         silence_weight: float | None = None,
+        whole_share: float = 0.0,
+        whole_samples: int | None = None,
     ) -> ItemStream:
         """An endless stream of random crops, weighted by hours.
 
@@ -130,13 +145,20 @@ class Recordings(abc.ABC):
             rank: index of this process.
             world_size: number of processes.
             silence_weight: as there; default: what the dataset was built with.
+            whole_share: as there.
+            whole_samples: as there.
 
         Raises:
             ValueError: lengths out of order, or no recording long enough.
         """
         weight = self.silence_weight if silence_weight is None else silence_weight
         settings = CropSettings(
-            min_samples=min_samples, max_samples=max_samples, multiple=multiple, silence_weight=weight
+            min_samples=min_samples,
+            max_samples=max_samples,
+            multiple=multiple,
+            silence_weight=weight,
+            whole_share=whole_share,
+            whole_samples=whole_samples,
         )
         return self._crops(settings, seed, rank, world_size)
 

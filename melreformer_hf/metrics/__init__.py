@@ -3,10 +3,11 @@
 The functions are what recipes, `melreformer evaluate` and the benchmarks report; the folders wrap the same functions.
 Names are imported when they are first used.
 
-spectral: distances of waveforms or log-mels; mels: sharpness, seams, drift of log-mels; waveforms: SI-SDR; samplers:
-what many draws are worth; distributions: sets against sets; embeddings: what such sets are compared in; codes: codec use;
-transcription: notes that were heard against notes that were played; notes: statistics of music;
-note_copies: what it repeats of other music; ngrams: what counting can predict of sequences.
+spectral: distances of waveforms or log-mels; mels: sharpness, seams, drift of log-mels; waveforms: SI-SDR; figures: attack,
+pulse, chroma, quiet frames and level of recordings; samplers: what many draws are worth; distributions: sets against sets;
+embeddings: what such sets are compared in; codes: codec use; transcription: notes that were heard against notes that were
+played; notes: statistics of music; note_copies: what it repeats of other music; ngrams: what counting can predict of
+sequences.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _EXPORTS: dict[str, str] = {
     "entropy_bits_per_second": "codes",
     "frechet_audio_distance": "distributions",
     "frechet_distance": "distributions",
+    "frechet_floor": "distributions",
     "inter_onset_histogram": "notes",
     "key_stability": "notes",
     "log_mel_l1": "spectral",
@@ -49,6 +51,8 @@ _EXPORTS: dict[str, str] = {
     "seam": "mels",
     "sharpness": "mels",
     "si_sdr": "waveforms",
+    "sound_figures": "figures",
+    "sound_figures_distance": "figures",
     "transcription_scores": "transcription",
     "wasserstein_distance": "notes",
 }

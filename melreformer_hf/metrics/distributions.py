@@ -77,6 +77,24 @@ def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
     return max(0.0, ((first.mean(0) - second.mean(0)).square().sum() + spread - 2 * cross).item())
 
 
+def frechet_floor(vectors: torch.Tensor, halvings: int = 8, seed: int = 0) -> float:
+    """Mean Frechet distance between random halves of one set: what a distance of so few items cannot go below.
+
+    Args:
+        vectors: (item, feature), at least four.
+        halvings: that are averaged over.
+        seed: of the halvings.
+
+    Raises:
+        ValueError: other shapes, or values that are not finite.
+    """
+    vectors, generator, found = _vectors(vectors, "vectors", 4), torch.Generator().manual_seed(seed), []
+    for _ in range(halvings):
+        order, half = torch.randperm(len(vectors), generator=generator), len(vectors) // 2
+        found.append(frechet_distance(vectors[order[:half]], vectors[order[half:]]))
+    return sum(found) / len(found)
+
+
 def frechet_audio_distance(
     generated: Sequence[torch.Tensor],
     reference: Sequence[torch.Tensor],
@@ -106,12 +124,8 @@ def frechet_audio_distance(
         embedding = LogMelStatistics()
     ours = _vectors(embedding(generated, sampling_rate), "generated", 2)
     real = _vectors(embedding(reference, sampling_rate), "reference", 4)
-    generator = torch.Generator().manual_seed(seed)
-    floors = []
-    for _ in range(halvings):
-        order = torch.randperm(len(real), generator=generator)
-        floors.append(frechet_distance(real[order[: len(real) // 2]], real[order[len(real) // 2 :]]))
-    return FrechetResult(frechet_distance(ours, real), sum(floors) / len(floors), len(ours), len(real), embedding.name)
+    floor = frechet_floor(real, halvings, seed)
+    return FrechetResult(frechet_distance(ours, real), floor, len(ours), len(real), embedding.name)
 
 
 def duration_ks(first: torch.Tensor, second: torch.Tensor) -> float:
@@ -165,5 +179,6 @@ __all__ = [
     "duration_ks",
     "frechet_audio_distance",
     "frechet_distance",
+    "frechet_floor",
     "nearest_neighbor_distance",
 ]

@@ -415,3 +415,31 @@ def test_borders_of_crops():
     check_borders(CropSettings, inside, outside, min_samples=2, max_samples=10)
     assert CropSettings(min_samples=4, max_samples=4).mean_samples == 4
     assert CropSettings(min_samples=1, max_samples=8).mean_samples == pytest.approx(7 / math.log(8))
+
+
+def test_a_share_of_the_crops_is_the_whole_recording():
+    settings = CropSettings(min_samples=1000, max_samples=8000, multiple=10, whole_share=0.5, whole_samples=50_005)
+    random = np.random.default_rng(0)
+    drawn = [settings.place(50_005, random) for _ in range(400)]
+    whole = [place for place in drawn if place == (0, 50_000)]
+    assert 160 < len(whole) < 240 and all(
+        length <= 8000 for place in drawn if place not in whole for length in place[1:]
+    )
+    # Longer ones are never given whole.
+    assert all(settings.place(50_006, random)[1] <= 8000 for _ in range(50))
+    assert CropSettings(min_samples=9, max_samples=9, whole_share=1.0).place(77, random) == (0, 77)
+    for wrong, told in (
+        ({"whole_share": 1.5}, "whole_share"),
+        ({"whole_share": 1.0, "whole_samples": 8}, "whole_samples"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            CropSettings(min_samples=9, max_samples=9, **wrong)
+
+
+def test_recordings_give_whole_pieces_on_request(dataset):
+    recordings = BuiltRecordings(dataset[0], "train")
+    lengths = {item.num_samples for item in recordings.recordings}
+    items = itertools.islice(recordings.crops(1000, 2000, whole_share=1.0, silence_weight=1.0), 8)
+    assert {item["num_samples"] for item in items} <= lengths
+    short = itertools.islice(recordings.crops(1000, 2000, whole_share=1.0, whole_samples=1000), 8)
+    assert all(item["num_samples"] <= 2000 for item in short)

@@ -45,6 +45,23 @@ def magnitude_from_log_mel(
     return (mel @ inverse.T).clamp(min=minimum**config.power) ** (1 / config.power)
 
 
+def accelerated(rebuilt: torch.Tensor, previous: torch.Tensor | None, momentum: float) -> torch.Tensor:
+    """What the next magnitudes are put on: a projection, driven on from the one before.
+
+    Source: Perraudin, Balazs, Sondergaard, A fast Griffin-Lim algorithm (2013), algorithm 2.
+
+    Args:
+        rebuilt: (batch, frame, bin) complex, this projection.
+        previous: the one before it, `None` at first.
+        momentum: 0 is the classic algorithm.
+    """
+    if previous is None or not momentum:
+        return rebuilt
+    # c_n = t_n + a (t_n - t_(n-1)) = (1 + a) (t_n - a / (1 + a) t_(n-1)); the factor goes when the magnitudes are put
+    # back.
+    return rebuilt - (momentum / (1 + momentum)) * previous
+
+
 def griffin_lim(
     log_mel: torch.Tensor,
     config: MelConfig,
@@ -54,8 +71,7 @@ def griffin_lim(
 ) -> torch.Tensor:
     """Waveform of a log-mel by fast Griffin-Lim: the baseline that a vocoder has to beat.
 
-    Source: Perraudin, Balazs, Sondergaard, A fast Griffin-Lim algorithm (2013), algorithm 2; magnitudes by
-    pseudo-inverse.
+    Magnitudes come from the pseudo-inverse, see `accelerated` for the source.
 
     Args:
         log_mel: (batch, mel, frame) under `config`.
@@ -81,12 +97,9 @@ def griffin_lim(
     previous = None
     for _ in range(num_iterations):
         rebuilt = extended_stft(extended_istft(spectrum, transform), transform)
-        # c_n = t_n + a (t_n - t_(n-1)) = (1 + a) (t_n - a / (1 + a) t_(n-1)); the factor goes when the magnitudes are
-        # put back.
-        target = rebuilt if previous is None else rebuilt - (momentum / (1 + momentum)) * previous
-        previous = rebuilt
+        target, previous = accelerated(rebuilt, previous, momentum), rebuilt
         spectrum = target * (magnitude / target.abs().clamp(min=_SMALLEST))
     return istft(spectrum, transform)
 
 
-__all__ = ["griffin_lim", "magnitude_from_log_mel", "mel_pseudo_inverse"]
+__all__ = ["accelerated", "griffin_lim", "magnitude_from_log_mel", "mel_pseudo_inverse"]

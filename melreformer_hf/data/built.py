@@ -6,6 +6,7 @@ import bisect
 import io
 import os
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -125,9 +126,20 @@ class BuiltRecordings(Recordings):
 
     def fixed_crops(self, num_samples: int, count: int, seed: int = 0) -> list[dict]:
         """See `Recordings`; at most one crop per recording until all are used."""
-        usable = [item for item in self.recordings if item.num_samples >= num_samples]
+        places = self.fixed_places(self.recordings, num_samples, count, seed)
+        return [self.item_of(recording, start, num_samples) for recording, start in places]
+
+    def fixed_places(
+        self, recordings: Sequence[Recording], num_samples: int, count: int, seed: int = 0
+    ) -> list[tuple[Recording, int]]:
+        """Where crops of `fixed_crops` begin that are taken from some of the recordings only.
+
+        Raises:
+            ValueError: none of them is that long.
+        """
+        usable = [item for item in recordings if item.num_samples >= num_samples]
         if not usable:
-            longest = max(item.num_samples for item in self.recordings)
+            longest = max(item.num_samples for item in recordings)
             raise ValueError(
                 f"No recording of the split {self.split!r} has num_samples={num_samples} samples "
                 f"({num_samples / self.sampling_rate:.1f} s); the longest has {longest}. Ask for shorter crops, or hold "
@@ -135,10 +147,7 @@ class BuiltRecordings(Recordings):
             )
         random = np.random.default_rng(seed)
         order = [usable[i] for _ in range(-(-count // len(usable))) for i in random.permutation(len(usable))][:count]
-        return [
-            self.item_of(recording, int(random.integers(recording.num_samples - num_samples + 1)), num_samples)
-            for recording in order
-        ]
+        return [(item, int(random.integers(item.num_samples - num_samples + 1))) for item in order]
 
     def whole(self, max_samples: int, count: int) -> list[dict]:
         """See `Recordings`; spread evenly over the split."""

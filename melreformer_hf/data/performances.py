@@ -112,6 +112,15 @@ class PerformanceStore:
         """
         return PerformanceStream(self, num_samples, seed, rank, world_size)
 
+    def fixed_crops(self, num_samples: int, count: int, seed: int = 0) -> list[dict]:
+        """The same `count` crops of exactly `num_samples` samples every time, see `item_of`.
+
+        Raises:
+            ValueError: no recording is that long.
+        """
+        places = self.audio.fixed_places(self.recordings, num_samples, count, seed)
+        return [self.item_of(recording, start, num_samples) for recording, start in places]
+
 
 def _notes_file(dataset: str | Path) -> Path:
     if Path(dataset).is_dir():

@@ -49,6 +49,11 @@ class HifiVocoderConfig(MelStrictConfig):
         refine_steps: unrolled consistency projections after the head; they have no weights, so a trained model may be
             loaded with more: `from_pretrained(..., refine_steps=3)` (istft).
         num_oscillators: reference oscillators per frequency bin that carry the predicted phase, 0 for none (istft).
+        mel_corrections: how often the predicted magnitudes are scaled so that the mel that they imply comes nearer to the
+            one that was given; they have no weights, as the following two (istft).
+        refine_momentum: acceleration of the refine steps, in [0, 1); 0 is plain Griffin-Lim (istft).
+        refine_feedback: how far, in [0, 1], each refine step raises magnitudes where the mel of what the step before
+            made is short of the given one, and lowers them where it is above: the exponent of their ratio (istft).
         upsample_initial_channels: channels before the first transposed convolution; each stage halves them (GAN).
         upsample_rates: strides of the transposed convolutions (GAN).
         upsample_kernel_sizes: their kernels (GAN).
@@ -73,6 +78,9 @@ class HifiVocoderConfig(MelStrictConfig):
     kernel_size: int = 7
     refine_steps: int = 1
     num_oscillators: int = 2
+    mel_corrections: int = 0
+    refine_momentum: float = 0.0
+    refine_feedback: float = 0.0
     upsample_initial_channels: int = 512
     upsample_rates: list | tuple = (8, 8, 2, 2)
     upsample_kernel_sizes: list | tuple = (16, 16, 4, 4)
@@ -101,9 +109,13 @@ class HifiVocoderConfig(MelStrictConfig):
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
         if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd so that frames stay in place, got {self.kernel_size}.")
-        for name in ("refine_steps", "num_oscillators"):
+        for name in ("refine_steps", "num_oscillators", "mel_corrections"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if not 0 <= self.refine_momentum < 1:
+            raise ValueError(f"refine_momentum must be in [0, 1), got {self.refine_momentum}.")
+        if not 0 <= self.refine_feedback <= 1:
+            raise ValueError(f"refine_feedback must be in [0, 1], got {self.refine_feedback}.")
         mel = self.mel_config
         # With fewer than two windows over every sample the inverse transform has holes.
         if mel.center or mel.win_length < 2 * mel.hop_length:

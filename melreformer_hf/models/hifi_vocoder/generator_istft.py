@@ -3,7 +3,8 @@
 Deviations from Vocos: magnitudes are predicted as a change of those that the mel itself implies (pseudo-inverse of the
 filter bank); the phase is an unnormalized (cosine, sine) pair, relative to reference oscillators that know the frame
 number (so that steady tones between the multiples of the frame rate can be learned); optional unrolled Griffin-Lim
-projections make the spectrum consistent inside the network, so that the losses see what is heard.
+projections make the spectrum consistent inside the network, so that the losses see what is heard; optional corrections
+scale the magnitudes until the mel that they imply is the one that was given.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import math
 import torch
 from torch import nn
 
-from melreformer_hf.audio.griffin_lim import magnitude_from_log_mel, mel_pseudo_inverse
-from melreformer_hf.audio.mel import MelConfig, mel_filter_bank
+from melreformer_hf.audio.griffin_lim import accelerated, magnitude_from_log_mel, mel_pseudo_inverse
+from melreformer_hf.audio.mel import MelConfig, mel_filter_bank, undo_log
 from melreformer_hf.audio.stft import Transform, extended_istft, extended_stft, full_precision, power, trim
 from melreformer_hf.nn.convnext import ConvNeXtBlock
 
@@ -68,13 +69,20 @@ class SpectralTables(nn.Module):
         self.config = config
         self.register_buffer("window", torch.empty(config.n_fft), persistent=False)
         self.register_buffer("inverse", torch.empty(config.n_fft // 2 + 1, config.num_mel_bins), persistent=False)
+        self.register_buffer("bank", torch.empty(config.n_fft // 2 + 1, config.num_mel_bins), persistent=False)
+        self.register_buffer("shares", torch.empty(config.num_mel_bins, config.n_fft // 2 + 1), persistent=False)
         for name, value in self.values("cpu").items():
             self._buffers[name] = value.to(self._buffers[name].device)
 
     def values(self, device: torch.device | str) -> dict[str, torch.Tensor]:
-        """The window (n_fft,), and the filter bank's pseudo-inverse (bin, mel)."""
+        """The window (n_fft,), the filter bank's pseudo-inverse (bin, mel), the filter bank itself (bin, mel), and how
+        much a bin listens to each band (mel, bin): sums of 1, or of 0 where no band reaches.
+        """
         window = Transform.of(self.config).window(torch.float32, device)
-        return {"window": window, "inverse": mel_pseudo_inverse(self.config, torch.float32, device)}
+        bank = mel_filter_bank(self.config, device=device)
+        shares = bank / bank.sum(0).clamp(min=torch.finfo(bank.dtype).tiny)
+        inverse = mel_pseudo_inverse(self.config, torch.float32, device)
+        return {"window": window, "inverse": inverse, "bank": bank.T, "shares": shares}
 
     def _apply(self, fn, *arguments, **kwargs):
         # `.to(torch.bfloat16)` moves and rounds; the rounding is undone, because transforms lose the phase by it.
@@ -95,6 +103,9 @@ class IstftGenerator(nn.Module):
         kernel_size: odd kernel of stem and blocks.
         refine_steps: consistency projections after the head.
         num_oscillators: reference oscillators per bin that carry the predicted phase; 0 for none.
+        mel_corrections: how often the predicted magnitudes are scaled towards the mel.
+        refine_momentum: acceleration of the projections.
+        refine_feedback: share of what the mel of a projection lacks that the next magnitudes are raised by.
     """
 
     def __init__(
@@ -106,8 +117,13 @@ class IstftGenerator(nn.Module):
         kernel_size: int,
         refine_steps: int,
         num_oscillators: int,
+        mel_corrections: int = 0,
+        refine_momentum: float = 0.0,
+        refine_feedback: float = 0.0,
     ) -> None:
         super().__init__()
+        self.mel_corrections = mel_corrections
+        self.refine_momentum, self.refine_feedback = refine_momentum, refine_feedback
         self.num_oscillators = num_oscillators
         self.mel_config = mel_config
         self.transform = Transform.of(mel_config)
@@ -153,19 +169,48 @@ class IstftGenerator(nn.Module):
         # Complex product of what the network says and where the oscillators are, summed over the oscillators.
         return (cosine * real - sine * imaginary).sum(2), (cosine * imaginary + sine * real).sum(2)
 
+    def _lacking(self, square: torch.Tensor, wanted: torch.Tensor, share: float) -> torch.Tensor:
+        """Factors for magnitudes by which their mel comes nearer to the one wanted, less 1.
+
+        Args:
+            square: (batch, frame, bin) squares of magnitudes.
+            wanted: (batch, frame, mel) the mel, not below its floor.
+            share: of the way in logarithms, 0..1.
+
+        Returns:
+            (batch, frame, bin); 0 where no band reaches.
+        """
+        config = self.mel_config
+        mel = (square if config.power == 2 else square ** (config.power / 2)) @ self.tables.bank
+        ratio = (wanted / mel.clamp(min=config.log_floor)) ** (share / config.power)
+        return (ratio - 1) @ self.tables.shares
+
+    def _magnitude(self, log_mel: torch.Tensor, delta: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        prior = magnitude_from_log_mel(log_mel, self.mel_config, _SMALLEST_MAGNITUDE, self.tables.inverse)
+        magnitude = prior * delta.clamp(max=_LARGEST_DELTA).exp()
+        for _ in range(self.mel_corrections):
+            magnitude = torch.addcmul(magnitude, magnitude, self._lacking(magnitude.square(), wanted, 1.0))
+        return magnitude.clamp(max=self.loudest)
+
     def _synthesize(self, log_mel: torch.Tensor, head: torch.Tensor, first_frame: int) -> torch.Tensor:
         bins = self.transform.num_bins
         cosine, sine = self._phase(head[..., bins:], first_frame)
         window = self.tables.window
-        prior = magnitude_from_log_mel(log_mel, self.mel_config, _SMALLEST_MAGNITUDE, self.tables.inverse)
-        magnitude = (prior * head[..., :bins].clamp(max=_LARGEST_DELTA).exp()).clamp(max=self.loudest)
+        wanted = undo_log(log_mel, self.mel_config).transpose(1, 2).clamp(min=self.mel_config.log_floor)
+        magnitude = self._magnitude(log_mel, head[..., :bins], wanted)
         # Division by the pair's length leaves its angle; the small square keeps the gradient of a zero pair finite.
         gain = magnitude * (cosine.square() + sine.square() + _SMALLEST_SQUARE).rsqrt()
-        spectrum = torch.complex(cosine * gain, sine * gain)
+        spectrum, previous = torch.complex(cosine * gain, sine * gain), None
         for _ in range(self.refine_steps):
             # One step of Griffin-Lim: the nearest spectrum that a signal has, with the magnitudes put back.
             rebuilt = extended_stft(extended_istft(spectrum, self.transform, window), self.transform, window)
-            spectrum = rebuilt * (magnitude * power(rebuilt, _SMALLEST_SQUARE).rsqrt())
+            target, previous = accelerated(rebuilt, previous, self.refine_momentum), rebuilt
+            gain = magnitude * power(target, _SMALLEST_SQUARE).rsqrt()
+            if self.refine_feedback:
+                # Where windows disagree sound is lost; the mel tells how much.
+                lacking = self._lacking(power(rebuilt, _SMALLEST_SQUARE), wanted, self.refine_feedback)
+                gain = torch.addcmul(gain, gain, lacking)
+            spectrum = target * gain
         return trim(extended_istft(spectrum, self.transform, window), self.transform)
 
     def forward(self, input_features: torch.Tensor, first_frame: int = 0) -> torch.Tensor:

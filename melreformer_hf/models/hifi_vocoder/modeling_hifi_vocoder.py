@@ -56,6 +56,9 @@ def _istft_generator(config: HifiVocoderConfig) -> nn.Module:
         config.kernel_size,
         config.refine_steps,
         config.num_oscillators,
+        config.mel_corrections,
+        config.refine_momentum,
+        config.refine_feedback,
     )
 
 

@@ -134,7 +134,8 @@ class Recipe(abc.ABC):
         best_metric: the metric that chooses the best model.
         greater_is_better: whether that metric is to rise.
         reads_notes: whether the dataset is one of `melreformer data tokenize`, not of recordings.
-        reads_performances: whether it is one of performances, recordings with their notes (`data.performances`).
+        reads_performances: whether it is one of performances, recordings with their notes (`data.performances`); may
+            depend on the options.
         scheme: of the tokens in it, or `notes`.
         modules: what `trainables` and `frozen` gave, as the trainer prepared them; call these in `phases`.
     """
@@ -143,7 +144,7 @@ class Recipe(abc.ABC):
     best_metric: ClassVar[str]
     greater_is_better: ClassVar[bool] = False
     reads_notes: ClassVar[bool] = False
-    reads_performances: ClassVar[bool] = False
+    reads_performances: bool = False
     scheme: str = "notes"
 
     @dataclasses.dataclass(frozen=True, kw_only=True)

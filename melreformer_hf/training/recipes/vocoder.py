@@ -1,15 +1,23 @@
-"""Recipe `vocoder`: log-mel to waveform with spectral losses and, when they have weight, discriminators."""
+"""Recipe `vocoder`: log-mel to waveform with spectral losses and, when they have weight, discriminators.
+
+Mels are those of recordings; a share of them may be made by a trained performer of the notes that the recordings are
+played from, so that the vocoder also learns to sound what it will be given.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 
+from melreformer_hf._text import duration_in_words
 from melreformer_hf.audio.griffin_lim import griffin_lim
 from melreformer_hf.audio.mel import log_mel_spectrogram
+from melreformer_hf.data.collation import collate
+from melreformer_hf.data.performances import PerformanceStore
 from melreformer_hf.data.streams import ItemStream
 from melreformer_hf.metrics import log_mel_l1, multi_resolution_stft_distance
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
@@ -23,6 +31,7 @@ from melreformer_hf.training.losses.adversarial import discriminator_loss, featu
 from melreformer_hf.training.optimizers import OptimizerSettings
 from melreformer_hf.training.recipes.audio import AudioOptions, AudioRecipe, length_of
 from melreformer_hf.training.recipes.base import Phase, StepContext, Trainable, Validation
+from melreformer_hf.training.recipes.made_mels import PerformedMels
 from melreformer_hf.training.wrapping import unwrapped
 
 
@@ -44,6 +53,14 @@ class VocoderOptions(AudioOptions):
     discriminator_size: int = option(32, "channels of the discriminators' first layers; 32 is HiFi-GAN's size")
     adversarial_start: float = option(0.5, "share of the training after which the adversarial game begins")
     gain_augmentation_db: float = option(12.0, "crops are scaled by a random gain of up to this many dB down")
+    performer: str | None = option(
+        None,
+        "a trained performer, or a pipeline with one (folder, bundled name or Hub id), that makes mels of the dataset's "
+        "notes; the dataset is then one of performances",
+    )
+    made_share: float | None = option(
+        None, "share of the crops whose mel the performer makes, of the others it is the true one; default: 0.5"
+    )
     validation_crops: int = option(12, "held-out crops that are measured")
     validation_frames: int = option(512, "length of each in mel frames")
 
@@ -58,6 +75,12 @@ class VocoderOptions(AudioOptions):
                 raise ValueError(f"options.{name} must not be negative, got {getattr(self, name)}.")
         if not 0 <= self.adversarial_start <= 1:
             raise ValueError(f"options.adversarial_start must be in [0, 1], got {self.adversarial_start}.")
+        if self.made_share is not None and not 0 <= self.made_share <= 1:
+            raise ValueError(f"options.made_share must be in [0, 1], got {self.made_share}.")
+        if self.made_share is not None and self.performer is None:
+            raise ValueError(
+                f"options.made_share={self.made_share} needs options.performer, which makes the mels: give both or none."
+            )
 
 
 def _discriminator(name: str, size: int) -> nn.Module:
@@ -96,8 +119,21 @@ class DiscriminatorEnsemble(nn.Module):
         return logits, maps
 
 
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """One kind of mels of the held-out crops.
+
+    Args:
+        mel: (crop, mel, frame).
+        baseline: log-mel L1 and STFT distance of what Griffin-Lim makes of them.
+    """
+
+    mel: torch.Tensor
+    baseline: tuple[float, float]
+
+
 class VocoderRecipe(AudioRecipe):
-    """Train a vocoder (HifiVocoderModel) on crops of recordings."""
+    """Train a vocoder (HifiVocoderModel) on crops of recordings, and on what a performer makes of their notes."""
 
     name = "vocoder"
     best_metric = "score"
@@ -107,7 +143,23 @@ class VocoderRecipe(AudioRecipe):
         super().__init__(config)
         self.model_config = HifiVocoderConfig.preset(self.options.preset, **config.model)
         self.mel = self.model_config.mel_config
-        self._held_out: dict | None = None
+        self.made = None if self.options.performer is None else PerformedMels(self.options.performer, self.mel)
+        self.made_share = 0.5 if self.options.made_share is None else self.options.made_share
+        self.reads_performances = self.made is not None
+        self._stores: dict[str, PerformanceStore] = {}
+        self._real: torch.Tensor | None = None
+        self._held_out: dict[str, HeldOut] = {}
+
+    def store(self, split: str) -> PerformanceStore:
+        """The performances of a split, opened once; of trainings with a performer.
+
+        Raises:
+            ValueError: no such dataset or split, no notes, or another sampling rate than that of the mel contract.
+        """
+        if split not in self._stores:
+            rate, minutes = self.mel.sampling_rate, self.config.cache_minutes
+            self._stores[split] = PerformanceStore(self.config.dataset, split, rate, minutes)
+        return self._stores[split]
 
     def trainables(self) -> dict[str, Trainable]:
         trainables = {"model": Trainable(HifiVocoderModel(self.model_config))}
@@ -117,19 +169,43 @@ class VocoderRecipe(AudioRecipe):
             trainables["discriminator"] = Trainable(judges, settings)
         return trainables
 
+    def frozen(self) -> dict[str, nn.Module]:
+        return {} if self.made is None else {"performer": self.made.load()}
+
     def stream(self, rank: int, world_size: int) -> ItemStream:
         frames = self.options.crop_frames
+        if self.made is not None:
+            samples, store = frames * self.mel.hop_length, self.store("train")
+            with length_of("crop_frames", frames):
+                return store.crops(samples, seed=self.config.seed, rank=rank, world_size=world_size)
         return self.crops("train", frames, frames, rank, world_size, option="crop_frames")
 
     def prepare(self, item: dict, generator: torch.Generator) -> dict[str, torch.Tensor]:
         # down only: never louder than full scale
         decibels = -self.options.gain_augmentation_db * torch.rand((), generator=generator)
         waveform = item["waveform"] * 10 ** (decibels / 20)  # amplitude, hence 20
-        return {"waveform": waveform, "mel": log_mel_spectrogram(waveform, self.mel)}
+        tensors = {"waveform": waveform, "mel": log_mel_spectrogram(waveform, self.mel)}
+        if self.made is None:
+            return tensors
+        is_made = torch.rand((), generator=generator) < self.made_share
+        notes = self.made.inputs(item, self.options.crop_frames)
+        return {**tensors, **notes, "is_made": is_made, "decibels": decibels}
+
+    def _heard(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The mels that the model is given: true ones, and in their place those that the performer makes."""
+        if self.made is None or not batch["is_made"].any():
+            return batch["mel"]
+        rows, config, mel = batch["is_made"], self.mel, batch["mel"].clone()  # (batch, mel, frame)
+        made = self.made.mels(self.modules["performer"], batch, rows, mel.shape[-1])
+        # The performer plays at full loudness, the waveform is so many dB softer.
+        nepers = batch["decibels"][rows] * (config.power * math.log(10) / 20)
+        unit = config.log_multiplier / (math.log(10) if config.log_base == "10" else 1.0)
+        mel[rows] = (made + unit * nepers[:, None, None]).clamp(config.floor_value, config.clip_max)
+        return mel
 
     def phases(self, batch: dict[str, torch.Tensor], context: StepContext) -> Iterator[Phase]:
         real = batch["waveform"]  # (batch, sample)
-        fake = self.modules["model"](batch["mel"]).waveform.float()  # (batch, sample)
+        fake = self.modules["model"](self._heard(batch)).waveform.float()  # (batch, sample)
         discriminator = self.modules.get("discriminator")
         adversarial = discriminator is not None and context.progress >= self.options.adversarial_start
         if adversarial:
@@ -164,44 +240,63 @@ class VocoderRecipe(AudioRecipe):
     def prepare_validation(self) -> None:
         self._reference()
 
-    def _reference(self) -> dict:
-        # Fixed crops of held-out recordings and what Griffin-Lim makes of them, computed once.
-        if self._held_out is None:
-            samples = self.options.validation_frames * self.mel.hop_length
-            recordings = self.recordings(self.validation_split)
-            with length_of("validation_frames", self.options.validation_frames):
-                crops = recordings.fixed_crops(samples, self.options.validation_crops)
-            waveform = torch.stack([crop["waveform"] for crop in crops])
-            mel = log_mel_spectrogram(waveform, self.mel)
+    def _reference(self) -> dict[str, HeldOut]:
+        # Fixed crops of held-out recordings and what Griffin-Lim makes of their mels, computed once.
+        if self._held_out:
+            return self._held_out
+        frames, count = self.options.validation_frames, self.options.validation_crops
+        samples, split = frames * self.mel.hop_length, self.validation_split
+        held_out = self.recordings(split) if self.made is None else self.store(split)
+        with length_of("validation_frames", frames):
+            crops = held_out.fixed_crops(samples, count)
+        self._real = torch.stack([crop["waveform"] for crop in crops])
+        mels = {"": log_mel_spectrogram(self._real, self.mel)}
+        if self.made is not None:
+            batches = [collate([self.made.inputs(crop, frames)]) for crop in crops]
+            row, performer = torch.ones(1, dtype=torch.bool), self.modules["performer"]
+            mels["made_"] = torch.cat([self.made.mels(performer, batch, row, frames).cpu() for batch in batches])
+        for kind, mel in mels.items():
             baseline = griffin_lim(mel, self.mel, generator=torch.Generator().manual_seed(0))
-            self._held_out = {"waveform": waveform, "mel": mel, "baseline": self._distances(baseline, waveform)}
+            self._held_out[kind] = HeldOut(mel, self._distances(baseline))
         return self._held_out
 
-    def _distances(self, fake: torch.Tensor, real: torch.Tensor) -> tuple[float, float]:
-        return log_mel_l1(fake, real, self.mel).item(), multi_resolution_stft_distance(fake, real).item()
+    def _distances(self, fake: torch.Tensor) -> tuple[float, float]:
+        mel, stft = log_mel_l1(fake, self._real, self.mel), multi_resolution_stft_distance(fake, self._real)
+        return mel.item(), stft.item()
 
     def validate(self, model: nn.Module) -> Validation:
-        held_out = self._reference()
-        device = next(model.parameters()).device
-        fake = torch.cat([model(row.to(device)).waveform.float().cpu() for row in held_out["mel"].split(4)])
-        mel, stft = self._distances(fake, held_out["waveform"])
-        mel_baseline, stft_baseline = held_out["baseline"]
-        metrics = {
-            "mel_l1": mel,
-            "mr_stft": stft,
-            "griffin_lim_mel_l1": mel_baseline,
-            "griffin_lim_mr_stft": stft_baseline,
-            "score": mel / mel_baseline + stft / stft_baseline,
-        }
-        picture = stack_mels([held_out["mel"][0], log_mel_spectrogram(fake[0], self.mel)])
+        device, names = next(model.parameters()).device, ("mel_l1", "mr_stft")
+        metrics, scores, words, pictures = {}, [], [], []
+        held_outs = self._reference()
+        audio = {"true": self._real[0]}
+        for kind, held_out in held_outs.items():
+            fake = torch.cat([model(row.to(device)).waveform.float().cpu() for row in held_out.mel.split(4)])
+            found, best = self._distances(fake), held_out.baseline
+            metrics |= {f"{kind}{name}": value for name, value in zip(names, found, strict=True)}
+            metrics |= {f"griffin_lim_{kind}{name}": value for name, value in zip(names, best, strict=True)}
+            mel, stft = (value / baseline for value, baseline in zip(found, best, strict=True))
+            words.append(f"log-mel error {mel:.2f}x and STFT distance {stft:.2f}x of Griffin-Lim's")
+            scores.append(mel + stft)
+            pictures += [held_out.mel[0], log_mel_spectrogram(fake[0], self.mel)]
+            audio[f"{kind}synthesized"] = fake[0]
+        metrics["score"] = scores[0]
+        if self.made is not None:
+            # As both kinds are mixed in training, so they are weighed.
+            metrics["score"] = (1 - self.made_share) * scores[0] + self.made_share * scores[1]
+            words[1] = f"of performed mels {words[1]}"
         return Validation(
             metrics,
-            {"true_over_synthesized": picture},
-            {"true": held_out["waveform"][0], "synthesized": fake[0]},
+            {"true_over_synthesized": stack_mels(pictures)},
+            audio,
             self.mel.sampling_rate,
-            f"log-mel error {mel / mel_baseline:.2f}x and STFT distance {stft / stft_baseline:.2f}x of Griffin-Lim's",
-            {"crops": len(fake)},
+            "; ".join(words),
+            {"crops": len(self._real)},
         )
+
+    def describe_data(self) -> str:
+        if self.made is None:
+            return super().describe_data()
+        return f"{duration_in_words(60 * self.store('train').hours)} of performances"
 
 
 __all__ = ["VocoderOptions", "VocoderRecipe"]

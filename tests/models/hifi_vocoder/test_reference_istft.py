@@ -9,7 +9,7 @@ import pytest
 import torch
 from plain_layers import conv1d, convnext, linear, norm, shake
 
-from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram, mel_filter_bank
+from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram, mel_filter_bank, undo_log
 from melreformer_hf.audio.stft import Transform
 from melreformer_hf.models.hifi_vocoder.generator_istft import IstftGenerator, mel_affine, oscillator_turns
 
@@ -56,12 +56,32 @@ def plain_waveform(generator: IstftGenerator, mel: torch.Tensor, first_frame: in
     carried = carried.sum(1)
     inverse = numpy.linalg.pinv(mel_filter_bank(MEL, torch.float64).numpy())
     prior = (inverse @ numpy.exp(mel.double().numpy())).T.clip(1e-5)
-    magnitude = (prior * numpy.exp(change.clip(max=20.0))).clip(max=24.0)
-    spectrum = magnitude * carried / numpy.sqrt(abs(carried) ** 2 + 1e-10)
+    magnitude = prior * numpy.exp(change.clip(max=20.0))
+    wanted = numpy.exp(mel.double().numpy()).T.clip(1e-5)
+    for _ in range(generator.mel_corrections):
+        magnitude = magnitude * plain_gain(magnitude, wanted, 1.0)
+    magnitude = magnitude.clip(max=24.0)
+    spectrum, before = magnitude * carried / numpy.sqrt(abs(carried) ** 2 + 1e-10), None
     for _ in range(generator.refine_steps):
         rebuilt = numpy_stft(numpy_istft(spectrum))
-        spectrum = magnitude * rebuilt / numpy.sqrt(abs(rebuilt) ** 2 + 1e-10)
+        # Perraudin's c_n = t_n + a (t_n - t_(n-1)), whose length does not matter.
+        driven = rebuilt if before is None else rebuilt + generator.refine_momentum * (rebuilt - before)
+        before = rebuilt
+        gain = plain_gain(abs(rebuilt), wanted, generator.refine_feedback)
+        spectrum = magnitude * gain * driven / numpy.sqrt(abs(driven) ** 2 + 1e-10)
     return torch.from_numpy(numpy_istft(spectrum)[12:-12])
+
+
+def plain_gain(magnitude: numpy.ndarray, wanted: numpy.ndarray, exponent: float) -> numpy.ndarray:
+    """(frame, bin): each band asks for wanted / heard, each bin listens to its bands by their weights in it."""
+    bank = mel_filter_bank(MEL, torch.float64).numpy()  # (mel, bin)
+    gain = numpy.ones_like(magnitude)
+    for frame in range(FRAMES):
+        asked = (wanted[frame] / (bank @ magnitude[frame]).clip(1e-5)) ** exponent
+        for line in range(BINS):
+            if bank[:, line].any():
+                gain[frame, line] = numpy.average(asked, weights=bank[:, line])
+    return gain
 
 
 @torch.no_grad()
@@ -75,6 +95,37 @@ def test_generator(oscillators, refine, first_frame):
     for row in range(2):
         expected = plain_waveform(generator, mel[row], first_frame)
         torch.testing.assert_close(actual[row].double(), expected, rtol=2e-3, atol=2e-3 * expected.abs().max().item())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("corrections", "momentum", "feedback"), [(2, 0.0, 0.0), (0, 0.6, 0.0), (0, 0.0, 0.5), (1, 0.4, 1.0)]
+)
+def test_magnitudes_follow_the_mel_and_steps_their_momentum(corrections, momentum, feedback):
+    generator = shake(IstftGenerator(MEL, 6, 8, 2, 3, 3, 2, corrections, momentum, feedback), std=0.4)
+    mel = torch.randn(1, 6, FRAMES, generator=torch.Generator().manual_seed(1)) - 2
+    expected = plain_waveform(generator, mel[0], 4)
+    torch.testing.assert_close(
+        generator(mel, 4)[0].double(), expected, rtol=0, atol=2e-3 * expected.abs().max().item()
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "contract", [{}, {"power": 2.0, "log_base": "10", "log_multiplier": 20.0, "log_offset": -3.0}]
+)
+def test_corrected_magnitudes_have_the_mel_that_was_given(contract):
+    config = MelConfig.preset("hifigan", num_mel_bins=40, **contract)
+    time = torch.arange(256 * 30) / config.sampling_rate
+    mel = log_mel_spectrogram(sum(torch.sin(6.2832 * pitch * time) for pitch in (220.0, 1010.0, 3300.0))[None], config)
+    wanted = undo_log(mel, config).transpose(1, 2).clamp(min=config.log_floor)
+    change = 1.5 * torch.randn(1, 30, 513, generator=torch.Generator().manual_seed(0))
+    errors = []
+    for corrections in (0, 1, 4):
+        magnitude = IstftGenerator(config, 4, 4, 1, 3, 0, 1, corrections)._magnitude(mel, change, wanted)
+        heard = (magnitude**config.power @ mel_filter_bank(config).T).clamp(min=config.log_floor)
+        errors.append((heard / wanted).log().abs().mean().item())
+    assert errors[1] < 0.25 * errors[0] and errors[2] < 0.75 * errors[1]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

@@ -16,7 +16,7 @@ from testing_utils import assert_error
 from training_utils import VOCODER, assert_same_checkpoints, context, same_tensors, started
 
 from melreformer_hf.audio.griffin_lim import griffin_lim
-from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram
+from melreformer_hf.audio.mel import log_mel_spectrogram
 from melreformer_hf.data.building import BuildConfig, build_dataset
 from melreformer_hf.data.collation import collate
 from melreformer_hf.data.performances import NOTES_FILE

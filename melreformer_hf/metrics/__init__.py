@@ -36,6 +36,7 @@ _EXPORTS: dict[str, str] = {
     "inter_onset_histogram": "notes",
     "key_stability": "notes",
     "log_mel_l1": "spectral",
+    "magnitude_distance": "spectral",
     "mean_scores": "transcription",
     "mel_statistics_distance": "mels",
     "multi_resolution_stft_distance": "spectral",

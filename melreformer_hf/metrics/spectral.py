@@ -37,12 +37,21 @@ def stft_magnitude(waveform: torch.Tensor, window_size: int) -> torch.Tensor:
     return map_frames(extend(waveform, transform, centered=True), transform, magnitude).transpose(1, 2)
 
 
-def _spectral_convergence(predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """(batch, bin, frame) pairs to (batch,)."""
+def magnitude_distance(predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Spectral convergence plus mean absolute difference of log magnitudes: one window of the distance below.
+
+    Args:
+        predicted: (batch, bin, frame) magnitudes above zero, the axes after the first in any order.
+        wanted: the same.
+
+    Returns:
+        (batch,).
+    """
     size = torch.linalg.vector_norm(wanted, dim=(1, 2))
     # A silent target would divide by nothing. The bound is a constant to the gradient, which still asks for less sound.
     bound = _QUIETEST_TARGET * torch.linalg.vector_norm(predicted.detach(), dim=(1, 2))
-    return torch.linalg.vector_norm(wanted - predicted, dim=(1, 2)) / torch.maximum(size, bound)
+    convergence = torch.linalg.vector_norm(wanted - predicted, dim=(1, 2)) / torch.maximum(size, bound)
+    return convergence + (predicted.log() - wanted.log()).abs().mean(dim=(1, 2))
 
 
 def multi_resolution_stft_distance(
@@ -72,9 +81,7 @@ def multi_resolution_stft_distance(
     prediction, target = prediction.float(), target.float()
     total = prediction.new_zeros(len(prediction))
     for size in windows:
-        predicted, wanted = stft_magnitude(prediction, size), stft_magnitude(target, size)
-        logarithms = (predicted.log() - wanted.log()).abs().mean(dim=(1, 2))
-        total = total + _spectral_convergence(predicted, wanted) + logarithms
+        total = total + magnitude_distance(stft_magnitude(prediction, size), stft_magnitude(target, size))
     return total.mean() / len(windows)
 
 
@@ -112,4 +119,4 @@ def _as_log_mel(value: torch.Tensor, config: MelConfig | None, name: str) -> tor
     return log_mel_spectrogram(value.float(), config)
 
 
-__all__ = ["DEFAULT_WINDOWS", "log_mel_l1", "multi_resolution_stft_distance", "stft_magnitude"]
+__all__ = ["DEFAULT_WINDOWS", "log_mel_l1", "magnitude_distance", "multi_resolution_stft_distance", "stft_magnitude"]

@@ -12,6 +12,7 @@ from training_utils import ADVERSARIAL, VOCODER, context, started
 from melreformer_hf.audio.griffin_lim import griffin_lim
 from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram
 from melreformer_hf.audio.resize import resize_mel
+from melreformer_hf.audio.stft import Transform, stft
 from melreformer_hf.metrics import log_mel_l1, mel_statistics_distance, multi_resolution_stft_distance
 from melreformer_hf.training.config import TrainingConfig
 from melreformer_hf.training.losses.diffusion import diffusion_loss
@@ -82,6 +83,22 @@ def test_the_vocoders_losses_are_weighted_as_told():
     matching = sum((one - two).abs().mean() for one, two in pairs).item()
     total = 2 * mel + 3 * stft + 0.5 * (adversarial + 7 * matching)
     assert second.loss.item() == pytest.approx(total, rel=1e-4)
+
+
+def test_predicted_magnitudes_are_compared_with_the_recordings():
+    words = "--options.mel_weight 0 --options.stft_weight 0 --options.magnitude_weight 0.7".split()
+    built = recipe(VocoderRecipe, VOCODER, *words)
+    real = 0.1 * noise(2, 4096)
+    true = stft(real, Transform(1024, 256, 1024)).abs()  # (batch, frame, bin)
+    guess = true * torch.tensor([1.0, 3.0])[:, None, None]
+    answer = SimpleNamespace(waveform=real.clone().requires_grad_(), magnitude=guess)
+    built.modules["model"] = Says(lambda mel, output_magnitude: answer if output_magnitude else None)
+    (phase,) = built.phases({"waveform": real, "mel": log_mel_spectrogram(real, built.mel)}, context())
+    # Convergence of the second row is 2 |true| / |true|, its logarithms are off by ln 3.
+    assert phase.scalars["magnitude"].item() == pytest.approx((2 + math.log(3)) / 2, rel=1e-3)
+    assert phase.loss.item() == pytest.approx(0.7 * (2 + math.log(3)) / 2, rel=1e-3)
+    with pytest.raises(ValueError, match="magnitude_weight must be 0 .*'hifigan'.* got 0.7"):
+        recipe(VocoderRecipe, [], "--options.preset", "hifigan_v3", *words)
 
 
 def test_discriminators_of_size_32_have_the_published_widths():

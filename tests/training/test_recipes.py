@@ -220,6 +220,7 @@ def test_the_idea_model_is_fitted_to_the_crops(dataset):
     [
         ("vocoder", ["--options.crop_frames", 0], ["crop_frames", "at least 1", "0"]),
         ("vocoder", ["--options.mel_weight", -1], ["mel_weight", "negative", "-1"]),
+        ("vocoder", ["--options.magnitude_weight", -1], ["magnitude_weight", "negative", "-1"]),
         ("vocoder", ["--model.hiden_size", 3], ["hiden_size", "Did you mean 'hidden_size'"]),
         ("expansion", ["--options.window_frames", 0], ["window_frames", "0"]),
         ("expansion", ["--options.scheduled_sampling", 2], ["scheduled_sampling", "[0, 1]", "2"]),

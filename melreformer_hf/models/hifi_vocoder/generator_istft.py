@@ -192,7 +192,10 @@ class IstftGenerator(nn.Module):
             magnitude = torch.addcmul(magnitude, magnitude, self._lacking(magnitude.square(), wanted, 1.0))
         return magnitude.clamp(max=self.loudest)
 
-    def _synthesize(self, log_mel: torch.Tensor, head: torch.Tensor, first_frame: int) -> torch.Tensor:
+    def _synthesize(
+        self, log_mel: torch.Tensor, head: torch.Tensor, first_frame: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch, sample), and the magnitudes (batch, frame, bin) that were asked for."""
         bins = self.transform.num_bins
         cosine, sine = self._phase(head[..., bins:], first_frame)
         window = self.tables.window
@@ -211,13 +214,20 @@ class IstftGenerator(nn.Module):
                 lacking = self._lacking(power(rebuilt, _SMALLEST_SQUARE), wanted, self.refine_feedback)
                 gain = torch.addcmul(gain, gain, lacking)
             spectrum = target * gain
-        return trim(extended_istft(spectrum, self.transform, window), self.transform)
+        return trim(extended_istft(spectrum, self.transform, window), self.transform), magnitude
 
-    def forward(self, input_features: torch.Tensor, first_frame: int = 0) -> torch.Tensor:
-        """(batch, mel, frame) -> (batch, frame * hop); `first_frame` is where in the whole signal the input begins."""
+    def forward(
+        self, input_features: torch.Tensor, first_frame: int = 0, output_magnitude: bool = False
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """(batch, mel, frame) -> (batch, frame * hop); `first_frame` is where in the whole signal the input begins.
+
+        With `output_magnitude` also (batch, frame, bin) float32, the magnitudes before any projection.
+        """
         head = self._hidden(input_features.to(self.head.weight.dtype))
         with full_precision(input_features):
-            return self._synthesize(input_features.float(), head.float(), first_frame).to(input_features.dtype)
+            waveform, magnitude = self._synthesize(input_features.float(), head.float(), first_frame)
+        waveform = waveform.to(input_features.dtype)
+        return (waveform, magnitude) if output_magnitude else waveform
 
 
 __all__ = ["IstftGenerator", "SpectralTables", "mel_affine", "oscillator_turns"]

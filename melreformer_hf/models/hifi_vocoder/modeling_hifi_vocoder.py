@@ -42,9 +42,11 @@ class HifiVocoderOutput(ModelOutput):
 
     Args:
         waveform: (batch, frame * hop_length), full scale at 1.
+        magnitude: (batch, frame, bin) of the spectrum that architecture "istft" asks for; with `output_magnitude`.
     """
 
     waveform: torch.FloatTensor | None = None
+    magnitude: torch.FloatTensor | None = None
 
 
 def _istft_generator(config: HifiVocoderConfig) -> nn.Module:
@@ -182,8 +184,12 @@ class HifiVocoderModel(OriginalCheckpointMixin, MelStreamingMixin, HifiVocoderPr
         super().save_pretrained(save_directory, variant=variant, max_shard_size=max_shard_size, **kwargs)
 
     def forward(
-        self, input_features: torch.Tensor, return_dict: bool | None = None, first_frame: int = 0
-    ) -> HifiVocoderOutput | tuple[torch.Tensor]:
+        self,
+        input_features: torch.Tensor,
+        return_dict: bool | None = None,
+        first_frame: int = 0,
+        output_magnitude: bool = False,
+    ) -> HifiVocoderOutput | tuple[torch.Tensor, ...]:
         """Synthesize.
 
         Args:
@@ -191,9 +197,11 @@ class HifiVocoderModel(OriginalCheckpointMixin, MelStreamingMixin, HifiVocoderPr
                 waveform has the same. What is not finite comes out so; `stream` refuses it.
             return_dict: `False` gives a tuple.
             first_frame: where in a longer mel the input begins; oscillators continue there.
+            output_magnitude: also give the magnitudes that are predicted before windows are joined, for losses.
 
         Raises:
-            ValueError: the shape is not (batch, num_mel_bins, at least one frame), or not floating point.
+            ValueError: the shape is not (batch, num_mel_bins, at least one frame), or not floating point; or
+                `output_magnitude` of an architecture that predicts none.
         """
         bins, shape = self.num_mel_bins, tuple(input_features.shape)
         if len(shape) != 3 or shape[1] != bins or not shape[0] or not shape[2]:
@@ -203,10 +211,16 @@ class HifiVocoderModel(OriginalCheckpointMixin, MelStreamingMixin, HifiVocoderPr
             )
         if not input_features.is_floating_point():
             raise ValueError(f"input_features must be floating point log-mels, got {input_features.dtype}.")
-        waveform = self.generator(input_features, first_frame)
-        if return_dict is False:
-            return (waveform,)
-        return HifiVocoderOutput(waveform=waveform)
+        if output_magnitude and self.config.architecture != "istft":
+            raise ValueError(
+                f'output_magnitude is for architecture "istft", this one is {self.config.architecture!r}, got True.'
+            )
+        if output_magnitude:
+            waveform, magnitude = self.generator(input_features, first_frame, True)
+        else:
+            waveform, magnitude = self.generator(input_features, first_frame), None
+        output = HifiVocoderOutput(waveform=waveform, magnitude=magnitude)
+        return output.to_tuple() if return_dict is False else output
 
     def synthesize_piece(self, module: Callable, mel: torch.Tensor, first_frame: int) -> torch.Tensor:
         # The oscillators' phases follow the place in the whole signal.

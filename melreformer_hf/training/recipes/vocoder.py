@@ -16,10 +16,12 @@ from torch import nn
 from melreformer_hf._text import duration_in_words
 from melreformer_hf.audio.griffin_lim import griffin_lim
 from melreformer_hf.audio.mel import log_mel_spectrogram
+from melreformer_hf.audio.stft import Transform, power
+from melreformer_hf.audio.stft import stft as spectrum_of
 from melreformer_hf.data.collation import collate
 from melreformer_hf.data.performances import PerformanceStore
 from melreformer_hf.data.streams import ItemStream
-from melreformer_hf.metrics import log_mel_l1, multi_resolution_stft_distance
+from melreformer_hf.metrics import log_mel_l1, magnitude_distance, multi_resolution_stft_distance
 from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVocoderConfig
 from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
 from melreformer_hf.plotting import stack_mels
@@ -34,6 +36,8 @@ from melreformer_hf.training.recipes.base import Phase, StepContext, Trainable, 
 from melreformer_hf.training.recipes.made_mels import PerformedMels
 from melreformer_hf.training.wrapping import unwrapped
 
+_SMALLEST_POWER = 1e-10  # of a magnitude of 1e-5, as in the STFT distance
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VocoderOptions(AudioOptions):
@@ -47,6 +51,10 @@ class VocoderOptions(AudioOptions):
     crop_frames: int = option(64, "mel frames per training crop")
     mel_weight: float = option(1.0, "weight of the log-mel L1 distance")
     stft_weight: float = option(1.0, "weight of the multi-resolution STFT distance")
+    magnitude_weight: float = option(
+        0.0,
+        "weight of the STFT distance of the magnitudes that architecture istft predicts, before windows are joined",
+    )
     adversarial_weight: float = option(0.0, "weight of the least-squares adversarial loss; 0 builds no discriminator")
     feature_matching_weight: float = option(2.0, "weight of feature matching, relative to adversarial_weight")
     discriminators: tuple[str, ...] = option(("mpd", "mrd"), "any of mpd, msd, mrd")
@@ -69,7 +77,7 @@ class VocoderOptions(AudioOptions):
         for name in ("crop_frames", "validation_crops", "validation_frames", "discriminator_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"options.{name} must be at least 1, got {getattr(self, name)}.")
-        weights = ("mel_weight", "stft_weight", "adversarial_weight", "feature_matching_weight")
+        weights = ("mel_weight", "stft_weight", "magnitude_weight", "adversarial_weight", "feature_matching_weight")
         for name in (*weights, "gain_augmentation_db"):
             if getattr(self, name) < 0:
                 raise ValueError(f"options.{name} must not be negative, got {getattr(self, name)}.")
@@ -143,6 +151,11 @@ class VocoderRecipe(AudioRecipe):
         super().__init__(config)
         self.model_config = HifiVocoderConfig.preset(self.options.preset, **config.model)
         self.mel = self.model_config.mel_config
+        if self.options.magnitude_weight and self.model_config.architecture != "istft":
+            raise ValueError(
+                f"options.magnitude_weight must be 0 for architecture {self.model_config.architecture!r}, which predicts "
+                f"no magnitudes, got {self.options.magnitude_weight}."
+            )
         self.made = None if self.options.performer is None else PerformedMels(self.options.performer, self.mel)
         self.made_share = 0.5 if self.options.made_share is None else self.options.made_share
         self.reads_performances = self.made is not None
@@ -205,7 +218,9 @@ class VocoderRecipe(AudioRecipe):
 
     def phases(self, batch: dict[str, torch.Tensor], context: StepContext) -> Iterator[Phase]:
         real = batch["waveform"]  # (batch, sample)
-        fake = self.modules["model"](self._heard(batch)).waveform.float()  # (batch, sample)
+        asked = {"output_magnitude": True} if self.options.magnitude_weight else {}
+        output = self.modules["model"](self._heard(batch), **asked)
+        fake = output.waveform.float()  # (batch, sample)
         discriminator = self.modules.get("discriminator")
         adversarial = discriminator is not None and context.progress >= self.options.adversarial_start
         if adversarial:
@@ -215,6 +230,10 @@ class VocoderRecipe(AudioRecipe):
         stft = multi_resolution_stft_distance(fake, real)
         loss = self.options.mel_weight * mel + self.options.stft_weight * stft
         scalars = {"mel_l1": mel, "mr_stft": stft}
+        if self.options.magnitude_weight:
+            wanted = power(spectrum_of(real, Transform.of(self.mel))).clamp(min=_SMALLEST_POWER).sqrt()
+            scalars["magnitude"] = magnitude_distance(output.magnitude.clamp(min=_SMALLEST_POWER**0.5), wanted).mean()
+            loss = loss + self.options.magnitude_weight * scalars["magnitude"]
         if adversarial:
             judged = self._judged(discriminator, fake, real)
             scalars |= judged

@@ -169,6 +169,24 @@ def test_stream_of_nothing_and_of_wrong_shapes():
         assert_error(error, "input_features", "(batch, 10, frames)", str(tuple(wrong.shape)))
 
 
+def test_magnitudes_that_were_asked_for_come_out_on_request():
+    model, mel = tiny_model("istft_corrected"), some_mel(2, 9)
+    model.generator.mel_corrections = 30
+    with torch.no_grad():
+        plain, both = model(mel), model(mel, output_magnitude=True)
+        waveform, magnitude = model(mel, return_dict=False, output_magnitude=True)
+    assert (
+        plain.magnitude is None and torch.equal(plain.waveform, both.waveform) and torch.equal(waveform, both.waveform)
+    )
+    assert torch.equal(magnitude, both.magnitude) and magnitude.shape == (2, 9, 33)
+    heard = (magnitude @ model.generator.tables.bank).log().transpose(1, 2)
+    # Where no window has to agree with another, the magnitudes have the mel that was given.
+    assert (heard - mel).abs().median() < 0.1
+    with pytest.raises(ValueError) as error:
+        tiny_model("hifigan")(mel, output_magnitude=True)
+    assert_error(error, "output_magnitude", "istft", "hifigan")
+
+
 def test_silence_is_nearly_silent():
     model = HifiVocoderModel(HifiVocoderConfig.preset("istft_tiny", num_hidden_layers=1)).eval()
     mel = torch.full((1, model.config.num_mel_bins, 20), model.config.mel_config.floor_value)

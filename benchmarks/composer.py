@@ -8,7 +8,8 @@ Four tables, of which `--parts` chooses:
   before them. Stretches of 384 notes; the gap is what begins in the third fifth of a stretch; the melody is
   `processing.midi.melody`.
 - `copies`: the share of generated excerpts that repeat 12 or more consecutive events (step in pitch, time in the model's steps)
-  of a training piece, beside that of held-out excerpts; and that of 12 steps in pitch alone, whatever their rhythm.
+  of a training piece, beside that of held-out excerpts; that of 10 and of 8; and of 12 steps in pitch alone, whatever their
+  rhythm.
 - `statistics`: distances of note statistics (`metrics.notes`) between generated and real excerpts, beside those between
   halves of the real pieces.
 """
@@ -67,6 +68,9 @@ def read_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=100, help="excerpts that are drawn at once (default: 100)")
     parser.add_argument("--temperature", type=float, help="of the drawing (default: the package's)")
     parser.add_argument("--top-p", type=float, help="of the drawing (default: the package's)")
+    parser.add_argument(
+        "--allow-quotes", action="store_true", help="draw without the model's memory of its training's phrases"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the drawing (default: 0)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     parser.add_argument("--output", type=Path, help="JSON file for the numbers")
@@ -243,8 +247,9 @@ def measure_copies(dataset: str, made: Sequence[Sequence[MidiNote]], real: Seque
     train = [note_events(piece.attributes()) for piece in read_pieces(open_sequences(dataset, "train"))]
     results = {"valid": sum(map(is_valid, made)), "generated": len(made), "real": len(real)}
     rows = []
-    for name, events in (("interval and rhythm", slice(None)), ("interval alone", slice(0, 1))):
-        index = EventIndex(piece[:, events] for piece in train)
+    kinds = [(f"{length}, interval and rhythm", slice(None), length) for length in (12, 10, 8)]
+    for name, events, length in (*kinds, ("12, interval alone", slice(0, 1), 12)):
+        index = EventIndex((piece[:, events] for piece in train), length)
         shares = []
         for part in (made, real):
             found = [index.copied(note_events(attributes_of_notes(notes))[:, events]).any() for notes in part]
@@ -252,7 +257,7 @@ def measure_copies(dataset: str, made: Sequence[Sequence[MidiNote]], real: Seque
         results[name] = {"generated": shares[0], "real": shares[1]}
         rows.append([name, *(f"{100 * share:.1f} %" for share in shares)])
     print(f"{results['valid']} of {len(made)} samples are valid MIDI\n")
-    print_table(["12 events of a training piece", "generated excerpts", "held-out excerpts"], rows)
+    print_table(["events of a training piece", "generated excerpts", "held-out excerpts"], rows)
     return results
 
 
@@ -295,7 +300,7 @@ def measure_statistics(
 
 
 def sampling_options(arguments: argparse.Namespace) -> SamplingOptions:
-    given = {"temperature": arguments.temperature, "top_p": arguments.top_p}
+    given = {"temperature": arguments.temperature, "top_p": arguments.top_p, "allow_quotes": arguments.allow_quotes}
     return SamplingOptions(**{name: value for name, value in given.items() if value is not None})
 
 

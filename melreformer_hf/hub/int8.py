@@ -40,7 +40,7 @@ def to_int8(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def from_int8(stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The inverse of `to_int8`, in float32.
+    """The inverse of `to_int8`, in float32; whole numbers of other kinds, such as tables of bits, stay as they are.
 
     Raises:
         ValueError: integers without a scale, or one that does not fit.
@@ -54,7 +54,7 @@ def from_int8(stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
                 raise ValueError(f"{name}{_SCALE} must hold one scale per row of {tuple(tensor.shape)}, got {told}.")
             state[name] = tensor.float() * scale.float()[:, None]
         elif not (name.endswith(_SCALE) and name.removesuffix(_SCALE) in stored):
-            state[name] = tensor.float()
+            state[name] = tensor.float() if tensor.is_floating_point() else tensor
     return state
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-_ODD = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing; 64 bits make accidental matches one in 10^12
+from melreformer_hf.nn.phrases import phrases_of
 
 
 def note_events(rows: np.ndarray) -> np.ndarray:
@@ -16,22 +16,6 @@ def note_events(rows: np.ndarray) -> np.ndarray:
         rows: (note, 5) of `processing.midi.attributes`, whose time steps are those in which rhythm is compared.
     """
     return np.stack([np.diff(rows[:, 1]), rows[1:, 0]], axis=1)
-
-
-def _windows(events: np.ndarray, length: int) -> np.ndarray:
-    """A number per window of `length` consecutive events, (window,) uint64."""
-    if len(events) < length:
-        return np.empty(0, dtype=np.uint64)
-    # Numbers of one event each: every column in an own range.
-    single = np.zeros(len(events), dtype=np.uint64)
-    for column in np.asarray(events, dtype=np.int64).T:
-        single = single * np.uint64(1 << 16) + (column + (1 << 15)).astype(np.uint64)
-    views = np.lib.stride_tricks.sliding_window_view(single, length)
-    numbers = np.zeros(len(views), dtype=np.uint64)
-    for place in range(length):
-        numbers = (numbers ^ views[:, place]) * _ODD
-        numbers ^= numbers >> np.uint64(29)
-    return numbers
 
 
 class EventIndex:
@@ -49,12 +33,12 @@ class EventIndex:
         if length < 1:
             raise ValueError(f"length must be at least 1 event, got {length}.")
         self.length = length
-        parts = [_windows(events, length) for events in pieces]
+        parts = [phrases_of(events, length) for events in pieces]
         self.known = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *parts]))
 
     def copied(self, events: np.ndarray) -> np.ndarray:
         """(window,) bool, which windows of `length` events occur in one of the pieces."""
-        return np.isin(_windows(events, self.length), self.known)
+        return np.isin(phrases_of(events, self.length), self.known)
 
 
 __all__ = ["EventIndex", "note_events"]

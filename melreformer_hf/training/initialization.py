@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -26,7 +28,10 @@ def load_pretrained(model: nn.Module, source: str, recipe: Recipe) -> None:
     start = type(model).from_pretrained(source)
     recipe.check_start(start)
     weights, own = plain_state_dict(start), plain_state_dict(model)
-    wrong = [name for name in weights.keys() | own.keys() if name not in weights or name not in own]
+    # What the model says may be missing keeps its first value.
+    optional = [re.compile(pattern) for pattern in getattr(model, "_keys_to_ignore_on_load_missing", None) or ()]
+    missing = {name for name in own if name not in weights and not any(one.search(name) for one in optional)}
+    wrong = sorted(missing | (weights.keys() - own.keys()))
     wrong = wrong or [name for name, value in weights.items() if value.shape != own[name].shape]
     if wrong:
         told = ", ".join(

@@ -43,6 +43,7 @@ class TrainingState:
         model = trainables["model"].module
         if config.init_from is not None:
             load_pretrained(model, config.init_from, recipe)
+        recipe.begin(model)
         if config.gradient_checkpointing:
             checkpoint_gradients(model)
         # Before wrapping: a wrapper cannot be copied, and a shard is no model.

@@ -28,11 +28,14 @@ def test_small_vectors_and_integer_tensors_stay_as_they_are():
         "small": torch.randn(63, 65),
         "number": torch.arange(8192).view(64, 128),
         "zeros": torch.zeros(64, 64),
+        "bits": torch.arange(256, dtype=torch.uint8),
     }
     stored = to_int8(state)
     assert set(stored) == {*state, "zeros_scale"}
     for name in ("vector", "small"):
         assert torch.equal(from_int8(stored)[name], state[name])
+    bits = from_int8(stored)["bits"]
+    assert bits.dtype == torch.uint8 and torch.equal(bits, state["bits"])
     assert torch.equal(stored["number"], state["number"]) and not from_int8(stored)["zeros"].any()
 
 

@@ -12,7 +12,9 @@ from borders import check_borders, from_one
 from training_utils import assert_same_checkpoints
 
 from melreformer_hf.data.tokenizing import TokenizeConfig, tokenize_folder
+from melreformer_hf.metrics import note_events
 from melreformer_hf.models.note_transformer.modeling_note_transformer import NoteTransformerModel
+from melreformer_hf.nn.phrases import phrases_of
 from melreformer_hf.processing.midi.attributes import END, VOCAB_SIZES
 from melreformer_hf.processing.midi.notes import MidiNote, notes_to_midi, write_midi
 from melreformer_hf.processing.midi.sequences import CONTROL, EVENT, MIDDLE, START
@@ -253,3 +255,39 @@ def test_borders_of_the_settings():
         ),
     }
     check_borders(ComposerOptions, inside, outside)
+
+
+def learn(settings: TrainingConfig) -> dict:
+    return train(ComposerRecipe(settings), settings)
+
+
+def test_the_model_remembers_the_phrases_of_the_training_pieces_and_no_others(dataset, tmp_path):
+    settings = {"model": {"phrase_filter_bytes": 8192, "phrase_length": 6}}
+    learn(config(dataset, tmp_path, **settings))
+    model = NoteTransformerModel.from_pretrained(tmp_path / "run" / "best")
+    recipe = ComposerRecipe(config(dataset, tmp_path))
+
+    def known(split: str) -> list[float]:
+        store = recipe.store(split)
+        pieces = [note_events(NoteColumns.read(store, row).attributes()) for row in range(store.num_rows)]
+        return [model.phrases.knows(phrases_of(events, 6)).mean() for events in pieces]
+
+    assert known("train") and min(known("train")) == 1.0
+    assert max(known("validation")) < 0.1
+
+
+def test_a_memory_can_be_added_to_weights_without_one_and_grows(dataset, tmp_path):
+    learn(config(dataset, tmp_path / "a"))
+    former = str(tmp_path / "a" / "run" / "best")
+    settings = {"model": {"phrase_filter_bytes": 8192, "phrase_length": 6}, "init_from": former}
+    learn(config(dataset, tmp_path / "b", **settings))
+    second = NoteTransformerModel.from_pretrained(tmp_path / "b" / "run" / "best")
+    assert second.phrases.table.any()
+    second.phrases.table.zero_()
+    second.phrases.learn([np.arange(40).reshape(20, 2)])
+    second.save_pretrained(tmp_path / "c")
+    settings["init_from"] = str(tmp_path / "c")
+    learn(config(dataset, tmp_path / "d", **settings))
+    third = NoteTransformerModel.from_pretrained(tmp_path / "d" / "run" / "best")
+    assert third.phrases.knows(phrases_of(np.arange(40).reshape(20, 2), 6)).all()
+    assert third.phrases.table.count_nonzero() > second.phrases.table.count_nonzero()

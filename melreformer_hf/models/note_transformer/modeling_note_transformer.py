@@ -37,6 +37,7 @@ from melreformer_hf.models.note_transformer.blocks_note_transformer import (
 )
 from melreformer_hf.models.note_transformer.configuration_note_transformer import NoteTransformerConfig
 from melreformer_hf.nn.attention import AttentionMixin, band_mask
+from melreformer_hf.nn.phrases import PhraseFilter
 
 
 @dataclass
@@ -65,6 +66,8 @@ class NoteTransformerPreTrainedModel(HubMixin, Int8StorageMixin, AttentionMixin,
     supports_gradient_checkpointing = True
     _no_split_modules = ["NoteBlock"]
     _supports_sdpa = True
+    # Weights from before a memory was asked for: it begins empty.
+    _keys_to_ignore_on_load_missing = [r"phrases\.table"]
     card_pipeline_tag = "other"
     card_tags = ("music", "midi", "symbolic-music")
 
@@ -83,6 +86,8 @@ class NoteTransformerPreTrainedModel(HubMixin, Int8StorageMixin, AttentionMixin,
             init.ones_(module.weight)
         elif isinstance(module, NoteEmbedding):
             init.copy_(module.offsets, module.initial_offsets())
+        elif isinstance(module, PhraseFilter):
+            init.zeros_(module.table)
 
 
 class NoteTransformerModel(NoteTransformerPreTrainedModel):
@@ -90,6 +95,9 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
 
     Args:
         config: sizes and window.
+
+    Attributes:
+        phrases: memory of the phrases that it was trained on, or `None`; `NoteSampler` does not write them again.
 
     Example:
 
@@ -110,6 +118,8 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
         self.layers = nn.ModuleList([NoteBlock(config, index) for index in range(config.num_hidden_layers)])
         self.norm = nn.RMSNorm(config.hidden_size, eps=1e-6)
         self.head = NoteHead(config)
+        remembered = config.phrase_filter_bytes, config.phrase_length
+        self.phrases = PhraseFilter(*remembered) if config.phrase_filter_bytes else None
         self.post_init()
 
     def forward(

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -30,6 +31,7 @@ class SamplingOptions:
         repeat_length: so many notes in a row (steps in time and pitches) are a phrase.
         max_repeats: how often a phrase may come again within `repeat_memory` notes; `None` for any number.
         repeat_memory: notes that are looked back at.
+        allow_quotes: whether phrases of the pieces that the model was trained on may be written, where it remembers them.
 
     Raises:
         ValueError: a field breaks its rule.
@@ -40,6 +42,7 @@ class SamplingOptions:
     repeat_length: int = 8
     max_repeats: int | None = 3
     repeat_memory: int = 1024
+    allow_quotes: bool = False
 
     def __post_init__(self) -> None:
         temperatures = [self.temperature] if isinstance(self.temperature, (int, float)) else list(self.temperature)
@@ -235,12 +238,23 @@ class NoteSampler:
                 logits[row, self.last_pedal[row] + 1 :] = _IMPOSSIBLE
 
     def _vary(self, logits: torch.Tensor, times: list[int]) -> None:
-        """Bar the pitches that would repeat a phrase too often."""
+        """Bar the pitches that would repeat a phrase too often, or quote one of the training's."""
         for row, time in enumerate(times):
-            barred = self.phrases[row].barred(time)
+            barred = sorted({*self.phrases[row].barred(time), *self._quoted(row, time)})
             # Better a repetition than nothing to choose from.
             if barred and logits[row].isfinite().sum() > len(barred):
                 logits[row, barred] = _IMPOSSIBLE
+
+    def _quoted(self, row: int, time: int) -> list[int]:
+        """Pitches that, `time` after the last note, would complete a phrase that the model was trained on."""
+        known, notes = self.model.phrases, self.phrases[row].notes
+        if known is None or self.options.allow_quotes or time >= self.end_id or len(notes) < known.length:
+            return []
+        # (note, 2): times and pitches of the last notes; an event is the step to a note in pitch and in time.
+        recent = np.array([notes[index] for index in range(-known.length, 0)])
+        events = np.stack([np.diff(recent[:, 1]), recent[1:, 0]], axis=1)
+        steps = np.arange(self.vocab_sizes[_PITCH]) - recent[-1, 1]
+        return np.flatnonzero(known.completing(events, np.stack([steps, np.full_like(steps, time)], axis=1))).tolist()
 
     def _keep_allowed(self, logits: torch.Tensor, times: list[int], allowed: torch.Tensor) -> None:
         end = self.end_id

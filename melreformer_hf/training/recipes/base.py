@@ -168,6 +168,9 @@ class Recipe(abc.ABC):
         """Companions that are not trained, such as a trained codec: moved to the device, never in a checkpoint."""
         return {}
 
+    def begin(self, model: nn.Module) -> None:  # noqa: B027
+        """Complete the model with what it takes from the data, once it has its first weights (`init_from` included)."""
+
     def stateful(self) -> dict[str, Stateful]:
         """What else changes while training (loss balancer, running means): saved with every checkpoint."""
         return {}

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from melreformer_hf.data.sequences import NOTE_FIELDS, NoteStream, SequenceStore, open_sequences
+from melreformer_hf.metrics import note_events
 from melreformer_hf.models.note_transformer.configuration_note_transformer import NoteTransformerConfig
 from melreformer_hf.models.note_transformer.modeling_note_transformer import NoteTransformerModel
 from melreformer_hf.processing.midi.attributes import ATTRIBUTES, VOCAB_SIZES, note_attributes
@@ -168,6 +169,13 @@ class ComposerRecipe(Recipe):
 
     def trainables(self) -> dict[str, Trainable]:
         return {"model": Trainable(NoteTransformerModel(self.model_config))}
+
+    def begin(self, model: NoteTransformerModel) -> None:
+        if model.phrases is not None:
+            train = self.store("train")
+            model.phrases.learn(
+                note_events(NoteColumns.read(train, row).attributes()) for row in range(train.num_rows)
+            )
 
     def stream(self, rank: int, world_size: int) -> NoteStream:
         # One note less than there are positions: the first position is the mark.

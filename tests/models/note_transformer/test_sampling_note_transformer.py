@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from borders import check_borders
@@ -198,3 +199,52 @@ def test_borders_of_the_options():
         "max_repeats": (-1,),
     }
     check_borders(SamplingOptions, inside, outside)
+
+
+def remembering(length: int = 4) -> NoteTransformerModel:
+    torch.manual_seed(0)
+    config = NoteTransformerConfig.preset("test", phrase_filter_bytes=4096, phrase_length=length)
+    return NoteTransformerModel(config).eval()
+
+
+def steps(notes: torch.Tensor) -> np.ndarray:
+    """(note, attribute) -> (note - 1, 2) steps in pitch and time."""
+    rows = notes.numpy()
+    return np.stack([np.diff(rows[:, 1]), rows[1:, 0]], axis=1)
+
+
+def test_no_phrase_of_the_training_is_written_again_unless_it_is_allowed():
+    net, free = remembering(), SamplingOptions(allow_quotes=True)
+    first = compose(net, 2, 40, generators(3, 4))
+    assert torch.equal(first, compose(net, 2, 40, generators(3, 4), free)), "an empty memory bars nothing"
+    # The first row's music is what it was trained on; the same seeds would write it again.
+    net.phrases.learn([steps(first[0])])
+    again = compose(net, 2, 40, generators(3, 4))
+    length = net.phrases.length
+    differs = (again[0] != first[0]).any(-1)
+    assert differs.nonzero()[0].item() == length, "four steps end with the fifth note"
+    assert again[0, length, 0] == first[0, length, 0] and again[0, length, 1] != first[0, length, 1]
+    windows = np.lib.stride_tricks.sliding_window_view
+    old, new = (
+        {tuple(row.ravel()) for row in windows(steps(notes), length, axis=0).swapaxes(1, 2)}
+        for notes in (first[0], again[0])
+    )
+    assert len(old) == 36 and not old & new
+    assert torch.equal(again[1], first[1])
+    assert torch.equal(compose(net, 2, 40, generators(3, 4), free), first)
+
+
+def test_a_quote_is_better_than_nothing_to_choose_from():
+    net = remembering(2)
+    sampler = NoteSampler(net, 1, SamplingOptions(), torch.Generator().manual_seed(0))
+    notes = torch.tensor([[[5, 60, 1, 1, 0], [7, 62, 1, 1, 0]]])
+    sampler.feed(torch.full((1, 2), 2), notes, torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool))
+    net.phrases.learn([np.array([[2, 7], [step, 9]]) for step in range(-62, 66)])
+    logits = torch.zeros(1, 128)
+    sampler._vary(logits, [9])
+    assert logits.isfinite().all()
+    logits[0, 64:] = float("-inf")
+    sampler._vary(logits, [8])  # another rhythm is no quote
+    assert logits[0, :64].isfinite().all()
+    # The end of a piece is no phrase.
+    assert sampler._quoted(0, net.config.end_id) == []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from melreformer_hf.nn.conv import CausalConv1d, Runner, run_whole
+
 
 class ConvNeXtBlock(nn.Module):
     """Depthwise convolution over time, then a two-layer perceptron over channels, added to its input.
@@ -17,6 +19,7 @@ class ConvNeXtBlock(nn.Module):
         kernel_size: odd kernel of the depthwise convolution in frames.
         dilation: spacing of its taps in frames.
         layer_scale: initial value of the learned scale of the residual branch.
+        causal: see the past alone, so that the block streams; else as much of the future.
     """
 
     def __init__(
@@ -26,19 +29,18 @@ class ConvNeXtBlock(nn.Module):
         kernel_size: int = 7,
         dilation: int = 1,
         layer_scale: float = 0.1,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd so that the block keeps its length, got {kernel_size}.")
         self.layer_scale = layer_scale
-        self.depthwise = nn.Conv1d(
-            hidden_size,
-            hidden_size,
-            kernel_size,
-            padding=dilation * (kernel_size - 1) // 2,
-            dilation=dilation,
-            groups=hidden_size,
-        )
+        sizes = (hidden_size, hidden_size, kernel_size)
+        if causal:
+            self.depthwise = CausalConv1d(*sizes, dilation=dilation, groups=hidden_size)
+        else:
+            padding = dilation * (kernel_size - 1) // 2
+            self.depthwise = nn.Conv1d(*sizes, padding=padding, dilation=dilation, groups=hidden_size)
         self.norm = nn.LayerNorm(hidden_size)
         self.up = nn.Linear(hidden_size, intermediate_size)
         self.activation = nn.GELU()
@@ -48,13 +50,13 @@ class ConvNeXtBlock(nn.Module):
 
     @property
     def reach(self) -> int:
-        """Frames to each side that one output frame depends on."""
+        """Frames to each side that one output frame depends on; twice as many before it where the block is causal."""
         return self.depthwise.dilation[0] * (self.depthwise.kernel_size[0] - 1) // 2
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(batch, channel, frame) -> (batch, channel, frame)."""
+    def forward(self, hidden: torch.Tensor, run: Runner = run_whole) -> torch.Tensor:
+        """(batch, channel, frame) -> (batch, channel, frame); `run` calls the convolution, see `nn.conv.StreamStep`."""
         # (batch, channel, frame) -> (batch, frame, channel) for norm and linear layers, and back.
-        branch = self.norm(self.depthwise(hidden).transpose(1, 2))
+        branch = self.norm(run(self.depthwise, hidden).transpose(1, 2))
         branch = self.down(self.activation(self.up(branch))) * self.scale
         return hidden + branch.transpose(1, 2)
 

@@ -10,6 +10,7 @@ ACTIVATIONS = ("leaky_relu", "elu")
 PADDINGS = ("causal", "original")
 ENERGY_STAGES = ("none", "before_quantizer", "after_quantizer")
 _CHOICES = {
+    "architecture": ("convolution", "spectral"),
     "activation": ACTIVATIONS,
     "padding": PADDINGS,
     "energy_stage": ENERGY_STAGES,
@@ -18,7 +19,30 @@ _CHOICES = {
     "gradient_path": ("once", "undetached", "every_level"),
     "som_kernel": ("hard", "gaussian"),
 }
+# 50 frames per second, 0.5 kbit/s a level, 0.5 to 6 kbit/s.
+_SPECTRAL = {
+    "architecture": "spectral",
+    "num_quantizers": 12,
+    "codebook_dim": 8,
+    "codebook_update": "gradient",
+    "codebook_normalize": True,
+    "quantizer_dropout": 0.5,
+    "commitment_weight": 0.25,
+}
 _PRESETS: dict[str, dict] = {
+    "small": {**_SPECTRAL, "sampling_rate": 22050, "strides": (3, 3, 7, 7), "hidden_size": 128},
+    "base": {
+        **_SPECTRAL,
+        "sampling_rate": 44100,
+        "audio_channels": 2,
+        "strides": (2, 3, 3, 7, 7),
+        "n_fft": 3528,
+        "synthesis_overlap": 198,
+        "hidden_size": 256,
+        "frame_size": 768,
+        "frame_intermediate_size": 2304,
+        "num_frame_layers": 8,
+    },
     "soundstream": {"activation": "elu", "quantizer_dropout": 1.0},
     "lumenpallidium": {
         "sampling_rate": 48000,
@@ -43,11 +67,14 @@ class SoundStreamConfig(StrictConfig):
     """Configuration of `SoundStreamModel`; the defaults are 24 kHz, 75 frames per second, 8 codes of 10 bits each.
 
     Args:
+        architecture: "convolution" (SEANet, at the sampling rate) or "spectral" (at the frame rate, many times cheaper); see
+            `coder_soundstream` and `spectral_soundstream`. Fields say where they belong to one of them.
         sampling_rate: samples per second.
         audio_channels: channels of the waveform.
-        base_channels: width at the sampling rate.
+        base_channels: width at the sampling rate (convolution, as the next nine but `strides` and `kernel_size`).
         channel_multiplier: growth of the width with every stride.
-        strides: downsampling of each block of the encoder; the decoder's blocks have them in reverse.
+        strides: downsampling of each block of the encoder; the decoder's blocks have them in reverse. Their product is the
+            hop, which is all that the spectral architecture takes from them.
         num_residual_units: per block.
         kernel_size: taps of the convolutions that keep the length.
         dilation_base: unit i of a block has dilation `dilation_base ** i`.
@@ -58,6 +85,11 @@ class SoundStreamConfig(StrictConfig):
             convolution.
         multires_depth: levels of a multiresolution convolution that leads from the waveform past the encoder; 0: none.
         multires_kernel_size: its taps.
+        n_fft: samples of the encoder's windows, which end with their hops (spectral, as the next four).
+        synthesis_overlap: samples by which the decoder's frames overlap, at most a hop.
+        frame_size: width at the frame rate.
+        frame_intermediate_size: width of its perceptrons.
+        num_frame_layers: blocks of encoder and of decoder.
         padding: how lengths that are no multiple of `hop_length` are completed. "causal": zeros after the waveform,
             streams equal the whole. "original": zeros before every strided convolution, no streams.
         hidden_size: width of what is quantized.
@@ -66,6 +98,7 @@ class SoundStreamConfig(StrictConfig):
         codebook_dim: width of factorized codewords; `None`: `hidden_size`.
         codebook_update: "ema" or "gradient".
         codebook_decay: of the codebooks' running statistics.
+        codebook_normalize: whether codewords are found by the angle (Descript Audio Codec), not by the distance.
         kmeans_iterations: that place the codewords on the first training batch; 0: random start.
         restart_threshold: share of the mean use under which codewords are replaced; 0: never.
         commitment_weight: of the distance of latents from their codewords.
@@ -91,6 +124,7 @@ class SoundStreamConfig(StrictConfig):
     model_type = "melreformer_soundstream"
     _presets = _PRESETS
 
+    architecture: str = "convolution"
     sampling_rate: int = 24000
     audio_channels: int = 1
     base_channels: int = 32
@@ -105,6 +139,11 @@ class SoundStreamConfig(StrictConfig):
     wavelet_blocks: list | tuple = ()
     multires_depth: int = 0
     multires_kernel_size: int = 7
+    n_fft: int = 1764
+    synthesis_overlap: int = 99
+    frame_size: int = 256
+    frame_intermediate_size: int = 768
+    num_frame_layers: int = 6
     padding: str = "causal"
     hidden_size: int = 512
     num_quantizers: int = 8
@@ -112,6 +151,7 @@ class SoundStreamConfig(StrictConfig):
     codebook_dim: int | None = None
     codebook_update: str = "ema"
     codebook_decay: float = 0.99
+    codebook_normalize: bool = False
     kmeans_iterations: int = 10
     restart_threshold: float = 0.1
     commitment_weight: float = 1.0
@@ -194,6 +234,8 @@ class SoundStreamConfig(StrictConfig):
         # Their product is the frame; a stride of 1 is legal and keeps the rate.
         if not self.strides or any(not isinstance(stride, int) or stride < 1 for stride in self.strides):
             raise ValueError(f"strides must be positive integers, at least one, got {self.strides}.")
+        if self.architecture == "spectral":
+            self._validate_spectral()
         if any(block not in range(len(self.strides)) for block in self.wavelet_blocks):
             raise ValueError(f"wavelet_blocks must be in 0..{len(self.strides) - 1}, got {self.wavelet_blocks}.")
         # One tap has no two parts: low and high would be the same signal.
@@ -204,6 +246,24 @@ class SoundStreamConfig(StrictConfig):
             raise ValueError(
                 f"hidden_size must be a multiple of 2 * num_energy_heads (rotary pairs), got {self.hidden_size} and "
                 f"{self.num_energy_heads}."
+            )
+
+    def _validate_spectral(self) -> None:
+        for name in ("frame_size", "frame_intermediate_size", "num_frame_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd in the spectral architecture, got {self.kernel_size}.")
+        hop = self.hop_length
+        if self.n_fft < hop or not 0 <= self.synthesis_overlap <= hop:
+            raise ValueError(
+                f"n_fft must be at least the hop of {hop} samples (the product of strides) and synthesis_overlap between 0 "
+                f"and it, got {self.n_fft} and {self.synthesis_overlap}."
+            )
+        if self.wavelet_blocks or self.multires_depth or self.padding != "causal":
+            raise ValueError(
+                "wavelet_blocks, multires_depth and padding belong to the convolution architecture: leave them at (), 0 and "
+                f"'causal', got {self.wavelet_blocks}, {self.multires_depth} and {self.padding!r}."
             )
 
     def validate_quantizer(self):

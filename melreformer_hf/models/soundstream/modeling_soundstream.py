@@ -3,6 +3,8 @@
 Zeghidour, Luebs, Omran, Skoglund, Tagliasacchi, SoundStream (arXiv 2107.03312), in the form of the original repository
 LumenPallidium/audio_generation (`CausalVQAE`, commit 80aade1), whose checkpoints load.
 
+`architecture="spectral"` is our own: the same contract at a fraction of the cost (`spectral_soundstream`).
+
 Deviations: one padding of the waveform where the original pads before every strided convolution, which makes a stream
 equal to the whole (the original's padding is `padding="original"`); latents get their gradient once, not once per level
 of the quantizer; plain weights by default, `apply_weight_norm()` for training; wavelet upsampling is a causal
@@ -28,6 +30,7 @@ from melreformer_hf.models.soundstream.coder_soundstream import SoundStreamDecod
 from melreformer_hf.models.soundstream.configuration_soundstream import SoundStreamConfig
 from melreformer_hf.models.soundstream.energy_soundstream import EnergyTransformer, init_energy_weights
 from melreformer_hf.models.soundstream.multires_soundstream import MultiresConv1d, WaveletSynthesis
+from melreformer_hf.models.soundstream.spectral_soundstream import SpectralDecoder, SpectralEncoder
 from melreformer_hf.models.soundstream.weights_soundstream import ORIGINAL_FORMAT
 from melreformer_hf.nn.conv import (
     CausalConv1d,
@@ -37,6 +40,7 @@ from melreformer_hf.nn.conv import (
     has_weight_norm,
     remove_weight_norm,
 )
+from melreformer_hf.nn.convnext import ConvNeXtBlock, init_convnext_block
 from melreformer_hf.nn.exporting import register_state
 from melreformer_hf.nn.quantization import (
     Codebook,
@@ -128,14 +132,19 @@ class SoundStreamPreTrainedModel(CodebookModelMixin, HubMixin, PreTrainedAudioTo
     input_modalities = "audio"
     card_pipeline_tag = "audio-to-audio"
     card_tags = ("music", "audio-codec")
-    _no_split_modules = ["ResidualUnit"]
+    _no_split_modules = ["ResidualUnit", "ConvNeXtBlock"]
     supports_gradient_checkpointing = True
     _keep_in_fp32_modules_strict = ["cluster_size", "vector_sum"]  # running sums, see `Codebook`
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         init_energy_weights(module)
-        if isinstance(module, (CausalConv1d, CausalConvTranspose1d, nn.Linear)):
+        if isinstance(module, ConvNeXtBlock):
+            init_convnext_block(module, 0.02)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, (CausalConv1d, CausalConvTranspose1d, nn.Linear)):
             fan_in = module.weight[0].numel()
             # An output sample of a transposed convolution sums taps / stride inputs, not all taps.
             if isinstance(module, CausalConvTranspose1d):
@@ -175,7 +184,8 @@ class SoundStreamModel(OriginalCheckpointMixin, SoundStreamPreTrainedModel):
 
     def __init__(self, config: SoundStreamConfig) -> None:
         super().__init__(config)
-        self.encoder = SoundStreamEncoder(config)
+        spectral = config.architecture == "spectral"
+        self.encoder = SpectralEncoder(config) if spectral else SoundStreamEncoder(config)
         # Radius 0 is a plain codebook, which then needs no map at all.
         maps = Neighborhood(kernel=config.som_kernel, radius=config.som_radius, shrink=config.som_shrink)
         self.quantizer = ResidualVectorQuantizer(
@@ -185,6 +195,7 @@ class SoundStreamModel(OriginalCheckpointMixin, SoundStreamPreTrainedModel):
             config.codebook_dim,
             config.codebook_update,
             decay=config.codebook_decay,
+            normalize=config.codebook_normalize,
             kmeans_iterations=config.kmeans_iterations,
             restart_threshold=config.restart_threshold,
             commitment_weight=config.commitment_weight,
@@ -199,7 +210,7 @@ class SoundStreamModel(OriginalCheckpointMixin, SoundStreamPreTrainedModel):
             self.energy = EnergyTransformer(
                 config.hidden_size, config.hidden_size, config.num_energy_heads, num_steps=config.num_energy_steps
             )
-        self.decoder = SoundStreamDecoder(config)
+        self.decoder = SpectralDecoder(config) if spectral else SoundStreamDecoder(config)
         self.post_init()
 
     def apply_weight_norm(self) -> None:

@@ -17,7 +17,23 @@ from melreformer_hf.models.soundstream import modeling_soundstream
 from melreformer_hf.models.soundstream.configuration_soundstream import SoundStreamConfig
 from melreformer_hf.models.soundstream.modeling_soundstream import SoundStreamModel, SoundStreamState
 
+SPECTRAL = {
+    "architecture": "spectral",
+    "n_fft": 80,
+    "synthesis_overlap": 7,
+    "frame_size": 24,
+    "frame_intermediate_size": 48,
+    "num_frame_layers": 2,
+}
 VARIANTS = {
+    "spectral": SPECTRAL,
+    "spectral, long overlap, found by angle": {
+        **SPECTRAL,
+        "n_fft": 32,
+        "synthesis_overlap": 32,
+        "codebook_normalize": True,
+        "kmeans_iterations": 0,
+    },
     "plain": {},
     "gradient codebooks, factorized": {"codebook_update": "gradient", "codebook_dim": 4, "kmeans_iterations": 0},
     "depthwise, elu, other strides": {"depthwise": True, "activation": "elu", "strides": (3, 5)},
@@ -80,6 +96,11 @@ class TestEverythingContract(TestSoundStreamContract):
             num_residual_units=1,
             padding="original",
         )
+
+
+class TestSpectralContract(TestSoundStreamContract):
+    def config(self):
+        return SoundStreamConfig.preset("tiny", **SPECTRAL)
 
 
 @pytest.fixture(params=VARIANTS, ids=str)

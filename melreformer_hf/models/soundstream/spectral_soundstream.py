@@ -182,8 +182,9 @@ class SpectralDecoder(nn.Module):
     def forward(self, hidden: torch.Tensor, run: Runner = run_whole) -> list[torch.Tensor]:
         """All stages: (batch, hidden_size, frame) -> states (batch, frame_size, frame), and the waveform."""
         states = self.layers(self.stem(hidden.transpose(1, 2)).transpose(1, 2), run)
+        # Under autocast the states are in half precision; samples are not.
         waveform = run(self.overlap_add, self._frames(self.head(states)))
-        return [states.transpose(1, 2), waveform.to(hidden.dtype)]
+        return [states.transpose(1, 2), waveform.to(self.head.weight.dtype)]
 
 
 __all__ = ["CausalFrames", "CausalOverlapAdd", "SpectralDecoder", "SpectralEncoder", "fading_window"]

@@ -41,6 +41,7 @@ class DiscriminatorDraw(nn.Module):
         self.names, self.decay, self.temperature = tuple(names), decay, temperature
         self.register_buffer("sums", torch.zeros(len(names), dtype=torch.float64))
         self.register_buffer("counts", torch.zeros(len(names), dtype=torch.float64))
+        self.register_buffer("current", torch.tensor(-1))
 
     def _apply(self, fn, recurse: bool = True):
         # Energies stay on the CPU in double precision, where they are drawn from: not every device has float64.
@@ -79,7 +80,13 @@ class DiscriminatorDraw(nn.Module):
 
     def draw(self, generator: torch.Generator | None = None) -> str:
         """Name of the next discriminator; a CPU generator makes it repeatable."""
-        return self.names[int(torch.multinomial(self.probabilities(), 1, generator=generator))]
+        self.current.fill_(torch.multinomial(self.probabilities(), 1, generator=generator)[0])
+        return self.names[int(self.current)]
+
+    @property
+    def drawn(self) -> str | None:
+        """What was drawn last, also after the state was loaded; `None` before the first draw."""
+        return None if self.current < 0 else self.names[int(self.current)]
 
     def num_quantizers(self, name: str, num_quantizers: int) -> int:
         """Codebooks in use while a discriminator judges: the first one judges all, the others 1/(n-1), 2/(n-1) ... of them.

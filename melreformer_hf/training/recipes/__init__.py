@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 # Names and places, not classes: `melreformer train --list` must not load torch.
 RECIPES: dict[str, str] = {
+    "codec": "melreformer_hf.training.recipes.codec:CodecRecipe",
     "composer": "melreformer_hf.training.recipes.composer:ComposerRecipe",
     "conv_upsampler": "melreformer_hf.training.recipes.conv_upsampler:ConvUpsamplerRecipe",
     "ear": "melreformer_hf.training.recipes.ear:EarRecipe",

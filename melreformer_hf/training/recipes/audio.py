@@ -43,16 +43,18 @@ def length_of(option: str, frames: int) -> Iterator[None]:
 
 
 class AudioRecipe(Recipe):
-    """A recipe whose items are crops of mono recordings at the sampling rate of its mel contract.
+    """A recipe whose items are crops of recordings at the sampling rate of its mel contract.
 
     Subclasses set `mel` in `__init__`.
 
     Attributes:
         mel: the mel contract of the model.
+        channels: of the recordings.
         validation_split: what `validate` measures on; `melreformer evaluate` sets `test` here.
     """
 
     mel: MelConfig
+    channels: int = 1
 
     def __init__(self, config: TrainingConfig) -> None:
         super().__init__(config)
@@ -70,7 +72,7 @@ class AudioRecipe(Recipe):
                 self.config.dataset,
                 split,
                 sampling_rate=self.mel.sampling_rate,
-                channels=1,
+                channels=self.channels,
                 audio_column=self.config.audio_column,
                 cache_minutes=self.config.cache_minutes,
             )

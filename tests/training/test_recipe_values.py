@@ -15,13 +15,14 @@ from melreformer_hf.audio.resize import resize_mel
 from melreformer_hf.audio.stft import Transform, stft
 from melreformer_hf.metrics import log_mel_l1, mel_statistics_distance, multi_resolution_stft_distance
 from melreformer_hf.training.config import TrainingConfig
+from melreformer_hf.training.discriminators.families import DiscriminatorEnsemble
 from melreformer_hf.training.losses.diffusion import diffusion_loss
 from melreformer_hf.training.recipes import expansion_data
 from melreformer_hf.training.recipes.conv_upsampler import ConvUpsamplerRecipe
 from melreformer_hf.training.recipes.expansion import ExpansionOptions, ExpansionRecipe
 from melreformer_hf.training.recipes.expansion_data import ExpansionDataOptions, ExpansionValidator
 from melreformer_hf.training.recipes.idea_diffusion import IdeaDiffusionOptions, IdeaDiffusionRecipe
-from melreformer_hf.training.recipes.vocoder import DiscriminatorEnsemble, VocoderOptions, VocoderRecipe
+from melreformer_hf.training.recipes.vocoder import VocoderOptions, VocoderRecipe
 
 EXPANSION = """--model.idea_columns 32 --model.hidden_size 16 --model.intermediate_size 24 --model.num_encoder_layers 1
 --model.num_decoder_layers 1 --model.num_attention_heads 2 --model.postnet_size 8 --model.postnet_layers 1

@@ -16,13 +16,14 @@ from melreformer_hf.audio.resize import resize_mel
 from melreformer_hf.data.batches import BatchStream
 from melreformer_hf.models.mel_reformer.timing_mel_reformer import interpolate_idea
 from melreformer_hf.training.config import TrainingConfig
+from melreformer_hf.training.discriminators.families import DiscriminatorEnsemble
 from melreformer_hf.training.main import main
 from melreformer_hf.training.recipes.conv_upsampler import ConvUpsamplerRecipe
 from melreformer_hf.training.recipes.expansion import ExpansionRecipe
 from melreformer_hf.training.recipes.expansion_data import ExpansionDataOptions, idea_and_windows, inside_mask
 from melreformer_hf.training.recipes.idea_diffusion import IdeaDiffusionRecipe
 from melreformer_hf.training.recipes.upsampler_model import ConvUpsamplerConfig, ConvUpsamplerModel
-from melreformer_hf.training.recipes.vocoder import DiscriminatorEnsemble, VocoderRecipe
+from melreformer_hf.training.recipes.vocoder import VocoderRecipe
 from melreformer_hf.training.reporting import read_metrics
 from melreformer_hf.training.state import TrainingState
 

@@ -12,11 +12,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import nn
 
 from melreformer_hf.nn.conv import apply_weight_norm
 from melreformer_hf.training.discriminators.soundstream import PooledWaveformDiscriminator, TwoSidedStftDiscriminator
 from melreformer_hf.training.discriminators.spectrogram import MultiResolutionDiscriminator
+from melreformer_hf.training.discriminators.stacks import DiscriminatorOutput
 from melreformer_hf.training.discriminators.stft import MultiScaleStftDiscriminator
 from melreformer_hf.training.discriminators.waveform import MultiPeriodDiscriminator, MultiScaleDiscriminator
 
@@ -69,4 +73,32 @@ def build_discriminator(name: str, size: int = 32) -> nn.Module:
     )
 
 
-__all__ = ["FAMILIES", "build_discriminator"]
+class DiscriminatorEnsemble(nn.Module):
+    """Several discriminators as one; (logits, feature maps) of all of them, one entry per sub-discriminator.
+
+    Args:
+        names: see `build_discriminator`.
+        size: channels of the first layers.
+
+    Raises:
+        ValueError: there is no name, or an unknown one.
+    """
+
+    def __init__(self, names: Sequence[str], size: int) -> None:
+        super().__init__()
+        if not names:
+            raise ValueError(f"discriminators must name at least one of {', '.join(FAMILIES)} or stft_N, got none.")
+        self.families = nn.ModuleList([build_discriminator(name, size) for name in names])
+
+    def forward(self, waveform: torch.Tensor) -> DiscriminatorOutput:
+        """(batch, sample) to logits and feature maps."""
+        logits, maps = [], []
+        for family in self.families:
+            family_logits, family_maps = family(waveform)
+            # Joined, not stacked: maps of different families have different shapes.
+            logits += family_logits
+            maps += family_maps
+        return logits, maps
+
+
+__all__ = ["FAMILIES", "DiscriminatorEnsemble", "build_discriminator"]

@@ -20,8 +20,7 @@ from melreformer_hf.models.soundstream.modeling_soundstream import SoundStreamMo
 from melreformer_hf.plotting import stack_mels
 from melreformer_hf.training.config import TrainingConfig
 from melreformer_hf.training.discriminators.drawing import DiscriminatorDraw
-from melreformer_hf.training.discriminators.families import build_discriminator
-from melreformer_hf.training.discriminators.stacks import SideBySide
+from melreformer_hf.training.discriminators.families import DiscriminatorEnsemble, build_discriminator
 from melreformer_hf.training.freezing import freeze
 from melreformer_hf.training.losses.adversarial import feature_matching_loss
 from melreformer_hf.training.losses.balancer import LossBalancer
@@ -64,10 +63,11 @@ class CodecRecipe(AudioRecipe):
         trainables = {"model": Trainable(SoundStreamModel(self.model_config))}
         if self.options.adversarial_weight:
             settings = OptimizerSettings(learning_rate=self.config.discriminator_learning_rate)
-            judges = {name: build_discriminator(name, self.options.discriminator_size) for name in self._names}
+            size = self.options.discriminator_size
             if self.options.judges == "all":
-                judges = {"": SideBySide(judges.values())}
+                judges = {"": DiscriminatorEnsemble(self._names, size)}
             else:
+                judges = {name: build_discriminator(name, size) for name in self._names}
                 self._draw = DiscriminatorDraw(self._names)
                 for name in self._names if self.options.judged_bitrates else ():
                     self._draw.num_quantizers(name, self.model_config.num_quantizers)  # refuses what cannot be

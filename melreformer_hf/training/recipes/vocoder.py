@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -26,8 +26,7 @@ from melreformer_hf.models.hifi_vocoder.configuration_hifi_vocoder import HifiVo
 from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
 from melreformer_hf.plotting import stack_mels
 from melreformer_hf.training.config import TrainingConfig, option
-from melreformer_hf.training.discriminators.spectrogram import MultiResolutionDiscriminator
-from melreformer_hf.training.discriminators.waveform import MultiPeriodDiscriminator, MultiScaleDiscriminator
+from melreformer_hf.training.discriminators.families import DiscriminatorEnsemble
 from melreformer_hf.training.freezing import freeze
 from melreformer_hf.training.losses.adversarial import discriminator_loss, feature_matching_loss, generator_loss
 from melreformer_hf.training.optimizers import OptimizerSettings
@@ -57,7 +56,7 @@ class VocoderOptions(AudioOptions):
     )
     adversarial_weight: float = option(0.0, "weight of the least-squares adversarial loss; 0 builds no discriminator")
     feature_matching_weight: float = option(2.0, "weight of feature matching, relative to adversarial_weight")
-    discriminators: tuple[str, ...] = option(("mpd", "mrd"), "any of mpd, msd, mrd")
+    discriminators: tuple[str, ...] = option(("mpd", "mrd"), "any of mpd, msd, mrd, ms_stft, waveform, stft_N")
     discriminator_size: int = option(32, "channels of the discriminators' first layers; 32 is HiFi-GAN's size")
     adversarial_start: float = option(0.5, "share of the training after which the adversarial game begins")
     gain_augmentation_db: float = option(12.0, "crops are scaled by a random gain of up to this many dB down")
@@ -89,42 +88,6 @@ class VocoderOptions(AudioOptions):
             raise ValueError(
                 f"options.made_share={self.made_share} needs options.performer, which makes the mels: give both or none."
             )
-
-
-def _discriminator(name: str, size: int) -> nn.Module:
-    if name == "mpd":
-        return MultiPeriodDiscriminator(channels=(1, size, 4 * size, 16 * size, 32 * size, 32 * size))
-    if name == "msd":
-        widths = [4 * size, 4 * size, 8 * size, 16 * size, 32 * size, 32 * size, 32 * size]
-        return MultiScaleDiscriminator(channels=widths)
-    if name == "mrd":
-        return MultiResolutionDiscriminator(channels=size)
-    raise ValueError(f"options.discriminators must be some of mpd, msd, mrd, got {name!r}.")
-
-
-class DiscriminatorEnsemble(nn.Module):
-    """Several families of discriminators as one; (logits, feature maps) of all of them, one entry each.
-
-    Args:
-        names: any of mpd (periods), msd (scales), mrd (spectrograms at several resolutions).
-        size: channels of the first layers; 32 is the published size.
-    """
-
-    def __init__(self, names: Sequence[str], size: int) -> None:
-        super().__init__()
-        if not names:
-            raise ValueError("options.discriminators must name at least one of mpd, msd, mrd, got none.")
-        self.families = nn.ModuleList([_discriminator(name, size) for name in names])
-
-    def forward(self, waveform: torch.Tensor) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
-        """(batch, sample) to logits and feature maps."""
-        logits, maps = [], []
-        for family in self.families:
-            family_logits, family_maps = family(waveform)
-            # Joined, not stacked: maps of different families have different shapes.
-            logits += family_logits
-            maps += family_maps
-        return logits, maps
 
 
 @dataclasses.dataclass(frozen=True)

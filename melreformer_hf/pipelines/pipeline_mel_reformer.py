@@ -19,7 +19,8 @@ from melreformer_hf.models.idea_stylegan2.modeling_idea_stylegan2 import IdeaSty
 from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel
 from melreformer_hf.models.mel_reformer.modeling_mel_reformer import MelReformerModel
 from melreformer_hf.models.melgan_vocoder.modeling_melgan_vocoder import MelGanVocoderModel
-from melreformer_hf.nn.ideas import IdeaSample
+from melreformer_hf.nn.ideas import IdeaEdit, IdeaSample
+from melreformer_hf.pipelines.editing_spans import SpanEditing
 from melreformer_hf.pipelines.hearing import Music, score_end, score_of
 from melreformer_hf.pipelines.ideas import IdeaModel, check_settings, settings_of
 from melreformer_hf.pipelines.mel_to_audio import CHUNK_FRAMES, MelToAudio
@@ -31,8 +32,8 @@ from melreformer_hf.processing.midi.sounding import sounding_notes
 OUTPUT_TYPES = ("pt", "np", "mel", "idea", "latent")
 
 
-class MelReformerPipeline(MelToAudio, AudioPipeline):
-    """Music generation.
+class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
+    """Music generation, and editing (see `IdeaEditing` and `SpanEditing`).
 
     Args:
         idea: draws ideas: `IdeaUNetModel`, `IdeaStyleGan2Model`, or another `pipelines.ideas.IdeaModel`.
@@ -102,8 +103,9 @@ class MelReformerPipeline(MelToAudio, AudioPipeline):
         audio_end_in_s: float | None = None,
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        edit: IdeaEdit | None = None,
     ) -> IdeaSample:
-        """Draw ideas and durations; arguments as `__call__`.
+        """Draw ideas and durations; arguments as `__call__`, and `edit`: ideas that are given to be changed.
 
         Returns:
             ideas (batch, mel, column) as log-mels, and num_frames (batch,). Each row's noise and duration come from a
@@ -115,6 +117,7 @@ class MelReformerPipeline(MelToAudio, AudioPipeline):
         self.check_inputs(num_inference_steps, num_waveforms_per_prompt, "idea")
         model, batch = bare(self.idea), int(num_waveforms_per_prompt)
         given = {"num_inference_steps": num_inference_steps, "latents": latents, "truncation_psi": truncation_psi}
+        given["edit"] = edit
         settings, known = check_settings(model, given), settings_of(model)
         seconds, num_frames = one_length(audio_length_in_s, audio_end_in_s), None
         if seconds is not None:
@@ -322,6 +325,14 @@ class MelReformerPipeline(MelToAudio, AudioPipeline):
         drawn = self.sample_idea(audio_length_in_s, num_waveforms_per_prompt, generator=rows, **arguments)
         yield from self.stream_idea(*drawn, chunk_length_in_s, generator=rows)
 
+    def check_rate(self, sampling_rate: int) -> None:
+        """Raise ValueError where a recording has another rate than the pipeline."""
+        if sampling_rate != self.sampling_rate:
+            raise ValueError(
+                f"sampling_rate must be {self.sampling_rate}, the rate of this pipeline, got {sampling_rate}. Resample "
+                "first, for example by reading the file with melreformer_hf.audio.io.read_audio(path, rate)."
+            )
+
     @torch.no_grad()
     def idea_of(
         self, waveform: np.ndarray | torch.Tensor, sampling_rate: int, audio_length_in_s: float | None = None
@@ -336,11 +347,7 @@ class MelReformerPipeline(MelToAudio, AudioPipeline):
         Raises:
             ValueError: another rate, more channels, empty, too short, or not finite.
         """
-        if sampling_rate != self.sampling_rate:
-            raise ValueError(
-                f"sampling_rate must be {self.sampling_rate}, the rate of this pipeline, got {sampling_rate}. Resample "
-                "first, for example by reading the file with melreformer_hf.audio.io.read_audio(path, rate)."
-            )
+        self.check_rate(sampling_rate)
         frames = None if audio_length_in_s is None else self.frames_of(audio_length_in_s)
         with torch.no_grad():
             mel = log_mel_spectrogram(check_waveform(waveform).to(self._execution_device), self.mel_config)[None]
@@ -357,11 +364,15 @@ class MelReformerPipeline(MelToAudio, AudioPipeline):
         Raises:
             ValueError: a damaged file, a note out of range, or nothing to play.
         """
+        return self.idea_of(self.sound_of_midi(midi), self.sampling_rate, audio_length_in_s)
+
+    def sound_of_midi(self, midi: Music) -> torch.Tensor:
+        """Sound (sample,) of a sketch in notes, as the sampled piano plays it; `midi` as in `idea_of_midi`."""
         score = score_of(midi)
         samples = self.frames_of(score_end(*score), "the length of midi") * self.mel_config.hop_length
         piano = SampledInstrument(None, self.sampling_rate)
         played = list(piano.stream(sounding_notes(*score), samples))
-        return self.idea_of(torch.cat(played, dim=-1)[0], self.sampling_rate, audio_length_in_s)
+        return torch.cat(played, dim=-1)[0].to(self._execution_device)
 
     def expand(
         self,

@@ -183,6 +183,25 @@ def check_seconds(name: str, seconds: object) -> float:
     return float(seconds)
 
 
+def check_number(name: str, value: object, low: float, high: float, which: str = "") -> float:
+    """A number between limits as a float.
+
+    Args:
+        name: of the argument.
+        value: as it was given.
+        low: least value.
+        high: greatest value.
+        which: more about the rule.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not low <= value <= high:
+        rule = f"a number from {low:g} to {high:g}" + (f", {which}" if which else "")
+        raise ValueError(f"{name} must be {rule}, got {value!r}.")
+    return float(value)
+
+
 def check_callback(pipe: DiffusionPipeline, callback: Callable | None, tensor_inputs: Sequence[str]) -> list[str]:
     """The tensors that a callback asks for.
 
@@ -263,6 +282,7 @@ __all__ = [
     "bare",
     "check_callback",
     "check_count",
+    "check_number",
     "check_seconds",
     "row_generators",
     "tell_callback",

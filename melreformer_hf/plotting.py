@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ _PLOT_HEIGHT, _BAR_WIDTH = 320, 16
 _HERTZ = (0, 60, 125, 250, 500, 1000, 2000, 4000, 8000, 16000)
 # Keys of a piano, A0 to C8, and those that the axis names: every C.
 _KEYS, _NAMED_KEYS = (21, 108), range(24, 109, 12)
+_MARK, _MARKED = 7, (0, 140, 110)  # pixels and color of the bar above what is marked
 _RAIL, _LINE = 6, (232, 232, 232)  # pixels of the pedal's row under the keys; lines between octaves
 _SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 
@@ -157,6 +159,8 @@ def mel_figure(
     high: float,
     width: int = 480,
     share: float = 1.0,
+    begin: float = 0.0,
+    spans: Sequence[tuple[float, float]] = (),
 ) -> Image:
     """A log-mel with axes.
 
@@ -169,6 +173,8 @@ def mel_figure(
         high: value drawn brightest.
         width: pixels of the plot, without its margins.
         share: part of the time axis that `mel` fills; the rest stays gray. 1 is all of it.
+        begin: where on the time axis `mel` begins, in seconds.
+        spans: (begin, end) in seconds of what is marked by a bar above it, such as what was made anew.
 
     Returns:
         RGB image.
@@ -179,11 +185,15 @@ def mel_figure(
     draw = ImageDraw.Draw(image)
     box = (_LEFT, _TOP, _LEFT + width, _TOP + _PLOT_HEIGHT)
     draw.rectangle(box, fill=_MISSING)
-    filled = min(max(round(width * share), 1), width)
+    left = min(round(width * begin / seconds), width - 1)
+    filled = min(max(round(width * share), 1), width - left)
     if mel.shape[1] > 0:
         plot = Image.fromarray(mel_picture(mel, low, high, min(filled, mel.shape[1])))
-        image.paste(plot.resize((filled, _PLOT_HEIGHT), Image.Resampling.BOX), box[:2])
+        image.paste(plot.resize((filled, _PLOT_HEIGHT), Image.Resampling.BOX), (_LEFT + left, _TOP))
     draw.rectangle(box, outline=_INK)
+    for first, last in spans:
+        ends = [_LEFT + width * min(max(time, 0.0), seconds) / seconds for time in (first, last)]
+        draw.rectangle((ends[0], _TOP - _MARK, max(ends[1], ends[0] + 1), _TOP - 2), fill=_MARKED)
     _frequency_axis(draw, config, _PLOT_HEIGHT)
     _time_axis(draw, seconds, width, _PLOT_HEIGHT)
     _text(draw, (_LEFT + width / 2, _TOP - 10), title, "ms", _TITLE_SIZE)
@@ -360,6 +370,65 @@ def save_roll_and_mel(
     return _save(picture, path)
 
 
+@dataclass(frozen=True)
+class Panel:
+    """A mel in a picture of several.
+
+    Args:
+        mel: (mel, column).
+        title: above it.
+        seconds: its length.
+        begin: where it begins on the time axis that it shares with the others, in seconds.
+        spans: see `mel_figure`.
+    """
+
+    mel: torch.Tensor
+    title: str
+    seconds: float
+    begin: float = 0.0
+    spans: Sequence[tuple[float, float]] = ()
+
+
+def save_panels(
+    panels: Sequence[Panel], config: MelConfig, path: str | os.PathLike, columns: int = 1, width: int = 920
+) -> Path:
+    """Write a PNG of several mels, such as one before and after it was edited: one time axis, one color scale.
+
+    Args:
+        panels: from left to right, then from top to bottom.
+        config: the contract of all.
+        path: the file, written complete or not at all.
+        columns: panels beside one another.
+        width: pixels of each plot.
+    """
+    from PIL import Image
+
+    low = min(panel.mel.min().item() for panel in panels)
+    high = max(panel.mel.max().item() for panel in panels)
+    seconds = max(panel.begin + panel.seconds for panel in panels)
+    figures = [
+        mel_figure(
+            panel.mel,
+            config,
+            seconds,
+            panel.title,
+            low,
+            high,
+            width,
+            panel.seconds / seconds,
+            panel.begin,
+            panel.spans,
+        )
+        for panel in panels
+    ]
+    rows = [side_by_side(figures[first : first + columns]) for first in range(0, len(figures), columns)]
+    rows[0] = side_by_side([rows[0], color_bar(config, low, high)])
+    picture = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), _PAPER)
+    for index, row in enumerate(rows):
+        picture.paste(row, (0, index * row.height))
+    return _save(picture, path)
+
+
 def side_by_side(parts: Sequence[Image]) -> Image:
     """Images of one height as one, from left to right."""
     from PIL import Image
@@ -381,6 +450,7 @@ def _save(picture: Image, path: str | os.PathLike) -> Path:
 
 __all__ = [
     "MelSummary",
+    "Panel",
     "band_of",
     "color_bar",
     "colorize",
@@ -388,6 +458,7 @@ __all__ = [
     "mel_picture",
     "piano_roll_figure",
     "save_idea_and_mel",
+    "save_panels",
     "save_roll_and_mel",
     "seconds_ticks",
     "side_by_side",

@@ -11,10 +11,12 @@ from melreformer_hf.plotting import (
     _LEFT,
     _PLOT_HEIGHT,
     _TOP,
+    Panel,
     band_of,
     mel_figure,
     piano_roll_figure,
     save_idea_and_mel,
+    save_panels,
     save_roll_and_mel,
     seconds_ticks,
 )
@@ -87,3 +89,22 @@ def test_roll_and_mel_share_their_time_axis(tmp_path):
         assert picture.size[0] > roll.size[0]
     assert save_roll_and_mel([], [], 1.0, tmp_path / "empty.png", "nothing").is_file()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_panels_share_a_time_axis_and_mark_what_was_made(tmp_path):
+    config = MelConfig()
+    quiet, loud = torch.full((128, 100), -10.0), torch.full((128, 200), 0.0)
+    panels = [Panel(quiet, "before", 1.0, begin=0.5), Panel(loud, "after", 2.0, spans=[(0.0, 0.5), (1.5, 9.0)])]
+    path = save_panels(panels, config, tmp_path / "both.png", width=400)
+    picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    assert picture.shape[0] == 2 * (picture.shape[0] // 2)
+    before, after = np.split(picture, 2)
+    row = before[200, 62 : 62 + 400]
+    grey = (row == 216).all(-1)
+    assert grey[2:99].all() and not grey[101:299].any() and grey[301:399].all()
+    assert not (after[200, 64 : 62 + 398] == 216).all(-1).any()
+    bar = (after[29, 62 : 62 + 401] == (0, 140, 110)).all(-1)
+    assert bar[:100].all() and not bar[102:299].any() and bar[301:400].all()
+    assert not (before[29] == (0, 140, 110)).all(-1).any()
+    side = np.asarray(Image.open(save_panels(panels, config, tmp_path / "side.png", columns=2, width=400)))
+    assert side.shape[0] == picture.shape[0] // 2 and side.shape[1] > picture.shape[1] + 300

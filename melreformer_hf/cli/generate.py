@@ -111,6 +111,14 @@ def generate(
             help="Denoising steps of the idea (--from idea): fewer are faster, coarser. Default: 20.",
         ),
     ] = None,
+    midi: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A sketch in notes (--from idea): the checkpoint's performer plays it, and its idea is expanded in place of "
+            "one that is drawn. To draw something like it, see melreformer edit vary.",
+        ),
+    ] = None,
     num: Num = 1,
     peak: Peak = None,
     keep_level: KeepLevel = False,
@@ -120,8 +128,8 @@ def generate(
 ) -> None:
     """Generate music and write it while it is made, with its notes and a picture.
 
-    A composer writes notes and a performer plays them; with --from idea a small idea of the whole piece is drawn and
-    expanded. Any length takes the same memory; what was made is kept when it is interrupted. Nothing is downloaded for a
+    A composer writes notes and a performer plays them; with --from idea a small idea of the whole piece is drawn, or that
+    of a MIDI file is taken, and expanded. Any length takes the same memory; what was made is kept when it is interrupted. Nothing is downloaded for a
     bundled checkpoint.
 
     Example: melreformer generate --seconds 20 --output song.mp3 --seed 7
@@ -129,21 +137,38 @@ def generate(
     files = output_names(output, num)
     check_length(seconds)
     level = None if keep_level else -1.0 if peak is None else peak
-    notes = choose_source(source, steps, checkpoint) == "notes"
+    notes = choose_source(source, steps, checkpoint, midi) == "notes"
     pipe = load_pipeline(checkpoint, device, threads, to_stderr=output == PIPE, notes=notes)
     if notes:
         from melreformer_hf.cli.pieces import compose_files
 
         compose_files(pipe, files, seconds, seed, level)
         return
-    from melreformer_hf.pipelines.pipeline_utils import row_generators
-
     pipe.set_progress_bar_config(desc="idea", unit="step")
     for file, (own, generator) in zip(files, seeds(seed, num), strict=True):
-        started = time.perf_counter()
-        rows = row_generators(generator, 1)
+        grow_idea(pipe, file, seconds, steps, midi, generator, level, own)
+
+
+def grow_idea(
+    pipe: MelReformerPipeline,
+    file: Path | None,
+    seconds: float | None,
+    steps: int | None,
+    midi: Path | None,
+    generator: torch.Generator,
+    peak_db: float | None,
+    seed: int,
+) -> None:
+    """Draw an idea, or take that of a sketch, and write its music."""
+    from melreformer_hf.pipelines.pipeline_utils import row_generators
+
+    started, rows = time.perf_counter(), row_generators(generator, 1)
+    if midi is None:
         drawn = pipe.sample_idea(seconds, num_inference_steps=steps, generator=rows)
-        render_piece(pipe, drawn, file, level, f"seed {own}", started, rows)
+    else:
+        drawn = pipe.idea_of_midi(midi, seconds)
+    origin = f"seed {seed}" if midi is None else f"from {midi}, seed {seed}"
+    render_piece(pipe, drawn, file, peak_db, origin, started, rows)
 
 
 def expand(
@@ -157,6 +182,14 @@ def expand(
             metavar="SECONDS", help="Length of the result, 1 to 21600 (6 hours). Default: the recording's length."
         ),
     ] = None,
+    synth: Annotated[
+        str | None,
+        typer.Option(
+            metavar="performer|sampled",
+            help="What plays a MIDI file: the checkpoint's performer, or the piano that comes with the package. "
+            "Default: the performer, where there is one.",
+        ),
+    ] = None,
     peak: Peak = None,
     checkpoint: Checkpoint = "piano-tiny",
     threads: Threads = None,
@@ -164,7 +197,8 @@ def expand(
 ) -> None:
     """Shrink a recording to its idea and let the model expand that to full length again, as loud as the recording.
 
-    A MIDI file is a sketch: the piano that comes with the package plays it, and its idea is expanded. The bundled model knows piano only: whatever it hears, it plays as piano.
+    A MIDI file is a sketch: it is played, and its idea is expanded. The bundled model knows piano only: whatever it hears,
+    it plays as piano. Other changes to recordings: melreformer edit.
 
     Example: melreformer expand song.mp3 --output again.wav
     """
@@ -177,16 +211,18 @@ def expand(
     from melreformer_hf.pipelines.outputs import MIDI_OUTPUTS
 
     sketch = score_of(recording) if recording.suffix.lower() in MIDI_OUTPUTS else None
+    if sketch is None and synth is not None:
+        raise ValueError(f"--synth is for MIDI files, {recording} is none; leave it out, got {synth!r}.")
     pipe = load_pipeline(checkpoint, device, threads, to_stderr=output == PIPE)
     started = time.perf_counter()
     if sketch is not None:
-        drawn = pipe.idea_of_midi(sketch, seconds)
+        drawn = pipe.idea_of_midi(sketch, seconds, synth=synth)
     else:
         drawn = pipe.idea_of(*read_audio(recording, pipe.sampling_rate), seconds)
     render_piece(pipe, drawn, file, peak, f"from {recording}", started)
 
 
-def choose_source(source: str | None, steps: int | None, checkpoint: str) -> str:
+def choose_source(source: str | None, steps: int | None, checkpoint: str, midi: Path | None = None) -> str:
     """`notes` or `idea`: what was asked for, or the best that the checkpoint has.
 
     Raises:
@@ -200,11 +236,20 @@ def choose_source(source: str | None, steps: int | None, checkpoint: str) -> str
     found = [name for name, part in (("notes", "composer"), ("idea", "idea")) if part in parts]
     if not found:
         raise ValueError(f"--checkpoint {checkpoint} has neither a composer nor an idea model: it generates nothing.")
+    if midi is not None and steps is not None:
+        raise ValueError(
+            "--steps is for ideas that are drawn: that of --midi is taken as it is. See melreformer edit vary."
+        )
+    if midi is not None and not midi.is_file():
+        raise FileNotFoundError(f"No MIDI file at {midi}.")
     if source is None:
-        # Steps are the idea's: who names them wants one.
-        source = "idea" if steps is not None and "idea" in found else found[0]
+        # Steps and sketches are the idea's: who names them wants one.
+        named = steps is not None or midi is not None
+        source = "idea" if named and "idea" in found else found[0]
     if source not in found:
         raise ValueError(f"--from {source}: {checkpoint} has no {'composer' if source == 'notes' else 'idea model'}.")
+    if midi is not None and source == "notes":
+        raise ValueError("--midi is a sketch for --from idea. To go on with its notes, see melreformer midi continue.")
     if steps is not None and source == "notes":
         raise ValueError("--steps is for --from idea: notes are written without denoising.")
     return source
@@ -437,6 +482,7 @@ __all__ = [
     "choose_source",
     "expand",
     "generate",
+    "grow_idea",
     "load_pipeline",
     "output_names",
     "quiet_libraries",

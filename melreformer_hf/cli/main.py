@@ -9,7 +9,7 @@ import typer
 import melreformer_hf
 from melreformer_hf._errors import EXIT_MISTAKE, told_in_one_line
 from melreformer_hf._threads import sleep_while_waiting
-from melreformer_hf.cli import checkpoints, data, demo, doctor, evaluate, generate, midi, train
+from melreformer_hf.cli import checkpoints, data, demo, doctor, edit, evaluate, generate, midi, train
 
 app = typer.Typer(
     name="melreformer",
@@ -28,6 +28,7 @@ app.command("push")(checkpoints.push)
 app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(midi.app, name="midi")
+app.add_typer(edit.app, name="edit")
 
 
 SETTINGS = {"traceback": False}
@@ -46,7 +47,7 @@ def settings(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Long music: generate, continue MIDI files, expand recordings, train on your own music, measure, convert checkpoints.
+    """Long music: generate, continue MIDI files, expand and edit recordings, train on your own music, measure, convert.
 
     Start with: melreformer generate --seconds 20 --output song.wav
     """

@@ -23,6 +23,8 @@ Snapshots: TypeAlias = "Iterator[Snapshot]"
 _LONGEST_SECONDS = 60.0
 _FAR = 1 << 50  # ticks: the pedal has not been lifted yet
 RING_SECONDS = 1.0
+# What plays notes: a model, or the recorded piano that comes with the package.
+SYNTHS = ("performer", "sampled")
 
 
 def score_of(midi: Music, name: str = "midi") -> Score:
@@ -166,6 +168,7 @@ def written_snapshots(
 
 __all__ = [
     "RING_SECONDS",
+    "SYNTHS",
     "Music",
     "Snapshot",
     "Snapshots",

@@ -19,9 +19,10 @@ from melreformer_hf.models.idea_stylegan2.modeling_idea_stylegan2 import IdeaSty
 from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel
 from melreformer_hf.models.mel_reformer.modeling_mel_reformer import MelReformerModel
 from melreformer_hf.models.melgan_vocoder.modeling_melgan_vocoder import MelGanVocoderModel
+from melreformer_hf.models.note_performer.modeling_note_performer import NotePerformerModel
 from melreformer_hf.nn.ideas import IdeaEdit, IdeaSample
 from melreformer_hf.pipelines.editing_spans import SpanEditing
-from melreformer_hf.pipelines.hearing import Music, score_end, score_of
+from melreformer_hf.pipelines.hearing import SYNTHS, Music, score_end, score_of, score_snapshots
 from melreformer_hf.pipelines.ideas import IdeaModel, check_settings, settings_of
 from melreformer_hf.pipelines.mel_to_audio import CHUNK_FRAMES, MelToAudio
 from melreformer_hf.pipelines.outputs import MusicPipelineOutput
@@ -41,6 +42,7 @@ class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
         vocoder: makes a mel audible.
         scheduler: noise schedule of an idea model that denoises, `DPMSolverMultistepScheduler` or `DDIMScheduler`;
             `None` for one that does not.
+        performer: plays sketches in notes; `None` leaves them to the sampled piano that comes with the package.
 
     Raises:
         ValueError: the parts were trained with different mel contracts or idea sizes, or the scheduler is missing or
@@ -55,9 +57,9 @@ class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
         torch.Size([1, 1, 44032])
     """
 
-    model_cpu_offload_seq = "idea->expansion->vocoder"
+    model_cpu_offload_seq = "performer->idea->expansion->vocoder"
     _callback_tensor_inputs = ["latents", "num_frames"]
-    _optional_components = ["scheduler"]
+    _optional_components = ["scheduler", "performer"]
 
     def __init__(
         self,
@@ -65,12 +67,16 @@ class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
         expansion: MelReformerModel,
         vocoder: HifiVocoderModel | MelGanVocoderModel,
         scheduler: DPMSolverMultistepScheduler | DDIMScheduler | None = None,
+        performer: NotePerformerModel | None = None,
     ) -> None:
         super().__init__()
-        self.register_modules(idea=idea, scheduler=scheduler, expansion=expansion, vocoder=vocoder)
+        parts = {"idea": idea, "scheduler": scheduler, "expansion": expansion, "vocoder": vocoder}
+        self.register_modules(**parts, performer=performer)
         drawing, expanding, sounding = bare(idea), bare(expansion).config, bare(vocoder).config
         drawing.mel_config.check_matches(expanding.mel_config, "idea", "expansion")
         expanding.mel_config.check_matches(sounding.mel_config, "expansion", "vocoder")
+        if performer is not None:
+            bare(performer).config.mel_config.check_matches(expanding.mel_config, "performer", "expansion")
         if drawing.config.num_columns != expanding.idea_columns:
             raise ValueError(
                 f"idea draws {drawing.config.num_columns} columns, expansion reads {expanding.idea_columns}; load "
@@ -152,22 +158,26 @@ class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
         latents: torch.Tensor | None = None,
         truncation_psi: float | None = None,
         audio_end_in_s: float | None = None,
+        midi: Music | None = None,
         output_type: str = "pt",
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         return_dict: bool = True,
     ) -> MusicPipelineOutput | tuple:
-        """Generate music.
+        """Generate music, from noise or from a sketch in notes.
 
         Args:
-            audio_length_in_s: length in seconds; `None` draws lengths from what the idea model was trained on.
-            num_waveforms_per_prompt: pieces.
+            audio_length_in_s: length in seconds; `None` draws lengths from what the idea model was trained on, or keeps
+                the sketch's.
+            num_waveforms_per_prompt: pieces; 1 with `midi`.
             num_inference_steps: denoising steps of the idea; default: the idea model's own (20 for a UNet).
             generator: drives everything random; one, or one per piece. The same gives the same samples.
             latents: noise to begin with in place of noise that is drawn: (batch, 1, mel, column) of unit variance for
                 a UNet, (batch, style_size) for StyleGAN2.
             truncation_psi: how far StyleGAN2's styles keep from their mean; 1 draws freely.
             audio_end_in_s: another name of `audio_length_in_s`.
+            midi: a sketch, see `idea_of_midi`: its idea is expanded in place of one that is drawn, so that the settings of
+                drawing do not go with it. To draw something like it, `vary` it.
             output_type: what `audios` holds: sound (batch, channel, sample) as `pt` (tensor) or `np` (array), or, to
                 stop earlier, `mel` (batch, mel, frame) or `idea`, also called `latent`, (batch, mel, column).
             callback_on_step_end: called as `(pipeline, step, timestep, tensors)` after each denoising step; returns the
@@ -182,19 +192,27 @@ class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
         """
         self.check_inputs(num_inference_steps, num_waveforms_per_prompt, output_type)
         rows = row_generators(generator, int(num_waveforms_per_prompt))
-        drawn = self.sample_idea(
-            audio_length_in_s,
-            num_waveforms_per_prompt,
-            num_inference_steps=num_inference_steps,
-            generator=rows,
-            latents=latents,
-            truncation_psi=truncation_psi,
-            audio_end_in_s=audio_end_in_s,
-            callback_on_step_end=callback_on_step_end,
-            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
-        )
+        drawing = {"num_inference_steps": num_inference_steps, "latents": latents, "truncation_psi": truncation_psi}
+        drawing["callback_on_step_end"] = callback_on_step_end
+        if midi is not None:
+            drawn = self._sketched(midi, one_length(audio_length_in_s, audio_end_in_s), len(rows), drawing)
+        else:
+            drawing["callback_on_step_end_tensor_inputs"] = callback_on_step_end_tensor_inputs
+            lengths = {"audio_length_in_s": audio_length_in_s, "audio_end_in_s": audio_end_in_s}
+            drawn = self.sample_idea(**lengths, num_waveforms_per_prompt=len(rows), generator=rows, **drawing)
         output = self.render_idea(*drawn, generator=rows, output_type=output_type)
         return output if return_dict else (output.audios,)
+
+    def _sketched(self, midi: Music, seconds: float | None, batch: int, drawing: dict[str, object]) -> IdeaSample:
+        """The idea of a sketch, with which no settings of drawing go."""
+        for name, value in {"num_waveforms_per_prompt": None if batch == 1 else batch, **drawing}.items():
+            if value is not None:
+                shown = type(value).__name__ if isinstance(value, torch.Tensor) else repr(value)
+                raise ValueError(
+                    f"{name} does not go with midi, whose idea is taken as it is; got {shown}. To draw something like "
+                    "it, call vary."
+                )
+        return self.idea_of_midi(midi, seconds)
 
     def _mels(
         self,
@@ -301,6 +319,7 @@ class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
         *,
         chunk_length_in_s: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        midi: Music | None = None,
         **arguments,
     ) -> Iterator[torch.Tensor]:
         """Generate music and yield it while it is made, at constant memory whatever its length.
@@ -310,6 +329,7 @@ class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
             num_waveforms_per_prompt: as `__call__`.
             chunk_length_in_s: as `stream_idea`.
             generator: as `__call__`.
+            midi: as `__call__`.
             arguments: all others of `sample_idea`.
 
         Yields:
@@ -322,7 +342,11 @@ class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
         self.chunk_frames_of(chunk_length_in_s)
         check_count("num_waveforms_per_prompt", num_waveforms_per_prompt)
         rows = row_generators(generator, int(num_waveforms_per_prompt))
-        drawn = self.sample_idea(audio_length_in_s, num_waveforms_per_prompt, generator=rows, **arguments)
+        if midi is not None:
+            seconds = one_length(audio_length_in_s, arguments.pop("audio_end_in_s", None))
+            drawn = self._sketched(midi, seconds, len(rows), arguments)
+        else:
+            drawn = self.sample_idea(audio_length_in_s, num_waveforms_per_prompt, generator=rows, **arguments)
         yield from self.stream_idea(*drawn, chunk_length_in_s, generator=rows)
 
     def check_rate(self, sampling_rate: int) -> None:
@@ -354,25 +378,54 @@ class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
             idea = resize_mel(mel, bare(self.expansion).config.idea_columns)
         return IdeaSample(idea, torch.tensor([frames or mel.shape[-1]], device=mel.device))
 
-    def idea_of_midi(self, midi: Music, audio_length_in_s: float | None = None) -> IdeaSample:
-        """Idea (1, mel, column) and length (1,) in frames of a sketch in notes, as the sampled piano plays it.
+    @torch.no_grad()
+    def idea_of_midi(
+        self, midi: Music, audio_length_in_s: float | None = None, *, synth: str | None = None
+    ) -> IdeaSample:
+        """Idea (1, mel, column) and length (1,) in frames of a sketch in notes, as it is played.
 
         Args:
             midi: a MIDI file (path, bytes or binary file), `Score(notes, pedal)`, or notes; drums are not played.
             audio_length_in_s: another length, to which the idea shall be expanded.
+            synth: what plays: the pipeline's `performer`, or the `sampled` piano that comes with the package. `None` is
+                the performer where there is one.
 
         Raises:
-            ValueError: a damaged file, a note out of range, or nothing to play.
+            ValueError: a damaged file, a note out of range, nothing to play, or no performer.
         """
-        return self.idea_of(self.sound_of_midi(midi), self.sampling_rate, audio_length_in_s)
+        if self._synth(synth) == "sampled":
+            return self.idea_of(self.sound_of_midi(midi, synth), self.sampling_rate, audio_length_in_s)
+        frames = None if audio_length_in_s is None else self.frames_of(audio_length_in_s)
+        mel = torch.cat(list(self._performed(midi)), dim=-1).float()
+        idea = resize_mel(mel, bare(self.expansion).config.idea_columns)
+        return IdeaSample(idea, torch.tensor([frames or mel.shape[-1]], device=mel.device))
 
-    def sound_of_midi(self, midi: Music) -> torch.Tensor:
-        """Sound (sample,) of a sketch in notes, as the sampled piano plays it; `midi` as in `idea_of_midi`."""
+    @torch.no_grad()
+    def sound_of_midi(self, midi: Music, synth: str | None = None) -> torch.Tensor:
+        """Sound (sample,) of a sketch in notes; arguments as `idea_of_midi`."""
+        if self._synth(synth) == "performer":
+            mels = list(self._performed(midi))
+            frames = torch.tensor([sum(mel.shape[-1] for mel in mels)])
+            return torch.cat(list(self.make_audible(mels, frames)), dim=-1)[0, 0]
         score = score_of(midi)
         samples = self.frames_of(score_end(*score), "the length of midi") * self.mel_config.hop_length
         piano = SampledInstrument(None, self.sampling_rate)
         played = list(piano.stream(sounding_notes(*score), samples))
         return torch.cat(played, dim=-1)[0].to(self._execution_device)
+
+    def _synth(self, synth: str | None) -> str:
+        """What plays sketches."""
+        known = SYNTHS if self.performer is not None else SYNTHS[1:]
+        if synth is not None and synth not in known:
+            raise ValueError(f"synth must be one of {known} in this pipeline, got {synth!r}.")
+        return synth or known[0]
+
+    def _performed(self, midi: Music) -> Iterator[torch.Tensor]:
+        """Log-mel (1, mel, frame) of a sketch, piece by piece, by the performer."""
+        score, performer = score_of(midi), bare(self.performer)
+        frames, rate = self.frames_of(score_end(*score), "the length of midi"), self.mel_config.frame_rate
+        lengths = {"num_frames": frames, "chunk": CHUNK_FRAMES, "rate": rate, "tail": performer.memory_in_s}
+        return performer.stream(score_snapshots(*score, **lengths), module=self.performer)
 
     def expand(
         self,

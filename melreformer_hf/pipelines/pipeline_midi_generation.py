@@ -32,6 +32,7 @@ from melreformer_hf.pipelines.composing import (
     watched,
 )
 from melreformer_hf.pipelines.hearing import (
+    SYNTHS,
     Music,
     Snapshot,
     Snapshots,
@@ -47,7 +48,6 @@ from melreformer_hf.processing.midi.attributes import notes_of_attributes
 from melreformer_hf.processing.midi.notes import MidiNote
 
 OUTPUT_TYPES = ("pt", "np", "mel", "notes", "midi")
-SYNTHS = ("performer", "sampled")
 Generators: TypeAlias = "torch.Generator | list[torch.Generator] | None"
 # Longer than any piece: a stream whose end is not known beforehand.
 _ENDLESS = 1 << 40

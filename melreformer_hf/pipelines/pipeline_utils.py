@@ -76,10 +76,10 @@ class AudioPipeline(HubMixin, DiffusionPipeline):
         others = {
             name: value
             for name, value in before.items()
-            if isinstance(value, list) and name not in index and (path.parent / name).is_dir()
+            if isinstance(value, list) and index.get(name, [None])[0] is None and (path.parent / name).is_dir()
         }
         if others:
-            write_text(path, json.dumps(others | index, indent=2, sort_keys=True) + "\n")
+            write_text(path, json.dumps(index | others, indent=2, sort_keys=True) + "\n")
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs) -> str:

@@ -24,7 +24,25 @@ from melreformer_hf.cli import demo, generate
 from melreformer_hf.cli.main import app, main
 from melreformer_hf.pipelines.pipeline_utils import MAX_SECONDS
 
-COMMANDS = ("generate", "expand", "demo", "train", "evaluate", "convert", "assemble", "push", "doctor", "data build")
+COMMANDS = (
+    "generate",
+    "expand",
+    "demo",
+    "train",
+    "evaluate",
+    "convert",
+    "assemble",
+    "push",
+    "doctor",
+    "data build",
+    "edit vary",
+    "edit blend",
+    "edit inpaint",
+    "edit extend",
+    "edit loop",
+    "edit stretch",
+    "edit sweep",
+)
 
 
 @pytest.fixture(scope="module")

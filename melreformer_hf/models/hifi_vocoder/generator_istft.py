@@ -22,6 +22,7 @@ from melreformer_hf.nn.convnext import ConvNeXtBlock
 _SMALLEST_MAGNITUDE = 1e-5
 _SMALLEST_SQUARE = 1e-10
 _LARGEST_DELTA = 20.0  # nats
+_BANDS = 4
 
 
 def mel_affine(config: MelConfig) -> tuple[float, float]:
@@ -57,6 +58,22 @@ def oscillator_turns(
     return cosine[:num_frames], sine[:num_frames]
 
 
+def band_slices(matrix: torch.Tensor, count: int) -> list[tuple[slice, slice]]:
+    """Parts of a product with a matrix (input, output) that is zero far from its diagonal.
+
+    Returns:
+        (inputs, outputs) of `count` parts at most, which have all of the outputs in order; a part's other inputs are zero.
+    """
+    parts, total = [], matrix.shape[1]
+    for index in range(count):
+        outputs = slice(index * total // count, (index + 1) * total // count)
+        used = matrix[:, outputs].any(1).nonzero()
+        inputs = slice(int(used.min()), int(used.max()) + 1) if len(used) else slice(0, 1)
+        if outputs.stop > outputs.start:
+            parts.append((inputs, outputs))
+    return parts
+
+
 class SpectralTables(nn.Module):
     """Constants of the inverse transform, in float32 whatever the model's precision, and in no checkpoint.
 
@@ -71,8 +88,11 @@ class SpectralTables(nn.Module):
         self.register_buffer("inverse", torch.empty(config.n_fft // 2 + 1, config.num_mel_bins), persistent=False)
         self.register_buffer("bank", torch.empty(config.n_fft // 2 + 1, config.num_mel_bins), persistent=False)
         self.register_buffer("shares", torch.empty(config.num_mel_bins, config.n_fft // 2 + 1), persistent=False)
-        for name, value in self.values("cpu").items():
+        values = self.values("cpu")
+        for name, value in values.items():
             self._buffers[name] = value.to(self._buffers[name].device)
+        # Bands and their bins lie along the diagonal: most of a whole product would multiply zeros.
+        self._parts = {name: band_slices(values[name], _BANDS) for name in ("bank", "shares")}
 
     def values(self, device: torch.device | str) -> dict[str, torch.Tensor]:
         """The window (n_fft,), the filter bank's pseudo-inverse (bin, mel), the filter bank itself (bin, mel), and how
@@ -83,6 +103,12 @@ class SpectralTables(nn.Module):
         shares = bank / bank.sum(0).clamp(min=torch.finfo(bank.dtype).tiny)
         inverse = mel_pseudo_inverse(self.config, torch.float32, device)
         return {"window": window, "inverse": inverse, "bank": bank.T, "shares": shares}
+
+    def product(self, values: torch.Tensor, name: str) -> torch.Tensor:
+        """`values @ table` of the table `bank` (from bins to bands) or `shares` (back), (..., input) -> (..., output)."""
+        table = self.get_buffer(name)
+        parts = [values[..., inputs] @ table[inputs, outputs] for inputs, outputs in self._parts[name]]
+        return torch.cat(parts, dim=-1)
 
     def _apply(self, fn, *arguments, **kwargs):
         # `.to(torch.bfloat16)` moves and rounds; the rounding is undone, because transforms lose the phase by it.
@@ -181,9 +207,9 @@ class IstftGenerator(nn.Module):
             (batch, frame, bin); 0 where no band reaches.
         """
         config = self.mel_config
-        mel = (square if config.power == 2 else square ** (config.power / 2)) @ self.tables.bank
+        mel = self.tables.product(square if config.power == 2 else square ** (config.power / 2), "bank")
         ratio = (wanted / mel.clamp(min=config.log_floor)) ** (share / config.power)
-        return (ratio - 1) @ self.tables.shares
+        return self.tables.product(ratio - 1, "shares")
 
     def _magnitude(self, log_mel: torch.Tensor, delta: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         prior = magnitude_from_log_mel(log_mel, self.mel_config, _SMALLEST_MAGNITUDE, self.tables.inverse)
@@ -230,4 +256,4 @@ class IstftGenerator(nn.Module):
         return (waveform, magnitude) if output_magnitude else waveform
 
 
-__all__ = ["IstftGenerator", "SpectralTables", "mel_affine", "oscillator_turns"]
+__all__ = ["IstftGenerator", "SpectralTables", "band_slices", "mel_affine", "oscillator_turns"]

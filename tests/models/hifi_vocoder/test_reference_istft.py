@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy
@@ -11,7 +12,13 @@ from plain_layers import conv1d, convnext, linear, norm, shake
 
 from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram, mel_filter_bank, undo_log
 from melreformer_hf.audio.stft import Transform
-from melreformer_hf.models.hifi_vocoder.generator_istft import IstftGenerator, mel_affine, oscillator_turns
+from melreformer_hf.models.hifi_vocoder.generator_istft import (
+    IstftGenerator,
+    SpectralTables,
+    band_slices,
+    mel_affine,
+    oscillator_turns,
+)
 
 MEL = MelConfig.preset("hifigan", sampling_rate=2000, n_fft=32, win_length=24, hop_length=8, num_mel_bins=6, fmax=None)
 BINS = 17
@@ -126,6 +133,21 @@ def test_corrected_magnitudes_have_the_mel_that_was_given(contract):
         heard = (magnitude**config.power @ mel_filter_bank(config).T).clamp(min=config.log_floor)
         errors.append((heard / wanted).log().abs().mean().item())
     assert errors[1] < 0.25 * errors[0] and errors[2] < 0.75 * errors[1]
+
+
+@pytest.mark.parametrize(
+    "contract", [{}, {"num_mel_bins": 3}, {"n_fft": 64, "num_mel_bins": 40}, {"fmin": 400.0, "fmax": 700.0}]
+)
+def test_products_with_the_filter_bank_in_parts_equal_whole_ones(contract):
+    tables = SpectralTables(dataclasses.replace(MEL, **contract))
+    for name in ("bank", "shares"):
+        table = tables.get_buffer(name)
+        values = torch.randn(2, 3, len(table), generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(tables.product(values, name), values @ table)
+    whole = band_slices(tables.bank, 2)
+    assert [outputs.stop for _, outputs in whole][-1] == tables.bank.shape[1]
+    multiplied = sum((inputs.stop - inputs.start) * (outputs.stop - outputs.start) for inputs, outputs in whole)
+    assert multiplied < tables.bank.numel()
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

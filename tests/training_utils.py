@@ -23,6 +23,16 @@ VOCODER = """--batch_size 2 --save_every_minutes none --log_every_steps 1 --warm
 ADVERSARIAL = """--options.adversarial_weight 0.1 --options.discriminators mrd --options.discriminator_size 4
 --options.adversarial_start 0.25""".split()
 
+COLUMNS = """--options.preset columns_tiny --model.num_columns 32 --model.hidden_size 16 --model.num_layers 2
+--model.num_attention_heads 2 --model.whitening_knots 3 --options.prediction_type v_prediction --options.max_snr 0
+--options.min_frames 128 --options.max_frames 256 --options.whole_share 0.5 --options.whole_frames 1024
+--options.silence_weight 0 --options.keep_mels true --options.draws_per_idea 2 --options.fit_crops 6
+--options.duration_quantiles 5 --options.gain_power 0.5 --options.sampling_steps 2 --options.validation_ideas 3
+--options.validation_samples 2""".split()
+GAN = """--model.num_columns 32 --model.channels [8,8,8] --model.style_size 8 --model.num_mapping_layers 2
+--options.min_frames 128 --options.max_frames 512 --options.fit_crops 3 --options.r1_every 2 --options.path_every 3
+--options.augmentation_share 0.8 --options.validation_ideas 3 --options.validation_samples 2""".split()
+
 
 def arguments(dataset: str, output_dir, *more: str) -> list[str]:
     """Words for `main(VocoderRecipe, ...)` or `examples/train_vocoder.py`; later words win."""

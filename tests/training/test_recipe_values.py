@@ -22,6 +22,7 @@ from melreformer_hf.training.recipes.conv_upsampler import ConvUpsamplerRecipe
 from melreformer_hf.training.recipes.expansion import ExpansionOptions, ExpansionRecipe
 from melreformer_hf.training.recipes.expansion_data import ExpansionDataOptions, ExpansionValidator
 from melreformer_hf.training.recipes.idea_diffusion import IdeaDiffusionOptions, IdeaDiffusionRecipe
+from melreformer_hf.training.recipes.idea_gan import IdeaGanOptions
 from melreformer_hf.training.recipes.vocoder import VocoderOptions, VocoderRecipe
 
 EXPANSION = """--model.idea_columns 32 --model.hidden_size 16 --model.intermediate_size 24 --model.num_encoder_layers 1
@@ -346,6 +347,24 @@ def idea_key(target: torch.Tensor) -> float:
                 {"condition_dropout": 1.01},
                 {"fit_crops": -1},
                 {"fit_crops": 1},
+                {"whole_share": 1.01},
+                {"whole_frames": 511},
+                {"silence_weight": -0.1},
+                {"duration_quantiles": 1},
+                {"gain_power": 1.1},
+            ],
+        ),
+        (
+            IdeaGanOptions,
+            [
+                {"r1_every": 1, "path_every": 1, "r1_weight": 0.0, "path_weight": 0.0, "mixing": 0.0},
+                {"path_batch_share": 1.0, "mixing": 1.0, "truncation_psi": 0.0, "augmentation_share": 0.0},
+                {"whole_share": 1.0, "whole_frames": 512, "silence_weight": 0.0, "duration_quantiles": 2},
+            ],
+            [
+                *({name: 0} for name in ("r1_every", "path_every", "validation_ideas", "validation_samples")),
+                *({name: -0.1} for name in ("r1_weight", "path_weight", "truncation_psi", "mixing")),
+                {"path_batch_share": 0.0},
             ],
         ),
     ],
@@ -378,7 +397,7 @@ def test_the_idea_model_is_fitted_to_mean_and_spread_of_ideas_and_lengths(datase
     mels = [log_mel_spectrogram(item, built.mel) for item in items]
     ideas = torch.stack([resize_mel(mel, 32) for mel in mels])
     lengths = torch.tensor([math.log2(mel.shape[-1]) for mel in mels])
-    fitted = built._fit()
+    fitted = built.fitted(*built.ideas_of(built._lengths("train"), 4))
     assert fitted["mel_mean"] == pytest.approx(ideas.mean().item(), abs=6e-5)
     assert fitted["mel_std"] == pytest.approx(ideas.std().item(), abs=6e-5)
     assert fitted["log2_frames_mean"] == pytest.approx(lengths.mean().item(), abs=6e-5)

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from huggingface_hub.errors import StrictDataclassError
 from testing_utils import assert_error
-from training_utils import ADVERSARIAL, VOCODER, context, same_tensors, started
+from training_utils import ADVERSARIAL, COLUMNS, GAN, VOCODER, context, same_tensors, started
 
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.audio.resize import resize_mel
@@ -22,6 +22,7 @@ from melreformer_hf.training.recipes.conv_upsampler import ConvUpsamplerRecipe
 from melreformer_hf.training.recipes.expansion import ExpansionRecipe
 from melreformer_hf.training.recipes.expansion_data import ExpansionDataOptions, idea_and_windows, inside_mask
 from melreformer_hf.training.recipes.idea_diffusion import IdeaDiffusionRecipe
+from melreformer_hf.training.recipes.idea_gan import IdeaGanRecipe
 from melreformer_hf.training.recipes.upsampler_model import ConvUpsamplerConfig, ConvUpsamplerModel
 from melreformer_hf.training.recipes.vocoder import VocoderRecipe
 from melreformer_hf.training.reporting import read_metrics
@@ -44,6 +45,8 @@ CASES = {
     "expansion": (ExpansionRecipe, [*WINDOWS, *EXPANSION]),
     "conv_upsampler": (ConvUpsamplerRecipe, [*WINDOWS, *UPSAMPLER]),
     "idea_diffusion": (IdeaDiffusionRecipe, IDEA),
+    "idea_diffusion, columns": (IdeaDiffusionRecipe, COLUMNS),
+    "idea_gan": (IdeaGanRecipe, GAN),
 }
 
 
@@ -229,6 +232,8 @@ def test_the_idea_model_is_fitted_to_the_crops(dataset):
         ("conv_upsampler", ["--model.hidden_size", 0], ["hidden_size", "0"]),
         ("idea_diffusion", ["--options.fit_crops", 1], ["fit_crops", "1"]),
         ("idea_diffusion", ["--options.max_frames", 5], ["max_frames", "128", "5"]),
+        ("idea_gan", ["--options.augmentation_stretch", 0.5], ["stretch", "at least 1", "0.5"]),
+        ("idea_gan", ["--options.validation_split", "test"], ["validation_split", "'test'"]),
         ("vocoder", ["--options.validation_split", "test"], ["validation_split", "'test'", "chooses", "evaluate"]),
         ("idea_diffusion", ["--options.validation_split", "test"], ["validation_split", "'test'"]),
         ("expansion", ["--options.validation_split", "test"], ["validation_split", "'test'"]),

@@ -1,4 +1,4 @@
-"""The idea model: a diffusion UNet over fixed-size idea mels, told how long the music shall be.
+"""The idea model: diffusion over fixed-size idea mels, told how long the music shall be; a UNet, or a transformer of columns.
 
 Source: the idea stage of TariqAHassan/MelReformer's README (image diffusion over resized mels); blocks by diffusers'
 `UNet2DModel`; space-to-depth patches keep it cheap on CPUs. The duration enters as an embedding added to the time
@@ -8,6 +8,7 @@ convolutions, which would treat all bands alike, which band they are at.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from torch import nn
 from melreformer_hf._text import suggest
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.hub.mixin import HubMixin
+from melreformer_hf.models.idea_unet.transformer_idea import ColumnTransformer
+from melreformer_hf.models.idea_unet.whitening_idea import IdeaWhitening
 from melreformer_hf.nn.configuration import mel_config_of
 from melreformer_hf.nn.ideas import (
     IdeaCourse,
@@ -42,8 +45,18 @@ OnStep = Callable[[int, torch.Tensor, dict[str, torch.Tensor]], tuple[dict[str, 
 
 SCHEDULERS = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}
 
+BACKBONES = ("unet", "transformer")
 PRESETS: dict[str, dict] = {
     "tiny": {},
+    "columns_tiny": {"backbone": "transformer", "whitening_knots": 7},
+    "columns_base": {
+        "backbone": "transformer",
+        "whitening_knots": 7,
+        "columns_per_token": 2,
+        "hidden_size": 768,
+        "num_layers": 12,
+        "num_attention_heads": 12,
+    },
     "base": {"patch_size": (4, 4), "block_out_channels": (128, 256, 384, 384), "layers_per_block": 2},
 }
 
@@ -106,6 +119,16 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
         leap_timestep: sampling's first step leaps from pure noise at least down to this time step, however many steps
             there are; `None` does not. Above it a network that was trained for a short time takes the mean of the noise
             for the idea's: every step there makes loud ideas louder and soft ones silent.
+        backbone: `unet`, or `transformer` (of columns): the sizes from `patch_size` to `dropout` are the former's, those
+            from `columns_per_token` to `num_attention_heads` the latter's.
+        columns_per_token: columns that are one token.
+        hidden_size: width.
+        num_layers: blocks.
+        num_attention_heads: heads; the width of each must be even.
+        whitening_knots: durations whose statistics whiten ideas (`IdeaWhitening`, in place of `mel_mean` and `mel_std`);
+            at least 2, or 0 to whiten nothing.
+        log2_frames_quantiles: the prior over log2 of the number of frames by its values at even shares, from the shortest
+            to the longest, in place of the normal one; `None` keeps that.
 
     Raises:
         ValueError: sizes that do not fit one another; the message names the rule.
@@ -140,11 +163,29 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
         log2_frames_max: float = 14.0,
         noise_power: float = 1.0,
         leap_timestep: int | None = None,
+        backbone: str = "unet",
+        columns_per_token: int = 4,
+        hidden_size: int = 192,
+        num_layers: int = 6,
+        num_attention_heads: int = 4,
+        whitening_knots: int = 0,
+        log2_frames_quantiles: tuple[float, ...] | None = None,
     ) -> None:
         super().__init__()
-        self._check_sizes(num_columns, patch_size, block_out_channels, layers_per_block, norm_num_groups)
         self._check_statistics()
+        self._check_prior()
         self.num_mel_bins = self.mel_config.num_mel_bins
+        self.whitening = IdeaWhitening(self.num_mel_bins, num_columns, whitening_knots) if whitening_knots else None
+        if backbone not in BACKBONES:
+            raise ValueError(f"backbone must be one of {BACKBONES}, got {backbone!r}.")
+        if backbone == "transformer":
+            self._check_tokens()
+            self.duration = DurationEmbedding(hidden_size)
+            self.transformer = ColumnTransformer(
+                self.num_mel_bins, num_columns, columns_per_token, hidden_size, num_layers, num_attention_heads
+            )
+            return
+        self._check_sizes(num_columns, patch_size, block_out_channels, layers_per_block, norm_num_groups)
         rows = self.num_mel_bins // patch_size[0]
         channels = patch_size[0] * patch_size[1]
         levels = len(block_out_channels)
@@ -185,6 +226,33 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
                 f"attention_levels must be between 0 and the {len(channels)} levels of block_out_channels, "
                 f"got {self.config.attention_levels}."
             )
+
+    def _check_tokens(self) -> None:
+        config = self.config
+        for name in ("columns_per_token", "hidden_size", "num_layers", "num_attention_heads"):
+            if getattr(config, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}.")
+        if config.num_columns % config.columns_per_token:
+            raise ValueError(
+                f"columns_per_token must divide num_columns={config.num_columns}, got {config.columns_per_token}."
+            )
+        if config.hidden_size % (2 * config.num_attention_heads):
+            raise ValueError(
+                "hidden_size must be a multiple of twice num_attention_heads="
+                f"{config.num_attention_heads}, got {config.hidden_size}."
+            )
+
+    def _check_prior(self) -> None:
+        knots, quantiles = self.config.whitening_knots, self.config.log2_frames_quantiles
+        if knots < 0 or knots == 1:
+            raise ValueError(f"whitening_knots must be 0 or at least 2, got {knots}.")
+        if knots and self.config.log2_frames_min == self.config.log2_frames_max:
+            raise ValueError("log2_frames_min must be below log2_frames_max where whitening_knots lie between them.")
+        if quantiles is None:
+            return
+        rising = all(first <= second for first, second in itertools.pairwise(quantiles))
+        if len(quantiles) < 2 or not all(map(math.isfinite, quantiles)) or not rising:
+            raise ValueError(f"log2_frames_quantiles must hold at least 2 finite numbers that rise, got {quantiles}.")
 
     def _check_statistics(self) -> None:
         names = ("mel_mean", "mel_std", "log2_frames_mean", "log2_frames_std", "log2_frames_min", "log2_frames_max")
@@ -264,9 +332,12 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
             )
         # Standard units of the prior, so that the Fourier features cover what occurs.
         duration = (log2_num_frames.float() - self.config.log2_frames_mean) / self.config.log2_frames_std
-        patches = self._to_patches(sample) + self.frequency_bias
-        predicted = self.unet(patches, timestep, class_labels=self.duration(duration)).sample
-        predicted = self._from_patches(predicted)
+        told = self.duration(duration)
+        if self.config.backbone == "transformer":
+            predicted = self.transformer(sample[:, 0], timestep, told)[:, None]
+        else:
+            patches = self._to_patches(sample) + self.frequency_bias
+            predicted = self._from_patches(self.unet(patches, timestep, class_labels=told).sample)
         return IdeaUNetOutput(predicted) if return_dict else (predicted,)
 
     def _to_patches(self, sample: torch.Tensor) -> torch.Tensor:
@@ -283,17 +354,39 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
         split = patches.reshape(batch, high, wide, rows, columns).permute(0, 3, 1, 4, 2)
         return split.reshape(batch, 1, rows * high, columns * wide)
 
-    def normalize_idea(self, idea: torch.Tensor) -> torch.Tensor:
-        """(batch, mel, column) log-mel to the (batch, 1, mel, column) that the diffusion works on."""
+    def place_of(self, log2_num_frames: torch.Tensor | None, batch: int) -> torch.Tensor:
+        """(batch,) places of durations between the shortest (0) and the longest (1), NaN where unknown."""
+        if log2_num_frames is None:
+            return torch.full((batch,), math.nan)
+        low, high = self.config.log2_frames_min, self.config.log2_frames_max
+        return (log2_num_frames.float() - low) / (high - low)
+
+    def normalize_idea(self, idea: torch.Tensor, log2_num_frames: torch.Tensor | None = None) -> torch.Tensor:
+        """(batch, mel, column) log-mel to the (batch, 1, mel, column) that the diffusion works on.
+
+        Args:
+            idea: log-mels.
+            log2_num_frames: (batch,) log2 of their durations, which whitening depends on; NaN or `None` where unknown.
+        """
+        if self.whitening is not None:
+            place = self.place_of(log2_num_frames, len(idea)).to(idea.device)
+            return self.whitening.whiten(idea, place)[:, None]
         return ((idea - self.config.mel_mean) / self.config.mel_std)[:, None]
 
-    def denormalize_idea(self, sample: torch.Tensor) -> torch.Tensor:
-        """The inverse of `normalize_idea`."""
+    def denormalize_idea(self, sample: torch.Tensor, log2_num_frames: torch.Tensor | None = None) -> torch.Tensor:
+        """The inverse of `normalize_idea` for the same durations."""
+        if self.whitening is not None:
+            return self.whitening.color(sample[:, 0], self.place_of(log2_num_frames, len(sample)).to(sample.device))
         return sample[:, 0] * self.config.mel_std + self.config.mel_mean
 
     def sample_log2_num_frames(self, batch: int, generator: torch.Generator | None = None) -> torch.Tensor:
         """Durations from the prior, (batch,) float32, on the generator's device."""
-        device = generator.device if generator is not None else None
+        device, quantiles = generator.device if generator is not None else None, self.config.log2_frames_quantiles
+        if quantiles is not None:
+            places = torch.rand(batch, generator=generator, device=device) * (len(quantiles) - 1)
+            table = torch.tensor(quantiles, dtype=torch.float32, device=device)
+            below = places.long().clamp(max=len(quantiles) - 2)
+            return torch.lerp(table[below], table[below + 1], places - below)
         drawn = torch.randn(batch, generator=generator, device=device)
         drawn = drawn * self.config.log2_frames_std + self.config.log2_frames_mean
         return drawn.clamp(self.config.log2_frames_min, self.config.log2_frames_max)
@@ -362,7 +455,7 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
         config, run = self.config, self if module is None else module
         set_spaced_timesteps(scheduler, num_inference_steps, config.noise_power, device, config.leap_timestep)
         edit = None if edit is None else edit.checked((batch_size, *noise.shape[2:]), device)
-        course = IdeaCourse(noise, scheduler, edit, None if edit is None else self.normalize_idea(edit.ideas))
+        course = IdeaCourse(noise, scheduler, edit, None if edit is None else self.normalize_idea(edit.ideas, told))
         latents = course.begin()
         for step, timestep in enumerate(course.timesteps):
             model_input = scheduler.scale_model_input(latents, timestep).to(self.dtype)
@@ -377,7 +470,7 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
                 told = log2_of_lengths(lengths)
             if not go_on:
                 break
-        ideas = self.denormalize_idea(latents).clamp(min=self.mel_config.floor_value)
+        ideas = self.denormalize_idea(latents, told).clamp(min=self.mel_config.floor_value)
         return IdeaSample(course.finish(ideas), lengths)
 
 

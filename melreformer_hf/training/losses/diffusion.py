@@ -8,6 +8,8 @@ predict the velocity and networks which predict the clean sample minimize the sa
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from diffusers import SchedulerMixin
 from torch import nn
@@ -51,6 +53,7 @@ def diffusion_loss(
     noise: torch.Tensor,
     timesteps: torch.Tensor,
     max_snr: float | None = None,
+    weigh: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Weighted squared error of every row; the caller takes the mean.
 
@@ -62,6 +65,7 @@ def diffusion_loss(
         noise: standard normal, shaped like `clean`.
         timesteps: (batch,) int64.
         max_snr: signal-to-noise ratio beyond which weights grow no more; `None` gives the exact velocity loss.
+        weigh: of the error before it is squared, to one of the same shape.
 
     Returns:
         (batch,) float32, whatever the precision of the network.
@@ -79,7 +83,8 @@ def diffusion_loss(
         target, weight = scheduler.get_velocity(clean, noise, timesteps), weight / (ratio + 1)
     else:
         target = clean
-    return weight * (predicted - target.float()).square().flatten(1).mean(1)
+    error = predicted - target.float()
+    return weight * (error if weigh is None else weigh(error)).square().flatten(1).mean(1)
 
 
 __all__ = ["PREDICTION_TYPES", "diffusion_loss", "signal_to_noise_ratio"]

@@ -16,6 +16,7 @@ RECIPES: dict[str, str] = {
     "ear": "melreformer_hf.training.recipes.ear:EarRecipe",
     "expansion": "melreformer_hf.training.recipes.expansion:ExpansionRecipe",
     "idea_diffusion": "melreformer_hf.training.recipes.idea_diffusion:IdeaDiffusionRecipe",
+    "idea_gan": "melreformer_hf.training.recipes.idea_gan:IdeaGanRecipe",
     "midi_lm": "melreformer_hf.training.recipes.midi_lm:MidiLMRecipe",
     "performer": "melreformer_hf.training.recipes.performer:PerformerRecipe",
     "vocoder": "melreformer_hf.training.recipes.vocoder:VocoderRecipe",

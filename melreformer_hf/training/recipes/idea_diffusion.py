@@ -8,28 +8,24 @@ statistics of freely sampled ideas are from those of held-out ones.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator
 
 import torch
 from torch import nn
 
-from melreformer_hf.audio.mel import log_mel_spectrogram
-from melreformer_hf.audio.resize import resize_mel
-from melreformer_hf.data.streams import ItemStream
 from melreformer_hf.metrics import mel_statistics_distance
 from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel, make_scheduler, set_spaced_timesteps
 from melreformer_hf.nn.configuration import mel_config_of
 from melreformer_hf.plotting import stack_mels
 from melreformer_hf.training.config import TrainingConfig, option
 from melreformer_hf.training.losses.diffusion import PREDICTION_TYPES, diffusion_loss
-from melreformer_hf.training.recipes.audio import AudioOptions, AudioRecipe
 from melreformer_hf.training.recipes.base import Phase, StepContext, Trainable, Validation
+from melreformer_hf.training.recipes.idea_data import IdeaDataOptions, IdeaDataRecipe
 from melreformer_hf.training.wrapping import unwrapped
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class IdeaDiffusionOptions(AudioOptions):
+class IdeaDiffusionOptions(IdeaDataOptions):
     """Settings of the idea diffusion recipe.
 
     Raises:
@@ -37,13 +33,14 @@ class IdeaDiffusionOptions(AudioOptions):
     """
 
     preset: str = option("tiny", "preset of IdeaUNetModel that --model.NAME values change")
-    min_frames: int = option(512, "shortest crop in mel frames; lengths are log-uniform")
-    max_frames: int = option(16384, "longest crop in mel frames; shorter recordings are taken whole")
     draws_per_idea: int = option(4, "noise levels that are trained per idea")
     condition_dropout: float = option(0.1, "share of the ideas whose duration is withheld")
     prediction_type: str = option("sample", "what the network predicts: sample (the clean idea) or v_prediction")
     max_snr: float = option(5.0, "signal-to-noise ratio from which on the loss weighs no more; 0 for no bound")
-    fit_crops: int = option(64, "training crops that normalization and prior of durations are fitted to; 0 keeps them")
+    gain_power: float = option(
+        0.0,
+        "errors of whitened ideas are weighed by how much their log-mels vary, to this power: 0 alike, 1 as in nats",
+    )
     sampling_steps: int = option(20, "steps of DPM-Solver++ while validating")
     validation_ideas: int = option(
         48, "held-out ideas whose loss is measured; samples are compared with four times as many"
@@ -52,13 +49,9 @@ class IdeaDiffusionOptions(AudioOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("draws_per_idea", "sampling_steps", "validation_ideas", "validation_samples", "min_frames"):
+        for name in ("draws_per_idea", "sampling_steps", "validation_ideas", "validation_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"options.{name} must be at least 1, got {getattr(self, name)}.")
-        if self.max_frames < self.min_frames:
-            raise ValueError(
-                f"options.max_frames must be at least min_frames={self.min_frames}, got {self.max_frames}."
-            )
         if self.prediction_type not in PREDICTION_TYPES:
             raise ValueError(
                 f"options.prediction_type must be one of {PREDICTION_TYPES}, got {self.prediction_type!r}."
@@ -67,12 +60,12 @@ class IdeaDiffusionOptions(AudioOptions):
             raise ValueError(f"options.max_snr must not be negative, got {self.max_snr}.")
         if not 0 <= self.condition_dropout <= 1:
             raise ValueError(f"options.condition_dropout must be in [0, 1], got {self.condition_dropout}.")
-        if self.fit_crops < 0 or self.fit_crops == 1:
-            raise ValueError(f"options.fit_crops must be 0 or at least 2, got {self.fit_crops}.")
+        if not 0 <= self.gain_power <= 1:
+            raise ValueError(f"options.gain_power must be in [0, 1], got {self.gain_power}.")
 
 
-class IdeaDiffusionRecipe(AudioRecipe):
-    """Train the idea model (IdeaUNetModel): a diffusion UNet over fixed-size mels that knows the duration.
+class IdeaDiffusionRecipe(IdeaDataRecipe):
+    """Train the idea model (IdeaUNetModel): diffusion over fixed-size mels that knows the duration.
 
     Attributes:
         reference_split: what sampled ideas are compared with while training: what they are learned from. Pieces that are
@@ -93,36 +86,19 @@ class IdeaDiffusionRecipe(AudioRecipe):
         self._held_out: dict[str, torch.Tensor] | None = None
 
     def trainables(self) -> dict[str, Trainable]:
-        fitted = self._fit() if self.options.fit_crops else {}
-        return {"model": Trainable(IdeaUNetModel.preset(self.options.preset, **{**fitted, **self.config.model}))}
-
-    def _fit(self) -> dict[str, float]:
-        items = self._lengths("train")
-        pairs = [self._idea(items.item(index)["waveform"]) for index in range(self.options.fit_crops)]
-        ideas = torch.stack([idea for idea, _ in pairs])
-        lengths = torch.stack([length for _, length in pairs])
-        return {
-            "mel_mean": round(ideas.mean().item(), 4),
-            "mel_std": round(ideas.std().item(), 4),
-            "log2_frames_mean": round(lengths.mean().item(), 4),
-            "log2_frames_std": round(max(lengths.std().item(), 0.1), 4),
-            # The shortest and longest crops bound the prior of durations.
-            "log2_frames_min": math.log2(self.options.min_frames),
-            "log2_frames_max": math.log2(self.options.max_frames),
-        }
-
-    def stream(self, rank: int, world_size: int) -> ItemStream:
-        return self._lengths("train", rank, world_size)
-
-    def _lengths(self, split: str, rank: int = 0, world_size: int = 1) -> ItemStream:
-        return self.crops(split, self.options.min_frames, self.options.max_frames, rank, world_size)
-
-    def _idea(self, waveform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        mel = log_mel_spectrogram(waveform, self.mel)
-        return resize_mel(mel, self.columns), torch.tensor(math.log2(mel.shape[-1]))
+        if not self.options.fit_crops:
+            return {"model": Trainable(IdeaUNetModel.preset(self.options.preset, **self.config.model))}
+        ideas, lengths = self.ideas_of(self._lengths("train"), self.options.fit_crops)
+        fitted = self.fitted(ideas, lengths)
+        if self.options.duration_quantiles:
+            fitted["log2_frames_quantiles"] = self.quantiles(lengths)
+        model = IdeaUNetModel.preset(self.options.preset, **{**fitted, **self.config.model})
+        if model.whitening is not None:
+            model.whitening.fit(ideas, model.place_of(lengths, len(ideas)))
+        return {"model": Trainable(model)}
 
     def prepare(self, item: dict, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        idea, log2_frames = self._idea(item["waveform"])
+        idea, log2_frames = self.idea_of(item)
         draws, steps = self.options.draws_per_idea, self.scheduler.config.num_train_timesteps
         # One draw from each of `draws` equal parts of the noise levels: less variance than independent draws.
         place = (torch.arange(draws) + torch.rand(draws, generator=generator)) / draws  # (draw,) in 0..1
@@ -138,9 +114,10 @@ class IdeaDiffusionRecipe(AudioRecipe):
 
     def phases(self, batch: dict[str, torch.Tensor], context: StepContext) -> Iterator[Phase]:
         model, draws = self.modules["model"], batch["noise"].shape[1]  # noise: (batch, draw, 1, mel, column)
-        # (batch * draw, 1, mel, column)
-        clean = unwrapped(model).normalize_idea(batch["idea"]).repeat_interleave(draws, 0)
         flat = {key: batch[key].flatten(0, 1) for key in ("noise", "timesteps", "log2_num_frames")}
+        # (batch * draw, 1, mel, column)
+        ideas = batch["idea"].repeat_interleave(draws, 0)
+        clean = unwrapped(model).normalize_idea(ideas, flat["log2_num_frames"])
         loss = self._loss(model, clean, flat["noise"], flat["timesteps"], flat["log2_num_frames"]).mean()
         yield Phase("model", loss, {"loss": loss})
 
@@ -153,9 +130,15 @@ class IdeaDiffusionRecipe(AudioRecipe):
         log2_num_frames: torch.Tensor,
     ) -> torch.Tensor:
         """Weighted squared error per row, (batch,)."""
-        return diffusion_loss(
-            model, clean, log2_num_frames, self.scheduler, noise, timesteps, self.options.max_snr or None
-        )
+        bare, weigh = unwrapped(model), None
+        if self.options.gain_power and bare.whitening is not None:
+            place = bare.place_of(log2_num_frames, len(clean))
+
+            def weigh(error: torch.Tensor) -> torch.Tensor:
+                return bare.whitening.weigh_error(error[:, 0], place, self.options.gain_power)[:, None]
+
+        snr = self.options.max_snr or None
+        return diffusion_loss(model, clean, log2_num_frames, self.scheduler, noise, timesteps, snr, weigh)
 
     def prepare_validation(self) -> None:
         self._reference()
@@ -165,16 +148,16 @@ class IdeaDiffusionRecipe(AudioRecipe):
         if self._held_out is None:
             count = self.options.validation_ideas
             items, learned = self._lengths(self.validation_split), self._lengths(self.reference_split)
-            pairs = [self._idea(items.item(index)["waveform"]) for index in range(count)]
+            ideas, lengths = self.ideas_of(items, count)
             generator = torch.Generator().manual_seed(0)
             steps = self.scheduler.config.num_train_timesteps
             self._held_out = {
-                "idea": torch.stack([idea for idea, _ in pairs]),
-                "learned": torch.stack([self._idea(learned.item(index)["waveform"])[0] for index in range(4 * count)]),
-                "log2_num_frames": torch.stack([length for _, length in pairs]),
+                "idea": ideas,
+                "learned": self.ideas_of(learned, 4 * count)[0],
+                "log2_num_frames": lengths,
                 # Noise levels spread evenly: the loss of few ideas then has little variance.
                 "timesteps": ((torch.arange(count) + 0.5) / count * steps).long(),
-                "noise": torch.randn(count, 1, *pairs[0][0].shape, generator=generator),
+                "noise": torch.randn(count, 1, *ideas.shape[1:], generator=generator),
             }
         return self._held_out
 
@@ -186,7 +169,9 @@ class IdeaDiffusionRecipe(AudioRecipe):
         losses = [
             self._loss(
                 model,
-                model.normalize_idea(held_out["idea"][begin : begin + 16]),
+                model.normalize_idea(
+                    held_out["idea"][begin : begin + 16], held_out["log2_num_frames"][begin : begin + 16]
+                ),
                 *(held_out[key][begin : begin + 16] for key in ("noise", "timesteps", "log2_num_frames")),
             )
             for begin in rows
@@ -217,7 +202,7 @@ class IdeaDiffusionRecipe(AudioRecipe):
         for timestep in scheduler.timesteps:
             predicted = model(sample, timestep, durations).sample
             sample = scheduler.step(predicted, timestep, sample).prev_sample
-        return model.denormalize_idea(sample)
+        return model.denormalize_idea(sample, durations)
 
 
 __all__ = ["IdeaDiffusionOptions", "IdeaDiffusionRecipe"]

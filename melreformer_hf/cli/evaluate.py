@@ -142,7 +142,8 @@ def _measure_expansion(pipe, wanted: dict, seed: int) -> Measured:
         "validation_crop_frames": wanted["frames"],
         "validation_pieces": wanted["pieces"],
     }
-    fields = {"mel": pipe.mel_config.to_dict(), "idea_columns": pipe.expansion.config.idea_columns}
+    names = ("architecture", "idea_columns", "fold_size", "num_decoder_layers", "decoder_window", "head")
+    fields = {"mel": pipe.mel_config.to_dict(), **{name: getattr(pipe.expansion.config, name) for name in names}}
     return _validate(ExpansionRecipe, pipe.expansion, wanted, fields, options, seed)
 
 

@@ -53,10 +53,23 @@ class ConvNeXtBlock(nn.Module):
         """Frames to each side that one output frame depends on; twice as many before it where the block is causal."""
         return self.depthwise.dilation[0] * (self.depthwise.kernel_size[0] - 1) // 2
 
-    def forward(self, hidden: torch.Tensor, run: Runner = run_whole) -> torch.Tensor:
-        """(batch, channel, frame) -> (batch, channel, frame); `run` calls the convolution, see `nn.conv.StreamStep`."""
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        run: Runner = run_whole,
+        modulation: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """(batch, channel, frame) -> (batch, channel, frame).
+
+        Args:
+            hidden: the features.
+            run: calls the convolution, see `nn.conv.StreamStep`.
+            modulation: factor less one and summand of the normalized features, (batch, frame, channel) each.
+        """
         # (batch, channel, frame) -> (batch, frame, channel) for norm and linear layers, and back.
         branch = self.norm(run(self.depthwise, hidden).transpose(1, 2))
+        if modulation is not None:
+            branch = branch * (1 + modulation[0]) + modulation[1]
         branch = self.down(self.activation(self.up(branch))) * self.scale
         return hidden + branch.transpose(1, 2)
 

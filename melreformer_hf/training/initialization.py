@@ -19,7 +19,7 @@ def load_pretrained(model: nn.Module, source: str, recipe: Recipe) -> None:
     Args:
         model: what is trained, unwrapped.
         source: folder or Hub id.
-        recipe: says whether the two belong together.
+        recipe: says whether the two belong together, and which parts may be new: those keep their initial values.
 
     Raises:
         ValueError: the weights belong to another contract or have other names or shapes.
@@ -31,8 +31,8 @@ def load_pretrained(model: nn.Module, source: str, recipe: Recipe) -> None:
     # What the model says may be missing keeps its first value.
     optional = [re.compile(pattern) for pattern in getattr(model, "_keys_to_ignore_on_load_missing", None) or ()]
     missing = {name for name in own if name not in weights and not any(one.search(name) for one in optional)}
-    wrong = sorted(missing | (weights.keys() - own.keys()))
-    wrong = wrong or [name for name, value in weights.items() if value.shape != own[name].shape]
+    other = {name for name, value in weights.items() if name in own and value.shape != own[name].shape}
+    wrong = [name for name in missing | other | (weights.keys() - own.keys()) if not recipe.may_differ(name)]
     if wrong:
         told = ", ".join(
             f"{name} {tuple(weights[name].shape) if name in weights else 'missing'} instead of "
@@ -40,11 +40,13 @@ def load_pretrained(model: nn.Module, source: str, recipe: Recipe) -> None:
             for name in sorted(wrong)[:4]
         )
         raise ValueError(f"The weights of init_from={source} do not fit this configuration: {told}.")
+    weights = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
     model.load_state_dict({name: value for name, value in weights.items() if name in model.state_dict()}, strict=False)
     for path, layer in model.named_modules():
         for name in getattr(layer, "parametrizations", {}) if parametrize.is_parametrized(layer) else ():
-            # the norm's inverse: g = |v|, v = weight
-            setattr(layer, name, weights[f"{path}.{name}" if path else name])
+            given = weights.get(f"{path}.{name}" if path else name)
+            if given is not None:
+                setattr(layer, name, given)  # the norm's inverse: g = |v|, v = weight
 
 
 def checkpoint_gradients(model: nn.Module) -> None:

@@ -265,7 +265,8 @@ def test_expansions_are_measured_by_re_interpolation(fold_size, monkeypatch):
     targets = {idea_key(target): target for group in validator.targets.values() for target in group}
     monkeypatch.setattr(expansion_data.time, "monotonic", iter([float(at * at) for at in range(6)]).__next__)
 
-    def generate(ideas, num_frames):
+    def generate(ideas, num_frames, draw):
+        assert draw == 0
         smooth, target = resize_mel(ideas[0], int(num_frames[0])), targets[round(ideas.sum().item(), 1)]
         return (target + (0.25 if target.shape[-1] == 64 else 0.75) * (smooth - target))[None]
 
@@ -278,8 +279,28 @@ def test_expansions_are_measured_by_re_interpolation(fold_size, monkeypatch):
     assert metrics["crops_baseline"] == pytest.approx(sum(errors) / 2, rel=1e-4)
     # The clock went 0, 1, 4, 9, 16, 25: each call took 1, 5 and 9 seconds.
     assert metrics["times_real_time"] == pytest.approx((64 + 64 + 96) * 256 / 22050 / 15)
+    assert validator.speeds == pytest.approx({"crops": 128 * 256 / 22050 / 6, "pieces": 96 * 256 / 22050 / 9})
     assert outcome.counts == {"crops": 2, "pieces": 1}
     assert ("crops_seam" in metrics) == (fold_size == 8)
+
+
+def test_samplers_are_measured_by_all_of_their_draws():
+    """Draws of the truth plus 1, 2 and 4: CRPS 7 / 3 - (1 + 3 + 2) / 6 of three draws, mean error 7 / 3; the first is shown."""
+    options = ExpansionDataOptions(
+        validation_crops=2, validation_crop_frames=64, validation_pieces=3, validation_max_frames=128
+    )
+    validator = ExpansionValidator(Music(), options, MelConfig(), 16, 8, draws=3)
+    targets = {idea_key(target): target for group in validator.targets.values() for target in group}
+
+    def generate(ideas, num_frames, draw):
+        return targets[round(ideas.sum().item(), 1)][None] + (1.0, 2.0, 4.0)[draw]
+
+    metrics = validator(generate).metrics
+    for group in ("crops", "pieces"):
+        assert metrics[f"{group}_crps"] == pytest.approx(7 / 3 - 1, rel=1e-4)
+        assert metrics[f"{group}_mel_l1"] == pytest.approx(7 / 3, rel=1e-4)
+        assert metrics[f"{group}_ratio"] == pytest.approx((7 / 3 - 1) / metrics[f"{group}_baseline"], rel=1e-4)
+        assert metrics[f"{group}_sharpness"] == pytest.approx(1.0, rel=1e-4)
 
 
 def idea_key(target: torch.Tensor) -> float:

@@ -7,6 +7,7 @@ from huggingface_hub.dataclasses import strict
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.nn.configuration import MelStrictConfig, mel_config_of
 
+HEADS = ("l1", "energy", "flow")
 _PRESETS: dict[str, dict] = {
     "tiny": {},
     "base": {
@@ -39,7 +40,8 @@ class MelReformerConfig(MelStrictConfig):
         hidden_size: width of encoder and decoder.
         intermediate_size: width of their perceptrons.
         num_encoder_layers: blocks of the encoder.
-        num_decoder_layers: blocks of the decoder.
+        num_decoder_layers: blocks of the decoder; 0 leaves it out, and the head works on the encoder's drawing of all
+            columns at once, in tokens of `fold_size` (local).
         num_attention_heads: heads of every attention.
         encoder_window: columns to each side that an encoder column sees (local).
         decoder_window: earlier steps that a step sees (local); for `"original"` the decoder's block size.
@@ -51,6 +53,17 @@ class MelReformerConfig(MelStrictConfig):
         band_channels: channels of the encoder's net over bands and columns; each level halves the bands (local).
         band_blocks: its residual blocks per level and direction (local).
         num_bases: curves per column and band that draw what happens inside a column (local).
+        head: `"l1"` (the post-net: one result, the middle of what might have been played), `"energy"` (a sampler trained
+            by an energy score) or `"flow"` (one trained by flow matching) (local).
+        head_size: channels of a sampling head.
+        head_layers: its convolutional blocks.
+        head_kernel: their odd kernel in tokens: frames, or without a decoder `fold_size` frames.
+        head_dilations: of the blocks, in turn.
+        head_noise: numbers of noise per frame (energy).
+        head_column_noise: numbers of noise per column of the idea, which let what happens inside a long column be one
+            thing or another as a whole (energy).
+        energy_patches: bands and frames of the patches that the energy score compares.
+        flow_steps: steps of a draw (flow).
         frames_per_column: fewest and most frames per column that were trained: lengths beyond are drawn like the
             nearest of these, because the nets' answers to lengths that they have never seen mean nothing (local).
         dropout: of the original architecture.
@@ -84,6 +97,15 @@ class MelReformerConfig(MelStrictConfig):
     band_channels: list | tuple = (32, 48, 64)
     band_blocks: int = 2
     num_bases: int = 16
+    head: str = "l1"
+    head_size: int = 256
+    head_layers: int = 4
+    head_kernel: int = 7
+    head_dilations: list | tuple = (1,)
+    head_noise: int = 16
+    head_column_noise: int = 0
+    energy_patches: list | tuple = ((8, 2), (16, 4), (32, 8), (128, 8))
+    flow_steps: int = 8
     frames_per_column: list | tuple = (4.0, 64.0)
     dropout: float = 0.1
     mel_shift: float = -5.5
@@ -92,6 +114,8 @@ class MelReformerConfig(MelStrictConfig):
 
     def __post_init__(self, **kwargs):
         self.band_channels = tuple(self.band_channels)
+        self.head_dilations = tuple(self.head_dilations)
+        self.energy_patches = tuple(tuple(patch) for patch in self.energy_patches)
         self.frames_per_column = tuple(float(value) for value in self.frames_per_column)
         super().__post_init__(**kwargs)
 
@@ -107,12 +131,13 @@ class MelReformerConfig(MelStrictConfig):
         if self.architecture not in ("local", "original"):
             raise ValueError(f'architecture must be "local" or "original", got {self.architecture!r}.')
         positive = ("idea_columns", "fold_size", "hidden_size", "intermediate_size", "num_encoder_layers")
-        positive += ("num_decoder_layers", "num_attention_heads", "decoder_window", "postnet_size", "postnet_layers")
-        positive += ("band_blocks", "num_bases")
+        positive += ("num_attention_heads", "decoder_window", "postnet_size", "postnet_layers", "band_blocks")
+        positive += ("num_bases", "head_size", "head_layers", "head_noise", "flow_steps")
         for name in positive:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("encoder_window", "cross_reach", "context_frames", "dropout"):
+        not_negative = ("num_decoder_layers", "encoder_window", "cross_reach", "context_frames", "dropout")
+        for name in (*not_negative, "head_column_noise"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if self.hidden_size % self.num_attention_heads or (self.hidden_size // self.num_attention_heads) % 2:
@@ -127,8 +152,25 @@ class MelReformerConfig(MelStrictConfig):
             raise ValueError(f"frames_per_column must be two positive numbers, the lower first, got {limits}.")
         if self.postnet_kernel < 1 or self.postnet_kernel % 2 == 0:
             raise ValueError(f"postnet_kernel must be odd and positive, got {self.postnet_kernel}.")
+        self._validate_head()
         if self.mel_scale <= 0:
             raise ValueError(f"mel_scale must be positive, got {self.mel_scale}.")
 
+    def _validate_head(self):
+        if self.head not in HEADS:
+            raise ValueError(f"head must be one of {HEADS}, got {self.head!r}.")
+        if self.architecture == "original" and (self.head != "l1" or not self.num_decoder_layers):
+            raise ValueError(
+                'head must be "l1" and num_decoder_layers at least 1 with architecture "original", got '
+                f"{self.head!r} and {self.num_decoder_layers}."
+            )
+        if self.head_kernel < 1 or self.head_kernel % 2 == 0:
+            raise ValueError(f"head_kernel must be odd and positive, got {self.head_kernel}.")
+        if not self.head_dilations or min(self.head_dilations) < 1:
+            raise ValueError(f"head_dilations must name at least one positive number, got {self.head_dilations}.")
+        patches = self.energy_patches
+        if not patches or any(len(patch) != 2 or min(patch) < 1 for patch in patches):
+            raise ValueError(f"energy_patches must be pairs of positive numbers (bands, frames), got {patches}.")
 
-__all__ = ["MelReformerConfig"]
+
+__all__ = ["HEADS", "MelReformerConfig"]

@@ -215,6 +215,10 @@ class Recipe(abc.ABC):
     def validate(self, model: nn.Module) -> Validation:
         """Measure the averaged model, running freely, on held-out data; gradients are off, the seed is fixed."""
 
+    def may_differ(self, name: str) -> bool:
+        """Whether `init_from` weights need not have this parameter, or may have one that the model lacks: new parts."""
+        return False
+
     def save_beside(self, folder: Path, card: Mapping[str, str]) -> None:  # noqa: B027
         """Write what belongs beside the weights of the model, such as a tokenizer, into a folder that has them.
 

@@ -13,11 +13,13 @@ from melreformer_hf.audio.mel import MelConfig, log_mel_spectrogram
 from melreformer_hf.audio.resize import resize_mel
 from melreformer_hf.data.recordings import Recordings
 from melreformer_hf.data.streams import ItemStream
-from melreformer_hf.metrics import drift, log_mel_l1, seam, sharpness
+from melreformer_hf.metrics import crps, drift, log_mel_l1, seam, sharpness
 from melreformer_hf.plotting import stack_mels
 from melreformer_hf.training.config import TrainingConfig, option
 from melreformer_hf.training.recipes.audio import AudioOptions, AudioRecipe, length_of
 from melreformer_hf.training.recipes.base import Validation
+
+Generate = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,6 +134,11 @@ class ExpansionValidator:
         mel: the contract.
         columns: columns of an idea.
         fold_size: frames that the model makes at once, where it does; seams between them are measured.
+        idea_mode: of `resize_mel`, by which ideas are made.
+        draws: how often a model that samples is asked for every piece; one that does not is asked once.
+
+    Attributes:
+        speeds: of the last call, times real time by group.
     """
 
     def __init__(
@@ -141,8 +148,10 @@ class ExpansionValidator:
         mel: MelConfig,
         columns: int,
         fold_size: int | None = None,
+        idea_mode: str = "area",
+        draws: int = 1,
     ) -> None:
-        self.mel, self.fold_size = mel, fold_size
+        self.mel, self.fold_size, self.idea_mode, self.draws = mel, fold_size, idea_mode, draws
         with length_of("validation_crop_frames", options.validation_crop_frames):
             crops = recordings.fixed_crops(options.validation_crop_frames * mel.hop_length, options.validation_crops)
         pieces = recordings.whole(options.validation_max_frames * mel.hop_length, options.validation_pieces)
@@ -151,43 +160,50 @@ class ExpansionValidator:
             "pieces": [log_mel_spectrogram(item["waveform"], mel) for item in pieces],
         }
         self.columns = columns
+        self.speeds: dict[str, float] = {}
 
-    def __call__(self, generate: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Validation:
-        """Measure `generate(ideas (batch, mel, column), num_frames (batch,)) -> (batch, mel, frame)`."""
+    def __call__(self, generate: Generate) -> Validation:
+        """Measure `generate(ideas (batch, mel, column), num_frames (batch,), draw) -> (batch, mel, frame)`.
+
+        `draw` counts the draws of one piece. Sharpness, seam and drift are those of the first, `mel_l1` is the mean
+        of the single draws, and `ratio` the CRPS of all of them over the error of the re-interpolated idea.
+        """
         metrics, pictures, seconds, frames = {}, {}, 0.0, 0
         for group, targets in self.targets.items():
-            results, smooth = [], []
+            results, smooth, errors, scores, began = [], [], [], [], seconds
             for target in targets:
-                idea = resize_mel(target, self.columns)
+                idea, length = resize_mel(target, self.columns, mode=self.idea_mode), torch.tensor([target.shape[-1]])
                 started = time.monotonic()
-                results.append(generate(idea[None], torch.tensor([target.shape[-1]]))[0].float().cpu())
+                draws = [generate(idea[None], length, draw)[0].float().cpu() for draw in range(self.draws)]
                 seconds += time.monotonic() - started
-                frames += target.shape[-1]
+                frames += target.shape[-1] * self.draws
                 smooth.append(resize_mel(idea, target.shape[-1]))
+                results.append(draws[0])
+                scores.append(crps(torch.stack(draws), target).item())
+                errors.append(sum(log_mel_l1(one[None], target[None]).item() for one in draws) / self.draws)
             shown = [mel[:, :1024] for mel in (targets[0], results[0], smooth[0])]
             pictures[f"{group}_true_generated_interpolated"] = stack_mels(shown)
-            for name, value in self._measures(results, smooth, targets).items():
+            found = {"mel_l1": sum(errors) / len(errors), "crps": sum(scores) / len(scores)}
+            length = sum(target.shape[-1] for target in targets) * self.draws / self.mel.frame_rate
+            self.speeds[group] = length / max(seconds - began, 1e-9)
+            for name, value in {**found, **self.measures(results, smooth, targets)}.items():
                 metrics[f"{group}_{name}"] = value
+            metrics[f"{group}_ratio"] = metrics[f"{group}_crps"] / metrics[f"{group}_baseline"]
         metrics["ratio"] = (metrics["crops_ratio"] + metrics["pieces_ratio"]) / 2
         metrics["times_real_time"] = frames / self.mel.frame_rate / max(seconds, 1e-9)
         summary = f"{metrics['ratio']:.2f}x of re-interpolation"
         counts = {group: len(targets) for group, targets in self.targets.items()}
         return Validation(metrics, pictures, summary=summary, counts=counts)
 
-    def _measures(
+    def measures(
         self, results: list[torch.Tensor], smooth: list[torch.Tensor], targets: list[torch.Tensor]
     ) -> dict[str, float]:
-        error, baseline = (
-            sum(log_mel_l1(one[None], target[None]).item() for one, target in zip(mels, targets, strict=True))
-            / len(targets)
-            for mels in (results, smooth)
-        )
+        """What is told of the first draws, (mel, frame) each, beside the re-interpolated ideas and the truth."""
+        baseline = sum(log_mel_l1(one[None], target[None]).item() for one, target in zip(smooth, targets, strict=True))
         seams = {"seam": seam(results, self.fold_size, targets)} if (self.fold_size or 0) > 1 else {}
         return {
             **seams,
-            "mel_l1": error,
-            "baseline": baseline,
-            "ratio": error / baseline,
+            "baseline": baseline / len(targets),
             "sharpness": sharpness(results, targets, self.mel),
             "sharpness_frequency": sharpness(results, targets, self.mel, axis="frequency"),
             "sharpness_all_bins": sharpness(results, targets, audible_db=None),
@@ -210,19 +226,26 @@ class ExpansionDataRecipe(AudioRecipe):
     def prepare_validation(self) -> None:
         if self._validator is None:
             held_out = self.recordings(self.validation_split)
-            sizes = self.model_config.idea_columns, getattr(self.model_config, "fold_size", None)
-            self._validator = ExpansionValidator(held_out, self.options, self.mel, *sizes)
+            columns = self.model_config.idea_columns
+            self._validator = ExpansionValidator(
+                held_out, self.options, self.mel, columns, **self.validation_settings()
+            )
+
+    def validation_settings(self) -> dict:
+        """What else `ExpansionValidator` is told."""
+        return {}
 
     def validate(self, model: nn.Module) -> Validation:
         self.prepare_validation()
         device = next(model.parameters()).device
-        return self._validator(lambda idea, frames: model.generate(idea.to(device), frames.to(device)))
+        return self._validator(lambda idea, frames, draw: model.generate(idea.to(device), frames.to(device)))
 
 
 __all__ = [
     "ExpansionDataOptions",
     "ExpansionDataRecipe",
     "ExpansionValidator",
+    "Generate",
     "flatten_windows",
     "idea_and_windows",
     "inside_mask",

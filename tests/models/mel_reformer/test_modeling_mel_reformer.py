@@ -8,44 +8,14 @@ import pytest
 import torch
 from borders import check_borders, from_one
 from huggingface_hub.errors import StrictDataclassClassValidationError
+from mel_reformer_utils import BINS, COLUMNS, random_mels, tiny_config
 from testing_utils import ModelContractMixin, assert_error
 
-from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.audio.resize import resize_mel
 from melreformer_hf.models.mel_reformer import modeling_mel_reformer
-from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
 from melreformer_hf.models.mel_reformer.local_mel_reformer import EncodedIdea
 from melreformer_hf.models.mel_reformer.modeling_mel_reformer import MelReformerModel
 from melreformer_hf.models.mel_reformer.timing_mel_reformer import interpolate_idea
-
-BINS, COLUMNS = 12, 24
-
-
-def tiny_config(**overrides) -> MelReformerConfig:
-    values = {
-        "mel": MelConfig.preset("hifigan", num_mel_bins=BINS, fmax=None).to_dict(),
-        "idea_columns": COLUMNS,
-        "fold_size": 4,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_encoder_layers": 2,
-        "num_decoder_layers": 2,
-        "num_attention_heads": 2,
-        "encoder_window": 5,
-        "decoder_window": 6,
-        "cross_reach": 2,
-        "context_frames": 3,
-        "postnet_size": 24,
-        "postnet_layers": 2,
-        "postnet_kernel": 5,
-        "initializer_range": 0.1,
-    }
-    return MelReformerConfig(**{**values, **overrides})
-
-
-def random_mels(batch: int, frames: int) -> torch.Tensor:
-    rows = [torch.randn(BINS, frames, generator=torch.Generator().manual_seed(100 + row)) for row in range(batch)]
-    return torch.stack(rows) * 2 - 6
 
 
 def make_model(**overrides) -> MelReformerModel:
@@ -267,15 +237,20 @@ def test_docstring_example():
 
 def test_borders_of_the_configuration():
     inside, outside = from_one(
-        *("idea_columns", "fold_size", "intermediate_size", "num_encoder_layers", "num_decoder_layers"),
+        *("idea_columns", "fold_size", "intermediate_size", "num_encoder_layers"),
         *("num_attention_heads", "decoder_window", "postnet_size", "postnet_layers", "band_blocks", "num_bases"),
+        *("head_size", "head_layers", "head_noise", "flow_steps"),
     )
-    not_negative = ("encoder_window", "cross_reach", "context_frames")
+    not_negative = ("num_decoder_layers", "encoder_window", "cross_reach", "context_frames", "head_column_noise")
     inside |= dict.fromkeys(not_negative, (0,)) | {
         "hidden_size": ({"hidden_size": 2, "num_attention_heads": 1},),
         "band_channels": ((1,),),
         "frames_per_column": ((0.1, 0.1),),
         "postnet_kernel": (1,),
+        "head": ("l1", "energy", "flow"),
+        "head_kernel": (1,),
+        "head_dilations": ((1,), (3, 1)),
+        "energy_patches": (((1, 1),),),
         "dropout": (0.0,),
         "mel_scale": (1e-3,),
     }
@@ -284,6 +259,10 @@ def test_borders_of_the_configuration():
         "band_channels": ((), (4, 0)),
         "frames_per_column": ((0.0, 1.0), (2.0, 1.0), (1.0, float("inf")), (1.0,), (1.0, 2.0, 3.0)),
         "postnet_kernel": (0, 2, -1),
+        "head": ("l2", {"head": "energy", "architecture": "original"}),
+        "head_kernel": (0, 2, -1),
+        "head_dilations": ((), (1, 0)),
+        "energy_patches": ((), ((0, 1),), ((1, 0),), ((1,),)),
         "dropout": (-0.1,),
         "mel_scale": (0.0,),
     }

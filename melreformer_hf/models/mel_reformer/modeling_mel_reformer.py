@@ -219,11 +219,8 @@ class MelReformerModel(OriginalCheckpointMixin, MelReformerPreTrainedModel):
         others = {"labels": labels, "previous_features": previous_features, "start_frames": start_frames}
         self._check_stretch(len(input_features), told, **others)
         if self.config.architecture == "original":
-            if start_frames is not None or previous_features is not None or noise is not None:
-                raise ValueError(
-                    "start_frames, previous_features and noise belong to the local architecture; pass none of them."
-                )
-            output = self._forward_original(input_features, num_frames, labels, told)
+            others = (start_frames, previous_features, noise, heard_features)
+            output = self._forward_original(input_features, num_frames, labels, told, others)
         else:
             encoded = self.expansion.encode(self._normalize(input_features), num_frames)
             encoded = encoded.repeated(len(told) // len(input_features))
@@ -281,8 +278,17 @@ class MelReformerModel(OriginalCheckpointMixin, MelReformerPreTrainedModel):
         return MelReformerOutput(loss, *mels)
 
     def _forward_original(
-        self, mel: torch.Tensor, num_frames: torch.Tensor, labels: torch.Tensor | None, told: torch.Tensor
+        self,
+        mel: torch.Tensor,
+        num_frames: torch.Tensor,
+        labels: torch.Tensor | None,
+        told: torch.Tensor,
+        others: tuple[torch.Tensor | None, ...],
     ) -> MelReformerOutput:
+        if any(value is not None for value in others):
+            raise ValueError(
+                "start_frames, previous_features, noise and heard_features belong to the local architecture; pass none."
+            )
         made = self.expansion(mel, told)
         loss = None
         if labels is not None:

@@ -110,7 +110,7 @@ def mean_error(made: torch.Tensor, target: torch.Tensor, counted: torch.Tensor) 
     return ((made - target).abs() * weight).sum()
 
 
-def crossfade(token_frames: int) -> torch.Tensor:
+def token_shares(token_frames: int) -> torch.Tensor:
     """Weights of what a token makes of its own frames and of the nearest half of its neighbors': all that tell of a frame
     add up to one. (token_frames + 2 * half,) float32."""
     half = token_frames // 2
@@ -171,7 +171,7 @@ class HeadNet(nn.Module):
         # (batch, token, mel * width) -> (batch, mel, frame): what tokens tell of the same frame is added.
         half, size = self.half, self.token_frames
         made = made.unflatten(2, (-1, size + 2 * half)).transpose(1, 2)
-        made = made * crossfade(size).to(made)
+        made = made * token_shares(size).to(made)
         if not half:
             return made.flatten(2)
         before, own, after = made.split([half, size, half], dim=-1)  # (batch, mel, token, frame)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import shutil
+import wave
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,22 +30,23 @@ def resample(waveform: np.ndarray, original: int, target: int) -> np.ndarray:
     return np.ascontiguousarray(soxr.resample(waveform.T, original, target).T, dtype=waveform.dtype)
 
 
-def resample_stream(chunks: Iterable[np.ndarray], original: int, target: int) -> Iterator[np.ndarray]:
-    """Resample a mono stream, float32 (samples,) each, as `resample` does the whole; lags a few milliseconds behind."""
+def resample_stream(
+    chunks: Iterable[np.ndarray], original: int, target: int, channels: int = 1
+) -> Iterator[np.ndarray]:
+    """Resample a stream, float32 (samples,) of mono and (channel, samples) otherwise, as `resample` does the whole; lags a
+    few milliseconds behind."""
     _check_rates(original, target)
     if original == target:
         yield from chunks
         return
     import soxr
 
-    stream = soxr.ResampleStream(original, target, 1, dtype="float32")
-    for chunk in chunks:
-        made = stream.resample_chunk(np.ascontiguousarray(chunk, dtype=np.float32))
+    stream = soxr.ResampleStream(original, target, channels, dtype="float32")
+    nothing = np.zeros(0 if channels == 1 else (channels, 0), dtype=np.float32)
+    for chunk, last in itertools.chain(((chunk, False) for chunk in chunks), [(nothing, True)]):
+        made = stream.resample_chunk(np.ascontiguousarray(chunk.T, dtype=np.float32), last=last)
         if len(made):
-            yield made
-    rest = stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
-    if len(rest):
-        yield rest
+            yield np.ascontiguousarray(made.T)
 
 
 def _check_rates(original: int, target: int) -> None:
@@ -108,11 +111,85 @@ def read_audio(
     waveform = to_channels(data, channels, name)
     if waveform.size == 0:
         raise ValueError(f"{name} holds no samples.")
-    if not np.isfinite(waveform).all():
-        raise ValueError(f"{name} holds NaN or infinite samples.")
+    _finite(waveform, name)
     if sampling_rate is not None:
         waveform, rate = resample(waveform, rate, sampling_rate), sampling_rate
     return torch.from_numpy(waveform), rate
+
+
+def stream_audio(
+    source: str | os.PathLike | BinaryIO, channels: int = 1, block: int = 1 << 15
+) -> tuple[int, Iterator[np.ndarray]]:
+    """Decode a file, or a WAV file that comes out of a pipe, piece by piece at constant memory.
+
+    Args:
+        source: path, or a pipe that is open for reading bytes.
+        channels: as of `read_audio`.
+        block: samples of a piece.
+
+    Returns:
+        (samples per second; pieces, float32, (samples,) of mono and (channel, samples) otherwise).
+
+    Raises:
+        FileNotFoundError: the path does not exist.
+        ValueError: it cannot be decoded; later, at a piece: it breaks off, holds NaN or infinity, or has other channels.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return _stream_file(Path(source), channels, block)
+    return _stream_pipe(source, channels, block)
+
+
+def _stream_file(path: Path, channels: int, block: int) -> tuple[int, Iterator[np.ndarray]]:
+    import soundfile
+
+    if not path.is_file():
+        raise FileNotFoundError(f"No audio file at {path}.")
+    try:
+        file = soundfile.SoundFile(str(path))
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise ValueError(f"{path} could not be decoded ({error}). Supported: WAV, FLAC, OGG and MP3.") from error
+
+    def pieces() -> Iterator[np.ndarray]:
+        with file:
+            while True:
+                try:
+                    data = file.read(block, dtype="float32", always_2d=True)
+                except (soundfile.LibsndfileError, RuntimeError) as error:
+                    raise ValueError(f"{path} breaks off after {file.tell()} samples ({error}).") from error
+                if not len(data):
+                    return
+                yield _finite(to_channels(data, channels, str(path)), str(path))
+
+    return file.samplerate, pieces()
+
+
+def _stream_pipe(pipe: BinaryIO, channels: int, block: int) -> tuple[int, Iterator[np.ndarray]]:
+    try:
+        file = wave.open(pipe, "rb")  # noqa: SIM115  reads forward only, what soundfile does not
+    except (wave.Error, EOFError) as error:
+        raise ValueError(
+            f"Standard input must be a WAV file of whole numbers, got something else ({error})."
+        ) from error
+    rate, width, found = file.getframerate(), file.getsampwidth(), file.getnchannels()
+    if width not in (2, 3, 4):
+        raise ValueError(f"Standard input must have 16, 24 or 32 bits a sample, got {8 * width}.")
+
+    def pieces() -> Iterator[np.ndarray]:
+        while raw := file.readframes(block):
+            raw = raw[: len(raw) // (width * found) * width * found]
+            # As the upper bytes of 32 bits, whatever the width.
+            wide = np.zeros((len(raw) // width, 4), dtype=np.uint8)
+            wide[:, 4 - width :] = np.frombuffer(raw, dtype=np.uint8).reshape(-1, width)
+            data = wide.view("<i4").reshape(-1, found).astype(np.float32) / np.float32(1 << 31)
+            yield to_channels(data, channels, "Standard input")
+
+    return rate, pieces()
+
+
+def _finite(waveform: np.ndarray, name: str) -> np.ndarray:
+    if not np.isfinite(waveform).all():
+        raise ValueError(f"{name} holds NaN or infinite samples.")
+    return waveform
 
 
 # Format and encoding of soundfile by suffix.
@@ -233,6 +310,7 @@ __all__ = [
     "read_audio",
     "resample",
     "resample_stream",
+    "stream_audio",
     "to_channels",
     "to_int16",
     "write_audio",

@@ -412,16 +412,20 @@ def record(
     rate: int,
     peak_db: float | None,
     gain: float,
+    channels: int = 1,
+    known: bool = True,
 ) -> Path | None:
     """Write music while it is made, with a progress bar.
 
     Args:
-        chunks: (1, 1, sample) one after another.
+        chunks: (1, channel, sample) one after another.
         file: to write; `None` is standard output.
-        samples: how many there will be.
+        samples: how many there will be, at most where that is not known.
         rate: samples per second.
         peak_db: level of the loudest sample; `None` keeps that of the chunks.
         gain: of what goes to standard output, whose loudest sample is not known beforehand.
+        channels: of the chunks.
+        known: whether the number of samples is.
 
     Returns:
         the file, `None` for standard output.
@@ -435,6 +439,7 @@ def record(
     from melreformer_hf.pipelines import writing
 
     layout = "{l_bar}{bar}| {n:.1f}/{total:.1f} s of music [{elapsed}<{remaining}]"
+    layout = layout if known else "{desc}: {n:.1f} s [{elapsed}]"
     with (
         _terminated_as_interrupted(),
         tqdm(total=samples, unit_scale=1 / rate, desc="music", bar_format=layout) as bar,
@@ -444,10 +449,11 @@ def record(
             bar.update(chunk.shape[-1])
 
         if file is None:
-            writing.write_to_pipe(chunks, sys.stdout.buffer, samples, rate, gain, advance)
+            writing.write_to_pipe(chunks, sys.stdout.buffer, samples, rate, gain, advance, channels)
             return None
-        written = writing.write_stream(chunks, file, rate, peak_db, advance)
-    kept = f"the {written.num_samples / rate:.1f} of {samples / rate:.1f} s that were made are in {written.path}"
+        written = writing.write_stream(chunks, file, rate, peak_db, advance, channels)
+    whole = f"of {samples / rate:.1f} " if known else ""
+    kept = f"the {written.num_samples / rate:.1f} {whole}s that were made are in {written.path}"
     if isinstance(written.stopped, KeyboardInterrupt):
         typer.echo(f"interrupted: {kept}")
         raise typer.Exit(EXIT_INTERRUPTED)

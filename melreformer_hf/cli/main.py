@@ -9,7 +9,7 @@ import typer
 import melreformer_hf
 from melreformer_hf._errors import EXIT_MISTAKE, told_in_one_line
 from melreformer_hf._threads import sleep_while_waiting
-from melreformer_hf.cli import checkpoints, data, demo, doctor, edit, evaluate, generate, midi, train
+from melreformer_hf.cli import checkpoints, codec, data, demo, doctor, edit, evaluate, generate, midi, train
 
 app = typer.Typer(
     name="melreformer",
@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 app.command("generate")(generate.generate)
 app.command("expand")(generate.expand)
+app.command("encode")(codec.encode)
+app.command("decode")(codec.decode)
 app.command("demo")(demo.demo)
 app.command("train", context_settings=train.CONTEXT)(train.train_recipe)
 app.command("evaluate")(evaluate.evaluate)

@@ -189,7 +189,9 @@ class CodecFileReader:
         while missing:  # a pipe gives what it has
             part = self.file.read(missing)
             if not part:
-                raise CodecFileError(f"the file ends within {what}, {missing} bytes are missing.", self.position)
+                raise CodecFileError(
+                    f"the file ends within {what}, at least {missing} bytes are missing.", self.position
+                )
             parts.append(part)
             missing -= len(part)
         return b"".join(parts)

@@ -148,7 +148,7 @@ def forged(text: bytes) -> bytes:
         (b"RIFFxxxx", "must begin with b'MRC'"),
         (b"MRC\x02" + bytes(4), "reads version 1, got 2"),
         (b"MRC\x01\xff\xff\xff\xff", "at most 65536 bytes, it claims 4294967295"),
-        (b"", "the file ends within its header, 8 bytes are missing"),
+        (b"", "the file ends within its header, at least 8 bytes are missing"),
         (forged(b"[]"), "none of this version"),
         (forged(b"[" * 60_000), "none of this version"),
         (forged(b'{"codec": "a"}'), "none of this version"),

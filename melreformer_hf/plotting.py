@@ -389,23 +389,27 @@ class Panel:
     spans: Sequence[tuple[float, float]] = ()
 
 
-def save_panels(
-    panels: Sequence[Panel], config: MelConfig, path: str | os.PathLike, columns: int = 1, width: int = 920
-) -> Path:
-    """Write a PNG of several mels, such as one before and after it was edited: one time axis, one color scale.
+def panels_picture(
+    panels: Sequence[Panel], config: MelConfig, columns: int = 1, width: int = 920, seconds: float = 0.0
+) -> Image:
+    """Several mels, such as one before and after it was edited: one time axis, one color scale.
 
     Args:
-        panels: from left to right, then from top to bottom.
+        panels: from left to right, then from top to bottom; a mel without columns is still to come.
         config: the contract of all.
-        path: the file, written complete or not at all.
         columns: panels beside one another.
         width: pixels of each plot.
+        seconds: least length of the time axis; it is as long as the panels at least.
+
+    Returns:
+        RGB image.
     """
     from PIL import Image
 
-    low = min(panel.mel.min().item() for panel in panels)
-    high = max(panel.mel.max().item() for panel in panels)
-    seconds = max(panel.begin + panel.seconds for panel in panels)
+    low, high = config.floor_value, config.floor_value + 1.0
+    if known := [panel.mel for panel in panels if panel.mel.numel()]:
+        low, high = min(mel.min().item() for mel in known), max(mel.max().item() for mel in known)
+    seconds = max(seconds, *(panel.begin + panel.seconds for panel in panels))
     figures = [
         mel_figure(
             panel.mel,
@@ -426,7 +430,14 @@ def save_panels(
     picture = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), _PAPER)
     for index, row in enumerate(rows):
         picture.paste(row, (0, index * row.height))
-    return _save(picture, path)
+    return picture
+
+
+def save_panels(
+    panels: Sequence[Panel], config: MelConfig, path: str | os.PathLike, columns: int = 1, width: int = 920
+) -> Path:
+    """Write `panels_picture` as a PNG, complete or not at all."""
+    return _save(panels_picture(panels, config, columns, width), path)
 
 
 def side_by_side(parts: Sequence[Image]) -> Image:
@@ -456,6 +467,7 @@ __all__ = [
     "colorize",
     "mel_figure",
     "mel_picture",
+    "panels_picture",
     "piano_roll_figure",
     "save_idea_and_mel",
     "save_panels",

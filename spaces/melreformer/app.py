@@ -1,5 +1,5 @@
 """Gradio demo: piano music from notes or from an idea, heard while it is made; MIDI files continued, filled, accompanied
-and performed; recordings written down, or shrunk to their idea and expanded."""
+and performed; recordings written down, edited in seconds, or shrunk to their idea and expanded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from melreformer_space.limits import MAX_UPLOAD_MEGABYTES
 from melreformer_space.players import Players
 from melreformer_space.sound import CACHE_SECONDS
 from melreformer_space.stops import visitor_of
-from melreformer_space.tabs import expand_tab, generate_tab, midi_tab
+from melreformer_space.tabs import edit_tab, expand_tab, generate_tab, midi_tab
 from melreformer_space.widgets import SILENCE
 
 from melreformer_hf._threads import choose_threads
@@ -74,7 +74,7 @@ def build_demo(
     )
     text = " ".join([*how, HERE]) + ("" if live else f"\n\n{NO_LIVE}")
     built = {"Generate": generate_tab} | ({"MIDI": midi_tab} if notes else {})
-    built |= {"Expand a recording": expand_tab} if ideas else {}
+    built |= {"Edit": edit_tab, "Expand a recording": expand_tab} if ideas else {}
     with gr.Blocks(title="MelReformer", analytics_enabled=False, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)) as demo:
         gr.Markdown(f"# MelReformer\n{text}")
         for name, build in built.items():

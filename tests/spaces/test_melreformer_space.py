@@ -40,6 +40,7 @@ def players(app):
     return make
 
 
+EDITS = {"/vary", "/blend", "/inpaint", "/extend", "/loop"}
 FROM_IDEA = ("idea", 1.0, 0.98, 4)
 
 
@@ -153,7 +154,7 @@ def test_a_checkpoint_without_notes_or_without_ideas_has_a_demo(app):
     def endpoints(demo) -> set[str]:
         return set(demo.get_api_info()["named_endpoints"])
 
-    assert endpoints(app.build_demo(None, tiny_pipeline())) == {"/generate", "/expand"}
+    assert endpoints(app.build_demo(None, tiny_pipeline())) == {"/generate", "/expand", *EDITS}
     alone = app.build_demo(tiny_midi_pipeline(), None)
     assert endpoints(alone) == {"/generate", "/continue", "/fill", "/accompany", "/perform"}
     with pytest.raises(ValueError, match="got neither"):

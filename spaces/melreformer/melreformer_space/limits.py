@@ -23,6 +23,8 @@ NEW_SECONDS = (1, 60)  # that are written after a file's end
 MAX_SEED = 2**31 - 1
 STEPS = (4, 50)
 STRETCH = (0.25, 4.0)
+ADDED_SECONDS = (0, 60)  # before and after an extended recording
+SEAM_SECONDS = (0.5, 10.0)
 TEMPERATURE = (0.5, 1.5)
 TOP_P = (0.5, 1.0)
 

@@ -8,6 +8,7 @@ import gradio as gr
 
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
 from melreformer_hf.pipelines.pipeline_midi_generation import MidiGenerationPipeline
+from melreformer_space.edits import EditPlayer
 from melreformer_space.ideas import IdeaPlayer
 from melreformer_space.limits import choose_seed, refusal
 from melreformer_space.notes import NotePlayer
@@ -15,10 +16,12 @@ from melreformer_space.sound import Files, Shown
 from melreformer_space.stops import Stops, visitor_of
 
 MIDI_TASKS = ("continue", "fill", "accompany", "perform", "transcribe")
-TASKS = ("generate", "expand", *MIDI_TASKS)
+EDIT_TASKS = ("vary", "blend", "inpaint", "extend", "loop")
+TASKS = ("generate", "expand", *MIDI_TASKS, *EDIT_TASKS)
 GENERATED = ("sound", "wav", "midi", "roll", "idea", "mel", "status")
 EXPANDED = ("sound", "wav", "idea", "mel", "status")
 PLAYED = ("sound", "wav", "midi", "roll", "status")
+EDITED = ("sound", "wav", "picture", "status")
 
 
 class Players:
@@ -35,6 +38,7 @@ class Players:
         self.live, self.stops = live, Stops(TASKS)
         self.notes = None if notes is None else NotePlayer(notes, live, files)
         self.ideas = None if ideas is None else IdeaPlayer(ideas, live, files)
+        self.edits = None if ideas is None else EditPlayer(ideas, live, files)
 
     @property
     def sources(self) -> list[str]:
@@ -121,13 +125,106 @@ class Players:
 
         yield from self._seeded("accompany", seed, new_seed, steps, request)
 
+    def vary(
+        self,
+        recording: str | None,
+        strength: float,
+        seed: float,
+        new_seed: bool,
+        steps: float,
+        request: gr.Request | None = None,
+    ) -> Iterator[tuple]:
+        """Vary a recording; the last output is the seed."""
+
+        def play(seed: int, stopped: Callable) -> Iterator[Shown]:
+            return self.edits.vary(recording, strength, seed, steps, stopped)
+
+        yield from self._seeded("vary", seed, new_seed, play, request, EDITED)
+
+    def blend(
+        self,
+        recording: str | None,
+        other: str | None,
+        weight: float,
+        strength: float,
+        seed: float,
+        new_seed: bool,
+        steps: float,
+        request: gr.Request | None = None,
+    ) -> Iterator[tuple]:
+        """Blend two recordings; the last output is the seed."""
+
+        def play(seed: int, stopped: Callable) -> Iterator[Shown]:
+            return self.edits.blend(recording, other, weight, strength, seed, steps, stopped)
+
+        yield from self._seeded("blend", seed, new_seed, play, request, EDITED)
+
+    def inpaint(
+        self,
+        recording: str | None,
+        start: float,
+        end: float,
+        strength: float,
+        seed: float,
+        new_seed: bool,
+        steps: float,
+        request: gr.Request | None = None,
+    ) -> Iterator[tuple]:
+        """Make a span of a recording anew; the last output is the seed."""
+
+        def play(seed: int, stopped: Callable) -> Iterator[Shown]:
+            return self.edits.inpaint(recording, start, end, strength, seed, steps, stopped)
+
+        yield from self._seeded("inpaint", seed, new_seed, play, request, EDITED)
+
+    def extend(
+        self,
+        recording: str | None,
+        left: float,
+        right: float,
+        strength: float,
+        seed: float,
+        new_seed: bool,
+        steps: float,
+        request: gr.Request | None = None,
+    ) -> Iterator[tuple]:
+        """Extend a recording; the last output is the seed."""
+
+        def play(seed: int, stopped: Callable) -> Iterator[Shown]:
+            return self.edits.extend(recording, left, right, strength, seed, steps, stopped)
+
+        yield from self._seeded("extend", seed, new_seed, play, request, EDITED)
+
+    def loop(
+        self,
+        recording: str | None,
+        seam: float,
+        strength: float,
+        seed: float,
+        new_seed: bool,
+        steps: float,
+        request: gr.Request | None = None,
+    ) -> Iterator[tuple]:
+        """Make a loop of a recording; the last output is the seed."""
+
+        def play(seed: int, stopped: Callable) -> Iterator[Shown]:
+            return self.edits.loop(recording, seam, strength, seed, steps, stopped)
+
+        yield from self._seeded("loop", seed, new_seed, play, request, EDITED)
+
     def _seeded(
-        self, task: str, seed: float, new_seed: bool, steps: Callable[..., Iterator[Shown]], request: gr.Request | None
+        self,
+        task: str,
+        seed: float,
+        new_seed: bool,
+        steps: Callable[..., Iterator[Shown]],
+        request: gr.Request | None,
+        names: tuple[str, ...] = PLAYED,
     ) -> Iterator[tuple]:
         with self.stops.piece(visitor_of(request), task) as stopped:
             seed = choose_seed(seed, new_seed)
             for step in steps(seed, stopped):
-                yield *step.of(PLAYED), seed
+                yield *step.of(names), seed
 
     def perform(self, file: str | None, request: gr.Request | None = None) -> Iterator[tuple]:
         """Play a MIDI file."""

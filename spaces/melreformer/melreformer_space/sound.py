@@ -31,6 +31,7 @@ class Shown(NamedTuple):
     roll: Any = gr.skip()
     idea: Any = gr.skip()
     mel: Any = gr.skip()
+    picture: Any = gr.skip()
     status: Any = gr.skip()
 
     def of(self, names: tuple[str, ...]) -> tuple:

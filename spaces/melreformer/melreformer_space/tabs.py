@@ -6,18 +6,21 @@ from pathlib import Path
 
 import gradio as gr
 
+from melreformer_space.edits import edited_figure
 from melreformer_space.ideas import figures
 from melreformer_space.limits import (
+    ADDED_SECONDS,
     MAX_MIDI_MEGABYTES,
     MAX_MIDI_SECONDS,
     MAX_SECONDS,
     MAX_UPLOAD_MEGABYTES,
     MIN_SECONDS,
     NEW_SECONDS,
+    SEAM_SECONDS,
     STEPS,
     STRETCH,
 )
-from melreformer_space.players import MIDI_TASKS, Players
+from melreformer_space.players import EDIT_TASKS, MIDI_TASKS, Players
 from melreformer_space.roll import piano_roll
 from melreformer_space.sound import emptied
 from melreformer_space.stops import visitor_of
@@ -44,6 +47,8 @@ MIDI_LIMITS = (
     f"Up to {MAX_MIDI_SECONDS} seconds and {MAX_MIDI_MEGABYTES} MB. Everything is played as piano; drums are not."
 )
 EAR_LIMITS = f"Up to {MAX_SECONDS} seconds and {MAX_UPLOAD_MEGABYTES} MB of WAV, FLAC, OGG or MP3 of a piano."
+EDIT_LIMITS = f"""Up to {MAX_SECONDS} seconds and {MAX_UPLOAD_MEGABYTES} MB of WAV, FLAC, OGG or MP3. What is kept is kept
+to the last sample; what is new is piano."""
 ROLL, DRAWING = "The notes", "How notes are drawn"
 ACTIONS = {
     "continue": "Continue",
@@ -51,6 +56,13 @@ ACTIONS = {
     "accompany": "Accompany",
     "perform": "Perform",
     "transcribe": "Transcribe",
+}
+EDITS = {
+    "vary": ("Vary", 0.5),
+    "blend": ("Blend", 0.0),
+    "inpaint": ("Make a span anew", 1.0),
+    "extend": ("Extend", 0.8),
+    "loop": ("Make a loop", 0.8),
 }
 
 
@@ -145,6 +157,85 @@ def expand_tab(players: Players) -> None:
     connect_start(players, "expand", start)
     connect("expand", players.expand, start, [recording, unchecked(stretch)], [sound, wav, *pictures, status])
     connect_stop(players, stop, "expand")
+
+
+def edit_tab(players: Players) -> None:
+    """A recording is varied, blended with another, filled, extended or looped."""
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            words = [(name, task) for task, (name, _) in EDITS.items()]
+            action = gr.Radio(words, value="inpaint", show_label=False, elem_id="edit_action")
+            gr.Markdown(EDIT_LIMITS)
+            recording = _recording_field("edited")
+            groups, fields = _edit_fields()
+            strength = gr.Slider(
+                0,
+                1,
+                value=EDITS["inpaint"][1],
+                step=0.05,
+                label="Strength",
+                info="How much of what was there is forgotten: 0 nothing, 1 all of it.",
+            )
+            seed, new_seed = seed_fields("The same recording, seed and settings give the same music.")
+            with gr.Accordion("How ideas are drawn", open=False):
+                steps = gr.Slider(*STEPS, value=20, step=1, label="Denoising steps")
+            with gr.Row():
+                starts = {
+                    task: gr.Button(name, variant="primary", elem_id=task, min_width=100, visible=task == "inpaint")
+                    for name, task in words
+                }
+                stop = gr.Button("Stop", elem_id="stop_edit", min_width=100)
+        with gr.Column(scale=2, min_width=320):
+            sound = player_of(players.live, "player_edit")
+            status = status_line()
+            picture = edited_figure()
+            (wav,) = files_of(midi=False)
+
+    def choose(chosen: str) -> list[dict]:
+        shown = [gr.update(visible=task == chosen) for task in (*groups, *starts)]
+        return [*shown, gr.update(value=EDITS[chosen][1])]
+
+    def measure(file: str | None, request: gr.Request) -> list[dict]:
+        """Sliders as long as what was uploaded; what it sounded like before is over."""
+        players.stops.stop(visitor_of(request), *EDIT_TASKS)
+        length = players.edits.length_of(file)
+        span = [gr.update(maximum=length, value=round(length * share, 1)) for share in (0.4, 0.6)]
+        return [emptied(players.live), *span]
+
+    action.change(choose, action, [*groups.values(), *starts.values(), strength], **HIDDEN)
+    recording.change(measure, recording, [sound, *fields["inpaint"]], js=SILENCE, **HIDDEN)
+    for task, start in starts.items():
+        connect_start(players, task, start)
+        drawing = [unchecked(strength), seed, new_seed, unchecked(steps)]
+        inputs = [recording, *fields[task], *drawing]
+        connect(task, getattr(players, task), start, inputs, [sound, wav, picture, status, seed])
+    connect_stop(players, stop, *EDIT_TASKS)
+
+
+def _edit_fields() -> tuple[dict[str, gr.Group], dict[str, list[gr.components.Component]]]:
+    """Groups of settings by the edits that they belong to, and the fields in them."""
+    with gr.Group(visible=False) as blending:
+        other = gr.Audio(label="Another recording", type="filepath", sources=["upload"], elem_id="other")
+        weight = gr.Slider(0, 1, value=0.5, step=0.05, label="Weight", info="0 is the first, 1 the other.")
+    with gr.Group() as inpainting:
+        start = gr.Slider(0, MAX_SECONDS, value=2, step=0.1, label="New from, in seconds", elem_id="span_begin")
+        end = gr.Slider(0, MAX_SECONDS, value=4, step=0.1, label="to", elem_id="span_end")
+    with gr.Group(visible=False) as extending:
+        left = gr.Slider(*ADDED_SECONDS, value=0, step=0.5, label="Seconds to add before")
+        right = gr.Slider(*ADDED_SECONDS, value=8, step=0.5, label="Seconds to add after")
+    with gr.Group(visible=False) as looping:
+        seam = gr.Slider(
+            *SEAM_SECONDS,
+            value=2,
+            step=0.5,
+            label="New seconds at the seam",
+            info="Half at the end, half at the beginning.",
+        )
+    for field in (weight, start, end, left, right, seam):
+        unchecked(field)
+    groups = {"blend": blending, "inpaint": inpainting, "extend": extending, "loop": looping}
+    fields = {"vary": [], "blend": [other, weight], "inpaint": [start, end], "extend": [left, right], "loop": [seam]}
+    return groups, fields
 
 
 def _sketch_field() -> tuple[gr.Column, gr.File]:

@@ -63,7 +63,13 @@ def write(pipe: MelReformerPipeline, options: argparse.Namespace) -> Written:
     """Write a new piece, loud enough to hear, or an expanded recording, as loud as it was."""
     if options.recording is not None:
         waveform, rate = read_audio(options.recording, pipe.sampling_rate)
-        chunks = pipe.expand_stream(waveform, rate, options.seconds, chunk_length_in_s=options.chunk_seconds)
+        chunks = pipe.expand_stream(
+            waveform,
+            rate,
+            options.seconds,
+            chunk_length_in_s=options.chunk_seconds,
+            generator=torch.Generator().manual_seed(options.seed),
+        )
     else:
         chunks = pipe.stream(
             options.seconds,

@@ -228,6 +228,15 @@ class IdeaEditing:
             return self(audio_length_in_s, len(rows), **arguments)
         return self.vary(source, strength, audio_length_in_s, len(rows), **arguments)
 
+    def check_denoises(self, strength: float) -> None:
+        """Raise ValueError where the idea model draws ideas in one step, and can change none."""
+        model = bare(self.idea)
+        if "edit" not in settings_of(model):
+            raise ValueError(
+                f"strength must be 0 with {type(model).__name__}, which draws ideas in one step, got {strength!r}: to "
+                "change a part of an idea takes one that denoises, such as IdeaUNetModel."
+            )
+
     def _redrawn(
         self,
         ideas: torch.Tensor,
@@ -238,12 +247,7 @@ class IdeaEditing:
         rows: RowGenerators,
     ) -> IdeaSample:
         """Given ideas (batch, mel, column), of which columns `drawn` (batch, column), or all, are drawn anew."""
-        model = bare(self.idea)
-        if "edit" not in settings_of(model):
-            raise ValueError(
-                f"strength must be 0 with {type(model).__name__}, which draws ideas in one step, got {strength!r}: to "
-                "change a part of an idea takes one that denoises, such as IdeaUNetModel."
-            )
+        self.check_denoises(strength)
         seconds = int(num_frames[0]) / self.mel_config.frame_rate
         edit = IdeaEdit(ideas, float(strength), drawn)
         return self.sample_idea(

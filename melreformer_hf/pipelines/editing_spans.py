@@ -267,23 +267,24 @@ class SpanEditing(IdeaEditing):
         # Each span has a generator of its own: how much of it is made beyond its end does not change the next one.
         rows = [row if row is None else torch.Generator(row.device).manual_seed(row_seed(row)) for _ in timeline.spans]
         windows = [timeline.window(index, context) for index in range(len(timeline.spans))]
-        drawn = []
-        for span, window, own in zip(timeline.spans, windows, rows, strict=True):
-            drawn.append(
-                self._window_idea(timeline, span, window, strength, num_inference_steps, RowGenerators([own]))
-            )
+        # All that can be refused is refused before the first sound; ideas are drawn when their span is reached.
+        if strength:
+            self.check_denoises(strength)
+        touched = [self._touched(span, window) for span, window in zip(timeline.spans, windows, strict=True)]
         hop, done, waveform = self.mel_config.hop_length, 0, timeline.waveform[None, None]
         tell = told or (lambda mel: None)
 
         def kept(first: int, last: int) -> torch.Tensor:
             return waveform[..., first * hop : last * hop]
 
-        for (begin, end), window, idea, own in zip(timeline.spans, windows, drawn, rows, strict=True):
+        for (begin, end), window, columns, own in zip(timeline.spans, windows, touched, rows, strict=True):
             near = max(window[0], begin - FADE_FRAMES), min(window[1], end + FADE_FRAMES)
             if done < begin:
                 tell(timeline.mel[None, :, done:begin])
                 yield kept(done, near[0])
-            made = Taken(self._window_sound(timeline, (begin, end), window, idea, RowGenerators([own]), tell))
+            single = RowGenerators([own])
+            idea = self._window_idea(timeline, window, columns, strength, num_inference_steps, single)
+            made = Taken(self._window_sound(timeline, (begin, end), window, idea, single, tell))
             for _ in made.pieces((near[0] - window[0]) * hop):
                 pass  # the vocoder's own rendering of what is kept
             if near[0] < begin:
@@ -297,28 +298,34 @@ class SpanEditing(IdeaEditing):
             tell(timeline.mel[None, :, done:])
             yield kept(done, timeline.num_frames)
 
-    def _window_idea(
-        self,
-        timeline: Timeline,
-        span: tuple[int, int],
-        window: tuple[int, int],
-        strength: float,
-        num_inference_steps: int | None,
-        rows: RowGenerators,
-    ) -> IdeaSample:
-        """Idea of a window of a timeline, with the columns that its span touches drawn anew."""
+    def _touched(self, span: tuple[int, int], window: tuple[int, int]) -> torch.Tensor:
+        """(1, column) bool, the columns of a window's idea that are drawn anew."""
         first, last = window
-        columns, frames = bare(self.expansion).config.idea_columns, last - first
-        drawn = touched_columns(frames, (span[0] - first, span[1] - first), columns).to(timeline.mel.device)
-        if drawn.all():
+        columns = bare(self.expansion).config.idea_columns
+        touched = touched_columns(last - first, (span[0] - first, span[1] - first), columns)
+        if touched.all():
             raise ValueError(
                 f"The {(span[1] - span[0]) / self.mel_config.frame_rate:.2f} s that shall be made leave no column of the "
                 "idea to what is kept around them: make less at once, or give a longer piece."
             )
-        idea = resize_mel(timeline.mel[None, :, first:last], columns)
+        return touched
+
+    def _window_idea(
+        self,
+        timeline: Timeline,
+        window: tuple[int, int],
+        touched: torch.Tensor,
+        strength: float,
+        num_inference_steps: int | None,
+        rows: RowGenerators,
+    ) -> IdeaSample:
+        """Idea of a window of a timeline, with some columns drawn anew."""
+        first, last = window
+        idea = resize_mel(timeline.mel[None, :, first:last], touched.shape[1])
+        frames = torch.tensor([last - first], device=idea.device)
         if strength == 0:
-            return IdeaSample(idea, torch.tensor([frames], device=idea.device))
-        return self._redrawn(idea, torch.tensor([frames]), strength, drawn, num_inference_steps, rows)
+            return IdeaSample(idea, frames)
+        return self._redrawn(idea, frames, strength, touched.to(idea.device), num_inference_steps, rows)
 
     def _window_sound(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -167,7 +168,8 @@ class EditPlayer:
         """Seconds of an upload, for the page's sliders; the longest that is accepted where there is none to read."""
         if recording is None:
             return float(MAX_SECONDS)
-        return max(self._seconds(read_recording(recording, self.rate)), 0.1)
+        seconds = self._seconds(read_recording(recording, self.rate))
+        return max(math.floor(10 * seconds) / 10, 0.1)  # in the steps of the sliders
 
     def _seconds(self, waveform: torch.Tensor) -> float:
         """Of its whole frames, which the result has."""
@@ -244,6 +246,7 @@ def edited_figure() -> gr.Image:
     """The picture before and after, empty."""
     return gr.Image(
         label="before and after; the bar marks what is new",
+        show_label=False,
         interactive=False,
         format="png",
         buttons=["download", "fullscreen"],

@@ -60,7 +60,7 @@ ACTIONS = {
 EDITS = {
     "vary": ("Vary", 0.5),
     "blend": ("Blend", 0.0),
-    "inpaint": ("Make a span anew", 1.0),
+    "inpaint": ("Inpaint a span", 1.0),
     "extend": ("Extend", 0.8),
     "loop": ("Make a loop", 0.8),
 }

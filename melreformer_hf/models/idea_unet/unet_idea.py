@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from diffusers import ConfigMixin, DDIMScheduler, DPMSolverMultistepScheduler, ModelMixin, SchedulerMixin, UNet2DModel
+from diffusers import ConfigMixin, ModelMixin, SchedulerMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import nn
@@ -22,6 +22,9 @@ from torch import nn
 from melreformer_hf._text import suggest
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.hub.mixin import HubMixin
+from melreformer_hf.models.idea_unet.calibration_idea import SpreadCorrection, measure_spread
+from melreformer_hf.models.idea_unet.conditioning_idea import DurationEmbedding
+from melreformer_hf.models.idea_unet.schedules_idea import make_scheduler, set_spaced_timesteps
 from melreformer_hf.models.idea_unet.transformer_idea import ColumnTransformer
 from melreformer_hf.models.idea_unet.whitening_idea import IdeaWhitening
 from melreformer_hf.nn.configuration import mel_config_of
@@ -32,7 +35,6 @@ from melreformer_hf.nn.ideas import (
     check_lengths,
     log2_of_lengths,
     row_generators_of,
-    takes_timesteps,
 )
 
 # What `diffusers.training_utils.EMAModel.save_pretrained` writes into the config of the model that it averages.
@@ -42,8 +44,6 @@ EMA_KEYS = frozenset(
 
 # (step, timestep, tensors) -> tensors to go on with, and whether to go on.
 OnStep = Callable[[int, torch.Tensor, dict[str, torch.Tensor]], tuple[dict[str, torch.Tensor], bool]]
-
-SCHEDULERS = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}
 
 BACKBONES = ("unet", "transformer")
 PRESETS: dict[str, dict] = {
@@ -70,30 +70,6 @@ class IdeaUNetOutput(BaseOutput):
     """
 
     sample: torch.Tensor
-
-
-class DurationEmbedding(nn.Module):
-    """Fourier features of the normalized logarithmic duration, then a perceptron."""
-
-    def __init__(self, embedding_size: int, num_frequencies: int = 8) -> None:
-        super().__init__()
-        self.num_frequencies = num_frequencies
-        self.up = nn.Linear(1 + 2 * num_frequencies, embedding_size)
-        self.activation = nn.SiLU()
-        self.down = nn.Linear(embedding_size, embedding_size)
-        self.unknown = nn.Parameter(torch.zeros(embedding_size))
-
-    def forward(self, duration: torch.Tensor) -> torch.Tensor:
-        """(batch,) normalized durations, NaN where unknown -> (batch, embedding)."""
-        known = duration.isfinite()
-        # Masked before the perceptron: the gradient of NaN times zero would be NaN.
-        value = torch.where(known, duration, torch.zeros_like(duration))[:, None]
-        # From one period over 16 standard deviations down to an eighth of one: fine and coarse steps.
-        octaves = 2.0 ** torch.arange(self.num_frequencies, device=value.device, dtype=value.dtype)
-        angles = value * octaves * (math.pi / 8)
-        features = torch.cat([value, angles.sin(), angles.cos()], dim=-1).to(self.up.weight.dtype)
-        embedded = self.down(self.activation(self.up(features)))
-        return torch.where(known[:, None], embedded, self.unknown.to(embedded.dtype))
 
 
 class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
@@ -127,6 +103,8 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
         num_attention_heads: heads; the width of each must be even.
         whitening_knots: durations whose statistics whiten ideas (`IdeaWhitening`, in place of `mel_mean` and `mel_std`);
             at least 2, or 0 to whiten nothing.
+        calibrated_steps: numbers of steps, rising, after which whitened ideas are given back the spread that so few steps
+            take (see `calibrated`); `None` changes nothing.
         log2_frames_quantiles: the prior over log2 of the number of frames by its values at even shares, from the shortest
             to the longest, in place of the normal one; `None` keeps that.
 
@@ -170,12 +148,16 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
         num_attention_heads: int = 4,
         whitening_knots: int = 0,
         log2_frames_quantiles: tuple[float, ...] | None = None,
+        calibrated_steps: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         self._check_statistics()
         self._check_prior()
         self.num_mel_bins = self.mel_config.num_mel_bins
         self.whitening = IdeaWhitening(self.num_mel_bins, num_columns, whitening_knots) if whitening_knots else None
+        self.correction = None
+        if calibrated_steps is not None:
+            self.correction = SpreadCorrection(calibrated_steps, whitening_knots, self.num_mel_bins, num_columns)
         if backbone not in BACKBONES:
             raise ValueError(f"backbone must be one of {BACKBONES}, got {backbone!r}.")
         if backbone == "transformer":
@@ -248,6 +230,11 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
             raise ValueError(f"whitening_knots must be 0 or at least 2, got {knots}.")
         if knots and self.config.log2_frames_min == self.config.log2_frames_max:
             raise ValueError("log2_frames_min must be below log2_frames_max where whitening_knots lie between them.")
+        steps = self.config.calibrated_steps
+        if steps is not None and (not knots or not steps or steps[0] < 1 or list(steps) != sorted(set(steps))):
+            raise ValueError(
+                f"calibrated_steps must hold positive numbers that rise, with whitening_knots, got {steps} and {knots}."
+            )
         if quantiles is None:
             return
         rising = all(first <= second for first, second in itertools.pairwise(quantiles))
@@ -412,6 +399,30 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
         return drawn.to(device), torch.cat(durations).to(device)
 
     @torch.no_grad()
+    def calibrated(
+        self,
+        scheduler: SchedulerMixin,
+        steps: Sequence[int] = (4, 8, 20),
+        ideas_per_duration: int = 32,
+        seed: int = 0,
+    ) -> IdeaUNetModel:
+        """A copy that gives its ideas back the spread that few steps of this scheduler take, as measured by drawing.
+
+        Args:
+            scheduler: that ideas are drawn with.
+            steps: numbers of steps that are measured; between them it is interpolated.
+            ideas_per_duration: ideas that are drawn for each of them and every knot of the whitening.
+            seed: of what is drawn.
+
+        Raises:
+            ValueError: the model does not whiten, or `steps` do not rise.
+        """
+        model = type(self)(**{**self.config, "calibrated_steps": tuple(steps)}).eval().to(self.device)
+        model.load_state_dict(self.state_dict() | model.correction.state_dict(prefix="correction."))
+        measure_spread(model, model.correction, model.whitening, scheduler, ideas_per_duration, seed)
+        return model
+
+    @torch.no_grad()
     def sample(
         self,
         batch_size: int = 1,
@@ -470,78 +481,12 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
                 told = log2_of_lengths(lengths)
             if not go_on:
                 break
+        if self.correction is not None and course.strength == 1:
+            hats = self.whitening.hats(self.place_of(told, batch_size))
+            corrected = self.correction(latents[:, 0], num_inference_steps, hats, self.whitening.cosine.float())
+            latents = corrected[:, None]
         ideas = self.denormalize_idea(latents, told).clamp(min=self.mel_config.floor_value)
         return IdeaSample(course.finish(ideas), lengths)
-
-
-def make_scheduler(name: str = "dpm", prediction_type: str = "v_prediction"):
-    """The noise schedule that ideas are trained and sampled with.
-
-    A squared-cosine schedule; sampling steps are spaced to begin at pure noise (`trailing`).
-
-    Args:
-        name: `dpm` (DPM-Solver++, few steps) or `ddim`.
-        prediction_type: what the network predicts.
-
-    Raises:
-        ValueError: an unknown name.
-    """
-    if name not in SCHEDULERS:
-        raise ValueError(f"scheduler must be one of {sorted(SCHEDULERS)}, got {name!r}.")
-    extra = {"clip_sample": False} if name == "ddim" else {"algorithm_type": "dpmsolver++"}
-    return SCHEDULERS[name](
-        num_train_timesteps=1000,
-        beta_schedule="squaredcos_cap_v2",
-        prediction_type=prediction_type,
-        timestep_spacing="trailing",
-        **extra,
-    )
-
-
-def set_spaced_timesteps(
-    scheduler: SchedulerMixin,
-    num_inference_steps: int,
-    noise_power: float = 1.0,
-    device: torch.device | None = None,
-    leap_timestep: int | None = None,
-) -> None:
-    """Set a scheduler's time steps to T (1 - u ** noise_power) for even u, from pure noise down.
-
-    Thousands of values that go up and down together tell their mean through a thousand times their own noise: what an
-    idea has in common is decided in the noisiest hundredth of a squared-cosine schedule, and evenly spaced steps leap
-    over it, so that ideas come out alike (compare Hoogeboom, Heek, Salimans, Simple diffusion, arXiv 2301.11093, 3.1;
-    here the steps move and the schedule stays).
-
-    Args:
-        scheduler: its `set_timesteps` is called; one that cannot be told single time steps (DDIM) spaces them itself.
-        num_inference_steps: n.
-        noise_power: 1 or more.
-        device: of the time steps.
-        leap_timestep: the second step lies here or below; the others are spaced over what is left.
-
-    Raises:
-        ValueError: too many steps for the room below `leap_timestep`.
-    """
-    count, total = num_inference_steps, scheduler.config.num_train_timesteps
-    if not takes_timesteps(scheduler) or (noise_power == 1.0 and leap_timestep is None):
-        scheduler.set_timesteps(count, device=device)
-        return
-    if leap_timestep is not None and count > leap_timestep + 2:
-        raise ValueError(
-            f"num_inference_steps must be at most {leap_timestep + 2} (leap_timestep={leap_timestep}), got {count}."
-        )
-    places = [index / count for index in range(count)]
-    if leap_timestep is not None and count > 1:
-        # u of the second step; from there to 1 the same number of steps as without a leap, evenly.
-        second = max(places[1], (1.0 - (leap_timestep + 1) / total) ** (1.0 / noise_power))
-        places = [0.0, *(second + (1.0 - second) * index / (count - 1) for index in range(count - 1))]
-    last, chosen = total, []
-    for index, place in enumerate(places):
-        wanted = round(total * (1.0 - place**noise_power)) - 1
-        # No step twice, and room for those that follow.
-        last = max(min(wanted, last - 1), count - 1 - index)
-        chosen.append(last)
-    scheduler.set_timesteps(timesteps=chosen, device=device)
 
 
 __all__ = ["IdeaUNetModel", "IdeaUNetOutput", "make_scheduler", "set_spaced_timesteps"]

@@ -20,7 +20,7 @@ from torch import nn
 # Gains below this many nats are raised to it: numbers that never change need no dividing by nothing.
 _SMALLEST_GAIN = 0.02
 # A knot with few ideas near it leans on the mean of all, which counts as so many.
-_PRIOR_COUNT = 16.0
+PRIOR_COUNT = 16.0
 
 
 def cosine_basis(size: int) -> torch.Tensor:
@@ -57,14 +57,14 @@ class IdeaWhitening(nn.Module):
         self.register_buffer("gain", torch.ones(num_knots, num_mel_bins, num_columns))  # (knot, axis, frequency)
         self.register_buffer("cosine", cosine_basis(num_columns), persistent=False)
 
-    def _hats(self, place: torch.Tensor) -> torch.Tensor:
+    def hats(self, place: torch.Tensor) -> torch.Tensor:
         """(batch,) places in 0..1, NaN where unknown -> (batch, knot) weights of linear interpolation."""
         scaled = torch.nan_to_num(place.float(), nan=0.5).clamp(0, 1) * (self.num_knots - 1)
         return (1 - (scaled[:, None] - torch.arange(self.num_knots, device=place.device)).abs()).clamp(min=0)
 
     def _tables(self, place: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Means (batch, band, 1) and gains (batch, axis, frequency)."""
-        hats = self._hats(place)
+        hats = self.hats(place)
         gain = (hats @ self.gain.float().flatten(1)).unflatten(1, self.gain.shape[1:])
         return (hats @ self.mean.float())[..., None], gain
 
@@ -90,10 +90,10 @@ class IdeaWhitening(nn.Module):
     @torch.no_grad()
     def fit(self, ideas: torch.Tensor, place: torch.Tensor) -> None:
         """Take the statistics of (idea, mel, column) log-mels at durations `place`, (idea,) in 0..1."""
-        hats = self._hats(place).double()
+        hats = self.hats(place).double()
         counts = hats.sum(0)[:, None]
         bands = ideas.double().mean(-1)  # (idea, band)
-        self.mean.copy_((hats.T @ bands + _PRIOR_COUNT * bands.mean(0)) / (counts + _PRIOR_COUNT))
+        self.mean.copy_((hats.T @ bands + PRIOR_COUNT * bands.mean(0)) / (counts + PRIOR_COUNT))
         self.gain.fill_(1.0)
         self.basis.copy_(torch.eye(len(self.basis)))
         mean, _ = self._tables(place)
@@ -110,8 +110,8 @@ class IdeaWhitening(nn.Module):
             squares = (axes @ self.cosine.T).double().square().flatten(1)
             power += (weight.T @ squares).view_as(power)
         pooled = power.sum(0) / len(ideas)
-        power = (power + _PRIOR_COUNT * pooled) / (counts[..., None] + _PRIOR_COUNT)
+        power = (power + PRIOR_COUNT * pooled) / (counts[..., None] + PRIOR_COUNT)
         self.gain.copy_(smoothed(power).sqrt().clamp(min=_SMALLEST_GAIN))
 
 
-__all__ = ["IdeaWhitening", "cosine_basis"]
+__all__ = ["PRIOR_COUNT", "IdeaWhitening", "cosine_basis", "smoothed"]

@@ -1,0 +1,96 @@
+"""The spread that few steps take from ideas is measured and given back."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from melreformer_hf.audio.mel import MelConfig
+from melreformer_hf.models.idea_unet.calibration_idea import SpreadCorrection
+from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel, IdeaUNetOutput, make_scheduler
+from melreformer_hf.models.idea_unet.whitening_idea import cosine_basis
+from melreformer_hf.nn.ideas import IdeaEdit
+
+BINS, COLUMNS = 8, 32
+MEL = MelConfig.preset("hifigan", num_mel_bins=BINS, fmax=None).to_dict()
+
+
+class Timid(IdeaUNetModel):
+    """Believes in ideas that vary by three quarters of what they do."""
+
+    def forward(self, sample, timestep, log2_num_frames=None, return_dict=True):
+        # The whitened velocity of the best guess is zero; this one pulls towards the mean.
+        return IdeaUNetOutput(0.25 * sample * math.sin(int(timestep) / 1000 * math.pi / 2))
+
+
+def timid_model() -> Timid:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_layers": 1, "num_attention_heads": 2, "num_columns": COLUMNS, "mel": MEL}
+    model = Timid(backbone="transformer", whitening_knots=2, log2_frames_min=6.0, log2_frames_max=9.0, **sizes).eval()
+    ideas = 1.5 * torch.randn(300, 1, 1) + 0.3 * torch.randn(300, BINS, COLUMNS) - 4.0
+    model.whitening.fit(ideas, torch.rand(300))
+    return model
+
+
+def spreads(model: IdeaUNetModel, steps: int) -> tuple[float, float]:
+    ideas = model.sample(
+        300, torch.Generator().manual_seed(5), 200, scheduler=make_scheduler(), num_inference_steps=steps
+    ).ideas
+    return ideas.mean((1, 2)).std().item(), ideas.diff(dim=-1).std().item()
+
+
+def test_few_steps_get_their_spread_back():
+    model = timid_model()
+    true = (1.5, 0.3 * math.sqrt(2))
+    for lost in spreads(model, 2):
+        assert lost < 0.93 * true[0]
+    whole = model.calibrated(make_scheduler(), (2, 4, 8), ideas_per_duration=96)
+    assert type(whole) is Timid and whole.config.calibrated_steps == (2, 4, 8) and model.correction is None
+    for steps in (2, 4, 8):
+        for found, wanted in zip(spreads(whole, steps), true, strict=True):
+            assert found == pytest.approx(wanted, rel=0.12), steps
+
+
+def test_corrections_are_saved_and_loaded(tmp_path):
+    whole = timid_model().calibrated(make_scheduler(), (2, 4), ideas_per_duration=8)
+    whole.save_pretrained(tmp_path)
+    loaded = Timid.from_pretrained(tmp_path)
+    assert torch.equal(loaded.correction.spread, whole.correction.spread) and loaded.correction.spread.std() > 0
+    again = loaded.calibrated(make_scheduler(), (2, 4), ideas_per_duration=8)  # measured without the old correction
+    torch.testing.assert_close(again.correction.spread, whole.correction.spread, rtol=1e-3, atol=1e-3)
+
+
+def test_what_is_changed_by_less_than_all_is_not_corrected():
+    plain, given = timid_model(), torch.randn(1, BINS, COLUMNS) - 4
+    whole = plain.calibrated(make_scheduler(), (2,), ideas_per_duration=8)
+    arguments = {"scheduler": make_scheduler(), "num_inference_steps": 2, "num_frames": 200}
+    for strength, same in ((0.5, True), (1.0, False)):
+        drawn = [
+            model.sample(1, torch.Generator().manual_seed(0), edit=IdeaEdit(given, strength), **arguments).ideas
+            for model in (plain, whole)
+        ]
+        assert torch.allclose(*drawn) == same
+
+
+def test_factors_lie_between_those_of_the_nearest_numbers_of_steps():
+    correction = SpreadCorrection((2, 8), 2, BINS, COLUMNS)
+    correction.spread[0], correction.spread[1] = 3.0, 1.0
+    correction.shift[:, 1] = 0.5
+    sample, cosine = torch.randn(1, BINS, COLUMNS), cosine_basis(COLUMNS)
+    for steps, factor in ((1, 3.0), (2, 3.0), (4, 2.0), (8, 1.0), (50, 1.0)):
+        first = correction(sample, steps, torch.tensor([[1.0, 0.0]]), cosine)
+        torch.testing.assert_close(first, factor * sample, rtol=1e-4, atol=1e-5)
+        moved = correction(sample, steps, torch.tensor([[0.0, 1.0]]), cosine)
+        torch.testing.assert_close(
+            first - moved, torch.full_like(sample, factor * 0.5 * COLUMNS**-0.5), rtol=1e-3, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("steps", [(), (4, 4), (8, 4), (0, 4)])
+def test_refusals(steps):
+    with pytest.raises(ValueError, match="calibrated_steps must hold positive numbers that rise"):
+        timid_model().calibrated(make_scheduler(), steps)
+    with pytest.raises(ValueError, match="with whitening_knots"):
+        IdeaUNetModel(calibrated_steps=(4,))

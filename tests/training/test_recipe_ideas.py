@@ -10,8 +10,10 @@ from melreformer_hf.data.batches import BatchStream
 from melreformer_hf.training.config import TrainingConfig
 from melreformer_hf.training.losses.diffusion import diffusion_loss
 from melreformer_hf.training.losses.stylegan2 import r1_penalty
+from melreformer_hf.training.main import main
 from melreformer_hf.training.recipes.idea_diffusion import IdeaDiffusionRecipe
 from melreformer_hf.training.recipes.idea_gan import IdeaGanRecipe
+from melreformer_hf.training.reporting import read_metrics
 
 
 def recipe(kind, words: list[str], dataset: str, *more):
@@ -89,6 +91,15 @@ def test_the_game_has_two_phases_and_penalties_now_and_then(dataset):
         assert trained == {phase.module}
     assert modules["model"].duration.weight.grad.any()
     assert built.path_mean.value != 0 and set(built.stateful()) == {"path_mean"}
+
+
+def test_the_game_is_played_in_half_precision_too(dataset, tmp_path):
+    words = [*GAN, "--dataset", dataset, "--output_dir", str(tmp_path), "--max_steps", "4", "--batch_size", "4"]
+    words += "--mixed_precision bf16 --log_every_steps 1 --progress_bar false --cpu true --num_workers 0".split()
+    main(IdeaGanRecipe, words)
+    lines = [line for line in read_metrics(tmp_path) if "loss" in line]
+    assert ["path_length_penalty" in line for line in lines] == [True, False, False, True]
+    assert all(line["r1_penalty"] > 0 for line in lines[::2])
 
 
 def test_r1_counts_pictures_and_durations_times_its_interval(dataset):

@@ -182,11 +182,12 @@ class IdeaGanRecipe(IdeaDataRecipe):
         return Phase("discriminator", loss, scalars)
 
     def _path_penalty(self, latents: torch.Tensor) -> torch.Tensor:
-        rows = max(1, round(self.options.path_batch_share * len(latents)))
-        made = self._bare(latents[:rows], noise="random", return_dict=True)
-        penalty, mean = path_length_penalty(
-            path_lengths(made.sample, made.styles), self.path_mean.value.to(latents.device)
-        )
+        rows, bare = max(1, round(self.options.path_batch_share * len(latents))), self._bare
+        # Styles of our own: those that come out of a network in half precision are copies, which nothing was made from.
+        styles = bare.mapping(latents[:rows])[:, None].expand(-1, self.model_config.num_styles, -1)
+        made = bare(styles=styles, noise="random", return_dict=True)
+        mean = self.path_mean.value.to(latents.device)
+        penalty, mean = path_length_penalty(path_lengths(made.sample.float(), styles), mean)
         self.path_mean.value.copy_(mean)
         return penalty
 

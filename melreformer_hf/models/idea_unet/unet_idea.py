@@ -22,7 +22,12 @@ from torch import nn
 from melreformer_hf._text import suggest
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.hub.mixin import HubMixin
-from melreformer_hf.models.idea_unet.calibration_idea import SpreadCorrection, measure_spread
+from melreformer_hf.models.idea_unet.calibration_idea import (
+    MarginalCorrection,
+    SpreadCorrection,
+    measure_marginals,
+    measure_spread,
+)
 from melreformer_hf.models.idea_unet.conditioning_idea import DurationEmbedding
 from melreformer_hf.models.idea_unet.schedules_idea import make_scheduler, set_spaced_timesteps
 from melreformer_hf.models.idea_unet.transformer_idea import ColumnTransformer
@@ -158,6 +163,7 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
         self.correction = None
         if calibrated_steps is not None:
             self.correction = SpreadCorrection(calibrated_steps, whitening_knots, self.num_mel_bins, num_columns)
+            self.marginals = MarginalCorrection(len(calibrated_steps), self.num_mel_bins)
         if backbone not in BACKBONES:
             raise ValueError(f"backbone must be one of {BACKBONES}, got {backbone!r}.")
         if backbone == "transformer":
@@ -405,6 +411,8 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
         steps: Sequence[int] = (4, 8, 20),
         ideas_per_duration: int = 32,
         seed: int = 0,
+        ideas: torch.Tensor | None = None,
+        num_frames: torch.Tensor | None = None,
     ) -> IdeaUNetModel:
         """A copy that gives its ideas back the spread that few steps of this scheduler take, as measured by drawing.
 
@@ -413,13 +421,25 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
             steps: numbers of steps that are measured; between them it is interpolated.
             ideas_per_duration: ideas that are drawn for each of them and every knot of the whitening.
             seed: of what is drawn.
+            ideas: (idea, mel, column) log-mels of what it was trained on, whose values every band shall have; `None`
+                leaves the values as they are.
+            num_frames: (idea,) durations of these.
 
         Raises:
-            ValueError: the model does not whiten, or `steps` do not rise.
+            ValueError: the model does not whiten, `steps` do not rise, or `ideas` have no durations.
         """
+        if (ideas is None) != (num_frames is None):
+            raise ValueError(
+                "ideas and num_frames must be given together: ideas are drawn for the durations of these."
+            )
         model = type(self)(**{**self.config, "calibrated_steps": tuple(steps)}).eval().to(self.device)
-        model.load_state_dict(self.state_dict() | model.correction.state_dict(prefix="correction."))
+        fresh = {
+            name: value for name, value in model.state_dict().items() if name.startswith(("correction.", "marginals."))
+        }
+        model.load_state_dict(self.state_dict() | fresh)
         measure_spread(model, model.correction, model.whitening, scheduler, ideas_per_duration, seed)
+        if ideas is not None:
+            measure_marginals(model, scheduler, ideas, num_frames, seed)
         return model
 
     @torch.no_grad()
@@ -481,12 +501,16 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
                 told = log2_of_lengths(lengths)
             if not go_on:
                 break
-        if self.correction is not None and course.strength == 1:
-            hats = self.whitening.hats(self.place_of(told, batch_size))
-            corrected = self.correction(latents[:, 0], num_inference_steps, hats, self.whitening.cosine.float())
-            latents = corrected[:, None]
-        ideas = self.denormalize_idea(latents, told).clamp(min=self.mel_config.floor_value)
-        return IdeaSample(course.finish(ideas), lengths)
+        ideas = self._corrected(latents, told, num_inference_steps if course.strength == 1 else None)
+        return IdeaSample(course.finish(ideas.clamp(min=self.mel_config.floor_value)), lengths)
+
+    def _corrected(self, latents: torch.Tensor, told: torch.Tensor, steps: int | None) -> torch.Tensor:
+        """(batch, mel, column) log-mels of latents that so many steps drew; `None`: not from noise alone."""
+        if self.correction is None or steps is None:
+            return self.denormalize_idea(latents, told)
+        hats = self.whitening.hats(self.place_of(told, len(latents)))
+        corrected = self.correction(latents[:, 0], steps, hats, self.whitening.cosine.float())
+        return self.marginals(self.denormalize_idea(corrected[:, None], told), self.correction.between(steps))
 
 
 __all__ = ["IdeaUNetModel", "IdeaUNetOutput", "make_scheduler", "set_spaced_timesteps"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from melreformer_hf.audio.mel import MelConfig
-from melreformer_hf.models.idea_unet.calibration_idea import SpreadCorrection
+from melreformer_hf.models.idea_unet.calibration_idea import MarginalCorrection, SpreadCorrection
 from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel, IdeaUNetOutput, make_scheduler
 from melreformer_hf.models.idea_unet.whitening_idea import cosine_basis
 from melreformer_hf.nn.ideas import IdeaEdit
@@ -86,6 +86,36 @@ def test_factors_lie_between_those_of_the_nearest_numbers_of_steps():
         torch.testing.assert_close(
             first - moved, torch.full_like(sample, factor * 0.5 * COLUMNS**-0.5), rtol=1e-3, atol=1e-5
         )
+
+
+def test_values_of_every_band_become_those_of_music():
+    generator = torch.Generator().manual_seed(0)
+    music = -3.0 - torch.rand(400, BINS, COLUMNS, generator=generator) * torch.arange(1, BINS + 1)[:, None]
+    drawn = torch.randn(400, BINS, COLUMNS, generator=generator) - 4
+    correction = MarginalCorrection(2, BINS)
+    weights = torch.tensor([0.0, 1.0])
+    torch.testing.assert_close(correction(drawn, weights), drawn, rtol=0, atol=0.02)  # before anything is measured
+    correction.drawn[1], correction.real[:] = correction.table(drawn), correction.table(music)
+    mapped = correction(drawn, weights)
+    for band in range(BINS):
+        found, wanted = (part[:, band].flatten().quantile(torch.linspace(0, 1, 9)) for part in (mapped, music))
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0.02 * (band + 1))
+    order = drawn[0, 3].argsort()
+    assert (mapped[0, 3][order].diff() >= 0).all()
+
+
+def test_a_calibrated_model_draws_the_values_that_it_was_shown(tmp_path):
+    model, generator = timid_model(), torch.Generator().manual_seed(1)
+    ideas = -4.0 - torch.rand(48, BINS, COLUMNS, generator=generator)
+    frames = torch.randint(64, 512, (48,), generator=generator)
+    whole = model.calibrated(make_scheduler(), (2, 4), ideas_per_duration=8, ideas=ideas, num_frames=frames)
+    for steps in (2, 4):
+        found = whole.sample(16, generator, 200, scheduler=make_scheduler(), num_inference_steps=steps).ideas
+        assert -5.01 <= found.min() and found.max() <= -3.99 and found.std() > 0.2
+    whole.save_pretrained(tmp_path)
+    assert torch.equal(Timid.from_pretrained(tmp_path).marginals.drawn, whole.marginals.drawn)
+    with pytest.raises(ValueError, match="ideas and num_frames must be given together"):
+        model.calibrated(make_scheduler(), (2,), ideas=ideas)
 
 
 @pytest.mark.parametrize("steps", [(), (4, 4), (8, 4), (0, 4)])

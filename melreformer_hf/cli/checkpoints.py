@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,8 @@ from melreformer_hf.cli.generate import quiet_libraries
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+
+_INT8_PARTS = ("composer", "expansion")  # those with large matrices
 
 
 def convert(
@@ -123,9 +125,13 @@ def assemble(
     dtype: Annotated[
         str, typer.Option(help="Precision of the stored weights: float32, bfloat16 or float16 (half the size).")
     ] = "float32",
-    composer_int8: Annotated[
-        bool, typer.Option("--composer-int8", help="Store the composer's matrices as 8-bit integers: half of float16.")
-    ] = False,
+    int8: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PART",
+            help="Store the matrices of composer or expansion as 8-bit integers, half of float16. Repeat it for both.",
+        ),
+    ] = None,
     scheduler: Annotated[
         str, typer.Option(help="How ideas are denoised: dpm (DPM-Solver++, about 20 steps) or ddim (about 50).")
     ] = "dpm",
@@ -161,7 +167,7 @@ def assemble(
         raise ValueError(f"--dtype must be float32, bfloat16 or float16, got {dtype!r}.")
     parts = {"idea": idea, "expansion": expansion, "vocoder": vocoder}
     parts |= {"composer": composer, "performer": performer, "ear": ear}
-    _check_pairs(parts, composer_int8)
+    _check_pairs(parts, int8 or ())
     prediction_type = None if idea is None else _prediction_type(prediction_type, Path(idea))
     details = _card_details(parts, card)
     quiet_libraries()
@@ -172,8 +178,8 @@ def assemble(
         _store(pipe, dtype)
         pipe.save_pretrained(output, card=details)
     _compute_in_full_precision(output)
-    if composer_int8:
-        store_as_int8(output / "composer")
+    for name in int8 or ():
+        store_as_int8(output / name)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) / 1e6
     typer.echo(f"wrote a pipeline of {size:.1f} MB to {output}")
 
@@ -192,7 +198,7 @@ def _card_details(parts: dict[str, str | None], card: Path | None) -> dict:
     return joined_details(given) | (_read_values(card, "--card") if card is not None else {})
 
 
-def _check_pairs(parts: dict[str, str | None], composer_int8: bool) -> None:
+def _check_pairs(parts: dict[str, str | None], int8: Sequence[str]) -> None:
     """Refuse parts that make no pipeline.
 
     Raises:
@@ -206,8 +212,11 @@ def _check_pairs(parts: dict[str, str | None], composer_int8: bool) -> None:
         raise ValueError("Give --idea and --expansion, or --composer and --performer, or all four.")
     if parts["ear"] is not None and parts["composer"] is None:
         raise ValueError("--ear needs --composer and --performer: it is a part of their pipeline.")
-    if composer_int8 and parts["composer"] is None:
-        raise ValueError("--composer-int8 needs --composer: nothing else is stored that way.")
+    for name in int8:
+        if name not in _INT8_PARTS:
+            raise ValueError(f"--int8 must be one of {', '.join(_INT8_PARTS)}, got {name!r}.")
+        if parts[name] is None:
+            raise ValueError(f"--int8 {name} needs --{name}.")
 
 
 def _pipelines(

@@ -88,7 +88,7 @@ def test_parts_of_both_pipelines_share_a_folder(tmp_path):
 def test_the_composer_alone_may_be_stored_as_integers(tmp_path):
     torch.manual_seed(0)
     parts = tiny_midi_parts()
-    words = ["assemble", "--output", str(tmp_path / "pipe"), "--dtype", "float16", "--composer-int8"]
+    words = ["assemble", "--output", str(tmp_path / "pipe"), "--dtype", "float16", "--int8", "composer"]
     for name, part in parts.items():
         part.save_pretrained(tmp_path / name)
         words += [f"--{name}", str(tmp_path / name)]
@@ -100,9 +100,13 @@ def test_the_composer_alone_may_be_stored_as_integers(tmp_path):
     pipe = MidiGenerationPipeline.from_pretrained(tmp_path / "pipe")
     assert pipe.composer.dtype == torch.float32
     assert pipe(1.0, generator=seeded(), output_type="notes").notes[0]
-    with pytest.raises(ValueError, match="--composer-int8 needs --composer"):
-        words = ["--idea", "i", "--expansion", "e", "--vocoder", "v", "--output", "o", "--composer-int8"]
-        CliRunner().invoke(app, ["assemble", *words], catch_exceptions=False)
+    words = ["assemble", "--idea", "i", "--expansion", "e", "--vocoder", "v", "--output", "o", "--int8"]
+    for part, message in (
+        ("composer", "--int8 composer needs --composer"),
+        ("ear", "--int8 must be one of composer, exp"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            CliRunner().invoke(app, [*words, part], catch_exceptions=False)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from melreformer_hf.hub.int8 import Int8StorageMixin
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.mel_reformer.configuration_mel_reformer import MelReformerConfig
 from melreformer_hf.models.mel_reformer.encoder_mel_reformer import ColumnCurves, IdeaBlock2d, IdeaEncoder
@@ -54,7 +55,7 @@ class MelReformerOutput(ModelOutput):
     generation_state: ExpansionState | OriginalState | None = None
 
 
-class MelReformerPreTrainedModel(AttentionMixin, HubMixin, PreTrainedModel):
+class MelReformerPreTrainedModel(HubMixin, Int8StorageMixin, AttentionMixin, PreTrainedModel):
     """Initial values, and what the family can do."""
 
     config_class = MelReformerConfig

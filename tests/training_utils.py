@@ -26,7 +26,7 @@ ADVERSARIAL = """--options.adversarial_weight 0.1 --options.discriminators mrd -
 COLUMNS = """--options.preset columns_tiny --model.num_columns 32 --model.hidden_size 16 --model.num_layers 2
 --model.num_attention_heads 2 --model.whitening_knots 3 --options.prediction_type v_prediction --options.max_snr 0
 --options.min_frames 128 --options.max_frames 256 --options.whole_share 0.5 --options.whole_frames 1024
---options.silence_weight 0 --options.keep_mels true --options.draws_per_idea 2 --options.fit_crops 6
+--options.silence_weight 0 --options.draws_per_idea 2 --options.fit_crops 6
 --options.duration_quantiles 5 --options.gain_power 0.5 --options.sampling_steps 2 --options.validation_ideas 3
 --options.validation_samples 2""".split()
 GAN = """--model.num_columns 32 --model.channels [8,8,8] --model.style_size 8 --model.num_mapping_layers 2

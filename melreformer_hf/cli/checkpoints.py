@@ -169,19 +169,22 @@ def assemble(
     parts |= {"composer": composer, "performer": performer, "ear": ear}
     _check_pairs(parts, int8 or ())
     prediction_type = None if idea is None else _prediction_type(prediction_type, Path(idea))
-    details = _card_details(parts, card)
-    quiet_libraries()
-    register()  # so that the saved pipeline names the package, not the modules of its parts
     changes = {} if refine_steps is None else {"refine_steps": refine_steps}
-    # The pipeline that is saved last is the one that `DiffusionPipeline.from_pretrained` finds in the folder.
-    for pipe in _pipelines(parts, scheduler, prediction_type, changes):
-        _store(pipe, dtype)
-        pipe.save_pretrained(output, card=details)
-    _compute_in_full_precision(output)
+    _save(_pipelines(parts, scheduler, prediction_type, changes), output, dtype, _card_details(parts, card))
     for name in int8 or ():
         store_as_int8(output / name)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) / 1e6
     typer.echo(f"wrote a pipeline of {size:.1f} MB to {output}")
+
+
+def _save(pipelines: Iterator[DiffusionPipeline], output: Path, dtype: str, details: dict) -> None:
+    """Write pipelines into one folder; the last is the one that `DiffusionPipeline.from_pretrained` finds there."""
+    quiet_libraries()
+    register()  # so that the saved pipeline names the package, not the modules of its parts
+    for pipe in pipelines:
+        _store(pipe, dtype)
+        pipe.save_pretrained(output, card=details)
+    _compute_in_full_precision(output)
 
 
 def _card_details(parts: dict[str, str | None], card: Path | None) -> dict:

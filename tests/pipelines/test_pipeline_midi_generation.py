@@ -282,6 +282,7 @@ def test_two_pipelines_share_a_folder(pipe, tmp_path, caplog, monkeypatch):
         "scheduler",
         "expansion",
         "vocoder",
+        "performer",
     }
     loaded = MidiGenerationPipeline.from_pretrained(tmp_path)
     torch.testing.assert_close(generate(loaded).audios, generate(pipe).audios, **CLOSE)

@@ -143,11 +143,17 @@ def test_outputs_have_names_and_files_are_cleaned(client, app):
     names = [output["label"] for output in endpoints["/generate"]["returns"]]
     files = ["The piece as a WAV file", "The notes as a MIDI file"]
     assert names[1:] == [*files, "The notes", IDEA, MEL, "status", "Seed"] and "piece" in names[0]
-    assert set(endpoints) == {"/generate", "/expand", "/continue", "/fill", "/accompany", "/perform"}
+    notes, edits = (
+        ("/continue", "/fill", "/accompany", "/perform"),
+        ("/vary", "/blend", "/inpaint", "/extend", "/loop"),
+    )
+    assert set(endpoints) == {"/generate", "/expand", *notes, *edits}
     assert [output["label"] for output in endpoints["/fill"]["returns"]][1:] == [*files, "The notes", "status", "Seed"]
     demo = app.build_demo(tiny_midi_pipeline(), tiny_pipeline())
     assert demo.delete_cache == (app.CACHE_SECONDS, app.CACHE_SECONDS)
-    assert sum(block.get_block_name() == "audio" for block in demo.blocks.values()) == 5  # three players, two uploads
+    assert (
+        sum(block.get_block_name() == "audio" for block in demo.blocks.values()) == 8
+    )  # a player per tab, the others upload
 
 
 def test_a_checkpoint_without_notes_or_without_ideas_has_a_demo(app):

@@ -66,7 +66,7 @@ def test_errors_are_weighed_by_the_gains(dataset):
 
 
 def test_streamed_datasets_keep_no_mels(dataset):
-    built = recipe(IdeaDiffusionRecipe, COLUMNS, dataset)
+    built = recipe(IdeaDiffusionRecipe, [*COLUMNS, "--options.keep_mels", "true"], dataset)
     built.recordings = lambda split: type("Streamed", (), {"silence_weight": 1.0})()
     with pytest.raises(ValueError, match="options.keep_mels must be false"):
         built.stream(0, 1)

@@ -210,7 +210,7 @@ def test_the_upsampler_computes_windows_as_it_computes_pieces():
 
 
 def test_the_idea_model_is_fitted_to_the_crops(dataset):
-    built = recipe("idea_diffusion", dataset, "--options.fit_crops", 8)
+    built = recipe("idea_diffusion", dataset, "--options.fit_crops", 8, "--options.keep_mels", "false")
     model = started(built)["model"]
     ideas = torch.stack([built._idea(built.stream(0, 1).item(index)["waveform"])[0] for index in range(8)])
     normalized = model.normalize_idea(ideas)
@@ -228,7 +228,7 @@ def test_the_idea_model_is_fitted_to_the_crops(dataset):
         ("vocoder", ["--model.hiden_size", 3], ["hiden_size", "Did you mean 'hidden_size'"]),
         ("expansion", ["--options.window_frames", 0], ["window_frames", "0"]),
         ("expansion", ["--options.scheduled_sampling", 2], ["scheduled_sampling", "[0, 1]", "2"]),
-        ("expansion", ["--model.architecture", "original"], ["local", "original"]),
+        ("expansion", ["--model.architecture", "oriental"], ["local", "original"]),
         ("conv_upsampler", ["--model.hidden_size", 0], ["hidden_size", "0"]),
         ("idea_diffusion", ["--options.fit_crops", 1], ["fit_crops", "1"]),
         ("idea_diffusion", ["--options.max_frames", 5], ["max_frames", "128", "5"]),

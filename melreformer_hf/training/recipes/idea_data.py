@@ -32,8 +32,10 @@ class IdeaDataOptions(AudioOptions):
     silence_weight: float | None = option(
         None, "how often a crop that is mostly silent is taken, 0 to 1; none: what the dataset was built with"
     )
-    keep_mels: bool = option(
-        False, "compute every recording's log-mel once and keep it (75 MB per hour and worker); for built datasets"
+    keep_mels: bool | None = option(
+        None,
+        "compute every recording's log-mel once and keep it (75 MB per hour and worker); for built datasets, for which "
+        "it is the default",
     )
     fit_crops: int = option(
         64, "training crops that normalization and prior of durations are fitted to; 0 keeps the model's"
@@ -95,11 +97,12 @@ class IdeaDataRecipe(AudioRecipe):
             whole_samples=options.whole_frames * hop,
         )
         with length_of("min_frames", options.min_frames):
-            if not options.keep_mels:
+            built = isinstance(recordings, BuiltRecordings)
+            if not (built if options.keep_mels is None else options.keep_mels):
                 return recordings.crops(
                     **dataclasses.asdict(settings), seed=self.config.seed, rank=rank, world_size=world_size
                 )
-            if not isinstance(recordings, BuiltRecordings):
+            if not built:
                 raise ValueError(
                     "options.keep_mels must be false for a dataset that `melreformer data build` did not make: it is "
                     "streamed, got true."

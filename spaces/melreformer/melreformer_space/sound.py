@@ -31,8 +31,8 @@ class Shown(NamedTuple):
     roll: Any = gr.skip()
     idea: Any = gr.skip()
     mel: Any = gr.skip()
-    picture: Any = gr.skip()
     status: Any = gr.skip()
+    picture: Any = gr.skip()
 
     def of(self, names: tuple[str, ...]) -> tuple:
         """Those of a tab, in its order."""

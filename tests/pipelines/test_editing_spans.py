@@ -246,6 +246,7 @@ def test_a_loop_of_a_real_recording_is_seamless():
     waveform = read_audio(PRELUDE, RATE)[0][: 8 * RATE]
     plain = seams(waveform[: len(waveform) // HOP * HOP], pipe.mel_config)
     looped = seams(pipe.loop((waveform, RATE), generator=seeded()).audios[0, 0], pipe.mel_config)
-    assert plain["change"] > 1.0 >= looped["change"], (plain, looped)
-    assert looped["jump"] < 0.5
+    # The expansion draws: a seam's frames differ as those of neighbors do, give or take a tenth of the largest changes.
+    assert plain["change"] > 1.0 and looped["change"] < 1.15, (plain, looped)
+    assert looped["jump"] < 0.1 < plain["jump"]
     assert all(np.isfinite(list(itertools.chain(plain.values(), looped.values()))))

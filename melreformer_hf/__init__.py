@@ -54,6 +54,8 @@ _EXPORTS: dict[str, str] = {
     "MelReformerPipeline": "pipelines.pipeline_mel_reformer",
     "generate_arrival": "pipelines.arrival_generation",
     "MidiGenerationPipeline": "pipelines.pipeline_midi_generation",
+    "TokenGenerationPipeline": "pipelines.pipeline_token_generation",
+    "TokenSampling": "nn.token_drawing",
 }
 
 __all__ = ["__version__", *sorted(_EXPORTS)]

@@ -75,7 +75,7 @@ FAMILIES: dict[str, Family] = {
 
 CONVERTIBLE = tuple(name for name, family in FAMILIES.items() if family.has_original)
 
-PIPELINES = ("MelReformerPipeline", "MidiGenerationPipeline")
+PIPELINES = ("MelReformerPipeline", "MidiGenerationPipeline", "TokenGenerationPipeline")
 
 
 def is_own_command() -> bool:

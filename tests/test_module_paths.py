@@ -27,6 +27,7 @@ PUBLISHED = {
     "melreformer_hf.models.soundstream.modeling_soundstream": "SoundStreamModel",
     "melreformer_hf.pipelines.pipeline_mel_reformer": "MelReformerPipeline",
     "melreformer_hf.pipelines.pipeline_midi_generation": "MidiGenerationPipeline",
+    "melreformer_hf.pipelines.pipeline_token_generation": "TokenGenerationPipeline",
     "melreformer_hf.processing.feature_extraction_mel": "MelFeatureExtractor",
     "melreformer_hf.processing.tokenization_midi": "MidiTokenizer",
 }

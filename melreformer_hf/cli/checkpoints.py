@@ -17,7 +17,20 @@ from melreformer_hf.cli.generate import quiet_libraries
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-_INT8_PARTS = ("composer", "expansion")  # those with large matrices
+_INT8_PARTS = ("composer", "expansion", "class_gpt")  # those with large matrices
+_Tokenizer = Annotated[
+    str | None, typer.Option(help="Trained MelVqvaeModel, of a pipeline of sounds: folder or Hub id.")
+]
+_ClassGpt = Annotated[str | None, typer.Option(help="Trained ClassGptModel, with --mel-vqvae: folder or Hub id.")]
+_GptVae = Annotated[str | None, typer.Option(help="Trained GptVaeModel, with --mel-vqvae: folder or Hub id.")]
+_Int8 = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PART",
+        help="Store the matrices of composer, expansion or class_gpt as 8-bit integers, half of float16. Repeat it for "
+        "several.",
+    ),
+]
 
 
 def convert(
@@ -122,16 +135,13 @@ def assemble(
         str | None, typer.Option(help="Trained NotePerformerModel, with --composer: folder or Hub id.")
     ] = None,
     ear: Annotated[str | None, typer.Option(help="Trained NoteEarModel, beside a composer: folder or Hub id.")] = None,
+    mel_vqvae: _Tokenizer = None,
+    class_gpt: _ClassGpt = None,
+    gpt_vae: _GptVae = None,
     dtype: Annotated[
         str, typer.Option(help="Precision of the stored weights: float32, bfloat16 or float16 (half the size).")
     ] = "float32",
-    int8: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PART",
-            help="Store the matrices of composer or expansion as 8-bit integers, half of float16. Repeat it for both.",
-        ),
-    ] = None,
+    int8: _Int8 = None,
     scheduler: Annotated[
         str, typer.Option(help="How ideas are denoised: dpm (DPM-Solver++, about 20 steps) or ddim (about 50).")
     ] = "dpm",
@@ -155,7 +165,8 @@ def assemble(
     ] = None,
 ) -> None:
     """Join trained parts into a folder that `from_pretrained` loads: idea, expansion and vocoder as MelReformerPipeline;
-    composer, performer, vocoder and ear as MidiGenerationPipeline; all of them as either.
+    composer, performer, vocoder and ear as MidiGenerationPipeline; all of them as either. A tokenizer of mels with a class
+    GPT, a GPT-VAE or both becomes a TokenGenerationPipeline.
 
     Parts of different mel contracts are refused.
 
@@ -167,6 +178,7 @@ def assemble(
         raise ValueError(f"--dtype must be float32, bfloat16 or float16, got {dtype!r}.")
     parts = {"idea": idea, "expansion": expansion, "vocoder": vocoder}
     parts |= {"composer": composer, "performer": performer, "ear": ear}
+    parts |= {"mel_vqvae": mel_vqvae, "class_gpt": class_gpt, "gpt_vae": gpt_vae}
     _check_pairs(parts, int8 or ())
     prediction_type = None if idea is None else _prediction_type(prediction_type, Path(idea))
     changes = {} if refine_steps is None else {"refine_steps": refine_steps}
@@ -211,15 +223,20 @@ def _check_pairs(parts: dict[str, str | None], int8: Sequence[str]) -> None:
         for one, other in ((first, second), (second, first)):
             if parts[one] is not None and parts[other] is None:
                 raise ValueError(f"--{one} needs --{other}: a pipeline has both.")
-    if parts["idea"] is None and parts["composer"] is None:
-        raise ValueError("Give --idea and --expansion, or --composer and --performer, or all four.")
+    drawing = parts["class_gpt"] is not None or parts["gpt_vae"] is not None
+    if drawing != (parts["mel_vqvae"] is not None):
+        raise ValueError("--mel-vqvae needs --class-gpt or --gpt-vae, and either of these needs --mel-vqvae.")
+    if parts["idea"] is None and parts["composer"] is None and not drawing:
+        raise ValueError(
+            "Give --idea and --expansion, or --composer and --performer, or all four; or --mel-vqvae and --class-gpt."
+        )
     if parts["ear"] is not None and parts["composer"] is None:
         raise ValueError("--ear needs --composer and --performer: it is a part of their pipeline.")
     for name in int8:
         if name not in _INT8_PARTS:
             raise ValueError(f"--int8 must be one of {', '.join(_INT8_PARTS)}, got {name!r}.")
         if parts[name] is None:
-            raise ValueError(f"--int8 {name} needs --{name}.")
+            raise ValueError(f"--int8 {name} needs --{name.replace('_', '-')}.")
 
 
 def _pipelines(
@@ -236,6 +253,8 @@ def _pipelines(
     from melreformer_hf.pipelines.pipeline_midi_generation import MidiGenerationPipeline
 
     vocoder = HifiVocoderModel.from_pretrained(parts["vocoder"], **changes)
+    if parts["mel_vqvae"] is not None:
+        yield _sounds(parts, vocoder)
     if parts["composer"] is not None:
         yield MidiGenerationPipeline(
             composer=NoteTransformerModel.from_pretrained(parts["composer"]),
@@ -251,6 +270,20 @@ def _pipelines(
             expansion=MelReformerModel.from_pretrained(parts["expansion"]),
             vocoder=vocoder,
         )
+
+
+def _sounds(parts: dict[str, str | None], vocoder) -> DiffusionPipeline:
+    """The pipeline of sounds of the parts."""
+    from melreformer_hf.models.class_gpt.modeling_class_gpt import ClassGptModel
+    from melreformer_hf.models.gpt_vae.modeling_gpt_vae import GptVaeModel
+    from melreformer_hf.models.mel_vqvae.modeling_mel_vqvae import MelVqvaeModel
+    from melreformer_hf.pipelines.pipeline_token_generation import TokenGenerationPipeline
+
+    optional = {"class_gpt": ClassGptModel, "gpt_vae": GptVaeModel}
+    loaded = {
+        name: None if parts[name] is None else kind.from_pretrained(parts[name]) for name, kind in optional.items()
+    }
+    return TokenGenerationPipeline(MelVqvaeModel.from_pretrained(parts["mel_vqvae"]), vocoder, **loaded)
 
 
 def _store(pipe: DiffusionPipeline, dtype: str) -> None:

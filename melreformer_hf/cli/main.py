@@ -9,7 +9,7 @@ import typer
 import melreformer_hf
 from melreformer_hf._errors import EXIT_MISTAKE, told_in_one_line
 from melreformer_hf._threads import sleep_while_waiting
-from melreformer_hf.cli import checkpoints, codec, data, demo, doctor, edit, evaluate, generate, midi, train
+from melreformer_hf.cli import checkpoints, codec, data, demo, doctor, edit, evaluate, generate, midi, sound, train
 
 app = typer.Typer(
     name="melreformer",
@@ -31,6 +31,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(midi.app, name="midi")
 app.add_typer(edit.app, name="edit")
+app.add_typer(sound.app, name="sound")
 
 
 SETTINGS = {"traceback": False}

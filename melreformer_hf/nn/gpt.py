@@ -204,6 +204,8 @@ class GptBackbone(nn.Module):
         num_positions: longest sequence, prefix vectors included.
         hidden_size, num_layers, num_heads, causal, attention_dropout, residual_dropout: see `GptLayers`.
         embedding_dropout: on the sum of embeddings.
+        any_order: whether vectors are told where they are in the sequence besides what they are to predict, so that both
+            may be in any order.
     """
 
     def __init__(
@@ -217,10 +219,13 @@ class GptBackbone(nn.Module):
         attention_dropout: float = 0.0,
         residual_dropout: float = 0.0,
         embedding_dropout: float = 0.0,
+        any_order: bool = False,
     ) -> None:
         super().__init__()
         self.token_embedding = nn.Embedding(vocab_size, hidden_size)
+        # By the position that is predicted next; in the usual order that is the vector's own, counted from the prefix.
         self.position_embedding = nn.Embedding(num_positions, hidden_size)
+        self.origin_embedding = nn.Embedding(num_positions, hidden_size) if any_order else None
         self.embedding_dropout = nn.Dropout(embedding_dropout)
         self.layers = GptLayers(hidden_size, num_layers, num_heads, causal, attention_dropout, residual_dropout)
         self.final_norm = nn.LayerNorm(hidden_size)
@@ -231,6 +236,7 @@ class GptBackbone(nn.Module):
         prefix: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         output_attentions: bool = False,
+        order: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
         """Run.
 
@@ -239,6 +245,8 @@ class GptBackbone(nn.Module):
             prefix: (batch, prefix step, hidden) vectors before the tokens.
             past_key_values: cache of what came before; positions continue after it.
             output_attentions: whether to return the attention weights.
+            order: with `any_order`: what each position of the whole sequence predicts and where it is, two of
+                (batch, position), those of a cache included. `None`: the usual order.
 
         Returns:
             (batch, prefix step + step, hidden) and the weights of each layer or `None`.
@@ -253,7 +261,13 @@ class GptBackbone(nn.Module):
         start = 0 if past_key_values is None else past_key_values.get_seq_length()
         self._check_length(hidden.shape[1], start, past_key_values)
         places = start + torch.arange(hidden.shape[1], device=hidden.device)
-        hidden = self.embedding_dropout(hidden + self.position_embedding(places))
+        predicted = origins = places
+        if order is not None:
+            predicted, origins = (part[:, places] for part in order)
+        hidden = hidden + self.position_embedding(predicted)
+        if self.origin_embedding is not None:
+            hidden = hidden + self.origin_embedding(origins)
+        hidden = self.embedding_dropout(hidden)
         hidden, attentions = self.layers(hidden, past_key_values, output_attentions)
         return self.final_norm(hidden), attentions
 

@@ -86,6 +86,25 @@ class MusicPipelineOutput(AudioOutput):
 
 
 @dataclass
+class SoundPipelineOutput(AudioOutput):
+    """Sounds by way of tokens.
+
+    Args:
+        audios: (batch, channel, sample), see `AudioOutput`; or what `output_type` asked for in its place.
+        num_samples: (batch,) true lengths of the audios in samples.
+        sampling_rate: samples per second.
+        peak_db: level that `save` gives the loudest sample.
+        mels: (batch, mel, frame) log-mels.
+        codes: (batch, row, column) tokens, lowest bands first.
+        num_frames: (batch,) true lengths of the mels in frames.
+    """
+
+    mels: torch.Tensor
+    codes: torch.Tensor
+    num_frames: torch.Tensor
+
+
+@dataclass
 class MidiMusicOutput(AudioOutput):
     """Music by way of notes.
 
@@ -161,6 +180,7 @@ __all__ = [
     "AudioOutput",
     "MidiMusicOutput",
     "MusicPipelineOutput",
+    "SoundPipelineOutput",
     "at_peak",
     "check_peak",
     "numbered",

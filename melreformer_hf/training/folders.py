@@ -14,12 +14,13 @@ from melreformer_hf._files import partial_of
 from melreformer_hf._text import duration_in_words
 from melreformer_hf.audio.io import AUDIO_SUFFIXES
 from melreformer_hf.data.building import BuildConfig, build_dataset
-from melreformer_hf.data.metadata import default_metadata
+from melreformer_hf.data.metadata import default_metadata, read_metadata
 from melreformer_hf.data.performances import NOTES_FILE
 from melreformer_hf.data.performing import PerformanceConfig, build_performances
 from melreformer_hf.data.rendering import MIDI_SUFFIXES, render_folder
 from melreformer_hf.data.sequences import TOKENS_FILE
 from melreformer_hf.data.shard_writing import DATASET_FILE
+from melreformer_hf.data.sources import LABEL_OF_FOLDER
 from melreformer_hf.data.tokenizing import TokenizeConfig, tokenize_folder
 from melreformer_hf.training.config import TrainingConfig
 
@@ -35,7 +36,7 @@ SOUND_FONTS = (
 _FOREIGN = ("*.parquet", "*.arrow", "*.tar", "*/metadata.jsonl", "*/metadata.csv", "dataset_dict.json", "train/*")
 
 
-def dataset_of(config: TrainingConfig, sampling_rate: int) -> str:
+def dataset_of(config: TrainingConfig, sampling_rate: int, labelled: bool = False) -> str:
     """The dataset of a training: `config.dataset` itself, or what is built from it when it is a folder of files.
 
     Recordings are decoded and resampled, MIDI files are played by FluidSynth before that. The result lies in `datasets`
@@ -45,6 +46,8 @@ def dataset_of(config: TrainingConfig, sampling_rate: int) -> str:
     Args:
         config: its `dataset`, `output_dir` and `soundfont` are read.
         sampling_rate: of the model's mel contract.
+        labelled: whether recordings get a label: the column `label` of the folder's metadata, or else the name of the
+            folder that each lies in.
 
     Returns:
         folder or Hub id of a dataset.
@@ -65,11 +68,12 @@ def dataset_of(config: TrainingConfig, sampling_rate: int) -> str:
     def build(output: Path) -> None:
         if recordings and scores:
             _say(f"{folder} has recordings: its {len(scores)} MIDI files are not used")
-        _build(folder, files, output, sampling_rate, config.soundfont)
+        _build(folder, files, output, sampling_rate, config.soundfont, label)
 
+    label = LABEL_OF_FOLDER if labelled and not _tells_labels(folder) else None
     # Recordings sound as they are, whatever plays MIDI files.
     digest = _digest(folder, files, sampling_rate, None if recordings else config.soundfont)
-    return _made_once(config, folder, digest, DATASET_FILE, build)
+    return _made_once(config, folder, f"labelled-{digest}" if label else digest, DATASET_FILE, build)
 
 
 def notes_dataset_of(config: TrainingConfig, scheme: str = "notes") -> str:
@@ -177,7 +181,15 @@ def find_soundfont(given: str | None) -> Path:
     return found
 
 
-def _build(folder: Path, files: list[Path], output: Path, sampling_rate: int, soundfont: str | None) -> None:
+def _tells_labels(folder: Path) -> bool:
+    """Whether the metadata of a folder have a column `label`."""
+    metadata = default_metadata(folder)
+    return metadata is not None and any(row.get("label") for row in read_metadata(metadata).values())
+
+
+def _build(
+    folder: Path, files: list[Path], output: Path, sampling_rate: int, soundfont: str | None, label: str | None
+) -> None:
     workers = min(8, os.cpu_count() or 1)
     source, rendered = folder, None
     if files[0].suffix.lower() in MIDI_SUFFIXES:
@@ -190,7 +202,8 @@ def _build(folder: Path, files: list[Path], output: Path, sampling_rate: int, so
         for name, reason in report.failed:
             _say(f"left out {name}: {reason}")
     _say(f"building the dataset {output} from {source}")
-    report = build_dataset(source, output, BuildConfig(sampling_rate=sampling_rate, workers=workers))
+    config = BuildConfig(sampling_rate=sampling_rate, workers=workers, label=label)
+    report = build_dataset(source, output, config)
     for split, counts in report["splits"].items():
         _say(f"{split}: {counts['recordings']} recordings, {duration_in_words(60 * counts['hours'])}")
     for note in report["notes"]:

@@ -80,7 +80,7 @@ def _dataset(recipe: Recipe, config: TrainingConfig) -> str:
     mel = getattr(recipe, "mel", None)
     if recipe.reads_performances:
         return performances_of(config, mel.sampling_rate)
-    return config.dataset if mel is None else dataset_of(config, mel.sampling_rate)
+    return config.dataset if mel is None else dataset_of(config, mel.sampling_rate, recipe.reads_labels)
 
 
 def list_recipes() -> str:

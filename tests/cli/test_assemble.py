@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 from midi_pipeline_for_tests import tiny_midi_parts
 from pipeline_utils_for_tests import MEL, seeded, tiny_parts, tiny_pipeline
 from safetensors.torch import load_file
+from sounds_for_tests import tiny_sound_parts
 from typer.testing import CliRunner
 
 from melreformer_hf.cli.checkpoints import _prediction_type
@@ -20,6 +21,7 @@ from melreformer_hf.models.note_ear.modeling_note_ear import NoteEarModel
 from melreformer_hf.pipelines.loading import parts_of
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
 from melreformer_hf.pipelines.pipeline_midi_generation import MidiGenerationPipeline
+from melreformer_hf.pipelines.pipeline_token_generation import TokenGenerationPipeline
 
 
 def test_assembled_parts_generate_what_the_parts_do(tmp_path):
@@ -135,3 +137,29 @@ def test_prediction_type_is_what_the_training_wrote_down(tmp_path):
         other = {"sample": "v_prediction", "v_prediction": "sample"}[trained]
         with pytest.raises(ValueError, match=f"trained for '{trained}'"):
             _prediction_type(other, tmp_path)
+
+
+def test_parts_of_sounds_become_a_pipeline_of_sounds(tmp_path):
+    parts = tiny_sound_parts()
+    words = ["assemble", "--output", str(tmp_path / "pipe"), "--dtype", "float16", "--int8", "class_gpt"]
+    for name, part in parts.items():
+        part.save_pretrained(tmp_path / name, card={"data": f"Sounds of the {name}."})
+        words += [f"--{name.replace('_', '-')}", str(tmp_path / name)]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    loaded = TokenGenerationPipeline.from_pretrained(tmp_path / "pipe")
+    assert loaded.gpt_vae is not None and loaded.class_gpt.dtype == loaded.mel_vqvae.dtype == torch.float32
+    assert "**mel_vqvae**: Sounds of the mel_vqvae." in (tmp_path / "pipe/README.md").read_text()
+    stored = load_file(tmp_path / "pipe/class_gpt/model.safetensors")
+    kinds = {value.dtype for value in stored.values()}
+    assert kinds <= {torch.int8, torch.float16}
+    assert loaded(0, generator=seeded()).codes.shape == (1, 16, 4)
+
+
+@pytest.mark.parametrize("given", [("mel-vqvae",), ("class-gpt",), ("gpt-vae",), ("class-gpt", "gpt-vae")])
+def test_parts_of_sounds_that_make_none_are_refused(given, tmp_path):
+    words = [word for name in given for word in (f"--{name}", "x")]
+    with pytest.raises(ValueError, match="--mel-vqvae needs --class-gpt or --gpt-vae"):
+        CliRunner().invoke(
+            app, ["assemble", "--vocoder", "v", "--output", str(tmp_path), *words], catch_exceptions=False
+        )

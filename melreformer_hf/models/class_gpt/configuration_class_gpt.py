@@ -28,6 +28,11 @@ class ClassGptConfig(StrictConfig):
         num_hidden_layers: blocks.
         num_attention_heads: heads per block.
         num_classes: classes.
+        class_names: of the classes, in order, where they are known.
+        null_class: whether there is a class more, number `num_classes`, that stands for any: generation can then be guided
+            by how a class differs from it, or go without one.
+        any_order: whether tokens may come in any order (`forward(order=...)`), so that what is missing can follow what is
+            there on both of its sides.
         embedding_dropout: on embeddings.
         attention_dropout: on attention weights.
         residual_dropout: on what a block adds.
@@ -48,11 +53,36 @@ class ClassGptConfig(StrictConfig):
     num_hidden_layers: int = 24
     num_attention_heads: int = 16
     num_classes: int = 8
+    class_names: list | tuple = ()
+    null_class: bool = False
+    any_order: bool = False
     embedding_dropout: float = 0.0
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0
     initializer_range: float = 0.02
     use_cache: bool = True
+
+    def __post_init__(self, **kwargs):
+        self.class_names = tuple(self.class_names)  # config.json has a list
+        super().__post_init__(**kwargs)
+
+    def class_label(self, name: str) -> int:
+        """Number of a class by its name.
+
+        Raises:
+            ValueError: there is none of that name; tells those that there are.
+        """
+        if name not in self.class_names:
+            raise ValueError(f"The class must be one of {list(self.class_names)}, got {name!r}.")
+        return self.class_names.index(name)
+
+    def validate_classes(self):
+        """Names are as many as classes, and different."""
+        names = self.class_names
+        if names and (len(names) != self.num_classes or len(set(names)) != len(names)):
+            raise ValueError(f"class_names must be num_classes={self.num_classes} different names, got {list(names)}.")
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError(f"class_names must be texts, got {list(names)}.")
 
     def validate_architecture(self):
         """Rules between fields."""

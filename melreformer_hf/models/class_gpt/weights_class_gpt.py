@@ -78,6 +78,12 @@ def _to_original(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[
     return original
 
 
+def _check(model: nn.Module) -> None:
+    for name in ("null_class", "any_order"):
+        if getattr(model.config, name):
+            raise ValueError(f"{name} must be False for the {ORIGIN}, which has no such thing, got True.")
+
+
 ORIGINAL_FORMAT = OriginalFormat(
     ORIGIN,
     lambda arguments, state_dict: {"config": configuration_from_original(arguments)},
@@ -85,6 +91,7 @@ ORIGINAL_FORMAT = OriginalFormat(
     _to_original,
     container="state_dict",
     part=_transformer_of,
+    check=_check,
 )
 
 __all__ = ["ORIGINAL_FORMAT", "configuration_from_original"]

@@ -259,6 +259,7 @@ class GptVaeModel(OriginalCheckpointMixin, GptVaePreTrainedModel, PrefixGenerati
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         output_attentions: bool = False,
+        decoder_input_ids: torch.Tensor | None = None,
         return_dict: bool | None = None,
     ) -> GptVaeOutput | tuple:
         """Encode and decode, or decode given latents.
@@ -269,6 +270,8 @@ class GptVaeModel(OriginalCheckpointMixin, GptVaePreTrainedModel, PrefixGenerati
             latents: (batch, hidden); skips the encoder.
             labels: (batch, step) int64 targets, -100 ignored; usually `input_ids` themselves.
             noise: (batch, hidden) of the reparameterisation; `None` is drawn in training mode and zero otherwise.
+            decoder_input_ids: (batch, step) int64 tokens that the decoder is given in place of `input_ids`, such as those
+                with some replaced, of which it learns to listen to the latent.
             kl_weight: weight of the divergence (0 in the first stage, then growing to 1).
             past_key_values: the decoder's cache of a former call; holds the latent already.
             use_cache: whether to return a cache.
@@ -286,7 +289,8 @@ class GptVaeModel(OriginalCheckpointMixin, GptVaePreTrainedModel, PrefixGenerati
             prefix = latents.unsqueeze(1)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        hidden, attentions = self.decoder.backbone(input_ids, prefix, past_key_values, output_attentions)
+        given = input_ids if decoder_input_ids is None else decoder_input_ids
+        hidden, attentions = self.decoder.backbone(given, prefix, past_key_values, output_attentions)
         output = GptVaeOutput(
             logits=self.decoder.head(hidden),
             latents=latents,

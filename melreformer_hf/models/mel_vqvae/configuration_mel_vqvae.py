@@ -32,7 +32,7 @@ class MelVqvaeConfig(MelStrictConfig):
         channel_multipliers: width of each level; every level but the last halves bands and frames.
         num_residual_blocks: residual blocks per level of the encoder; the decoder has one more.
         resolution: training length in frames. It only decides which levels have attention; any length is accepted.
-        attention_resolutions: frames at which a level has attention, counted from `resolution` by halving.
+        attention_resolutions: columns at which a level has attention, counted from `resolution / patch_size` by halving.
         latent_channels: channels of the encoder's grid before the codebook's projection.
         codebook_size: number of codewords.
         codebook_dim: their width.
@@ -44,6 +44,8 @@ class MelVqvaeConfig(MelStrictConfig):
         num_norm_groups: groups of every group normalization.
         dropout: inside the residual blocks.
         resample_with_conv: whether a convolution follows each repetition, and halves in place of a mean.
+        patch_size: bands and frames per pixel that the convolutions see; 1 is the original's. Larger ones cost its square
+            times less at equal widths.
 
     Raises:
         StrictDataclassError: a field has the wrong type or breaks its rule (the cause is a ValueError).
@@ -71,6 +73,7 @@ class MelVqvaeConfig(MelStrictConfig):
     num_norm_groups: int = 32
     dropout: float = 0.0
     resample_with_conv: bool = True
+    patch_size: int = 1
 
     def __post_init__(self, **kwargs):
         for name in ("input_range", "channel_multipliers", "attention_resolutions"):
@@ -85,7 +88,7 @@ class MelVqvaeConfig(MelStrictConfig):
     @property
     def stride(self) -> int:
         """Bands and frames per token, on either axis."""
-        return 2 ** (len(self.channel_multipliers) - 1)
+        return self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
 
     @property
     def num_token_rows(self) -> int:
@@ -95,15 +98,15 @@ class MelVqvaeConfig(MelStrictConfig):
     @property
     def attention_levels(self) -> tuple:
         """Numbers of the encoder's levels that have attention."""
-        # Level n has resolution / 2^n frames, whatever the length of the mel that is given.
-        levels = range(len(self.channel_multipliers))
-        return tuple(level for level in levels if self.resolution // 2**level in self.attention_resolutions)
+        # Level n has resolution / patch / 2^n columns, whatever the length of the mel that is given.
+        levels, finest = range(len(self.channel_multipliers)), self.resolution // self.patch_size
+        return tuple(level for level in levels if finest // 2**level in self.attention_resolutions)
 
     @property
     def decoder_attention_levels(self) -> tuple:
         """The same of the decoder, which counts upwards by doubling: others where `resolution` is no multiple."""
         last = len(self.channel_multipliers) - 1
-        coarsest = self.resolution // 2**last
+        coarsest = self.resolution // self.patch_size // 2**last
         return tuple(
             level for level in range(last + 1) if coarsest * 2 ** (last - level) in self.attention_resolutions
         )
@@ -111,7 +114,7 @@ class MelVqvaeConfig(MelStrictConfig):
     def validate_architecture(self):
         """Rules between fields."""
         positive = ("base_channels", "num_residual_blocks", "resolution", "latent_channels", "codebook_dim")
-        for name in (*positive, "num_norm_groups"):
+        for name in (*positive, "num_norm_groups", "patch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
         if not self.channel_multipliers or min(self.channel_multipliers) < 1:

@@ -4,8 +4,8 @@ Taming-transformers' VQGAN (arXiv 2012.09841) as SpecVQGAN (arXiv 2110.08791) us
 original repository karchkha/MelSpec_VQVAE. Its discriminator is among `melreformer_hf.training.discriminators`.
 
 Deviations: any number of frames that is a multiple of the stride, not 848 alone; mels in the units of their contract,
-scaled to -1..1 inside; the two experimental noises of the original (on code numbers, and replacing unused codewords by
-copies of used ones) are left out.
+scaled to -1..1 inside; patches of several bins as pixels, where asked for; the two experimental noises of the original
+(on code numbers, and replacing unused codewords by copies of used ones) are left out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.functional import l1_loss
+from torch.nn.functional import l1_loss, pixel_shuffle, pixel_unshuffle
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
@@ -116,7 +116,8 @@ class MelVqvaeModel(OriginalCheckpointMixin, MelVqvaePreTrainedModel):
             config.dropout,
             config.resample_with_conv,
         )
-        self.encoder = VqganEncoder(1, shape, config.attention_levels)
+        pixel_channels = config.patch_size**2
+        self.encoder = VqganEncoder(pixel_channels, shape, config.attention_levels)
         self.quant_conv = nn.Conv2d(config.latent_channels, config.codebook_dim, 1)
         self.quantizer = VectorQuantizer(
             config.codebook_dim,
@@ -128,7 +129,7 @@ class MelVqvaeModel(OriginalCheckpointMixin, MelVqvaePreTrainedModel):
             commitment_weight=config.commitment_weight,
         )
         self.post_quant_conv = nn.Conv2d(config.codebook_dim, config.latent_channels, 1)
-        self.decoder = VqganDecoder(1, shape, config.decoder_attention_levels)
+        self.decoder = VqganDecoder(pixel_channels, shape, config.decoder_attention_levels)
         # Kept here, since configurations build their mel contract anew, which no graph can capture.
         self.num_mel_bins, self.num_token_rows = config.num_mel_bins, config.num_token_rows
         self.post_init()
@@ -159,12 +160,14 @@ class MelVqvaeModel(OriginalCheckpointMixin, MelVqvaePreTrainedModel):
 
     def _latents(self, pictures: torch.Tensor) -> torch.Tensor:
         """What is quantized, row by row of the grid: (batch, 1, mel, frame) -> (batch, codebook_dim, row * column)."""
-        return self.quant_conv(self.encoder(pictures)).flatten(2)
+        # A patch of p x p bins becomes p * p channels of one pixel, nothing is lost.
+        return self.quant_conv(self.encoder(pixel_unshuffle(pictures, self.config.patch_size))).flatten(2)
 
     def _pictures(self, vectors: torch.Tensor) -> torch.Tensor:
         """The inverse: (batch, codebook_dim, row * column) -> (batch, 1, mel, frame)."""
         grid = vectors.unflatten(2, (self.num_token_rows, -1))
-        return self.decoder(self.post_quant_conv(grid.to(self.post_quant_conv.weight.dtype)))
+        pixels = self.decoder(self.post_quant_conv(grid.to(self.post_quant_conv.weight.dtype)))
+        return pixel_shuffle(pixels, self.config.patch_size)
 
     @torch.no_grad()
     def initialize_codebooks(self, input_features: torch.Tensor, generator: torch.Generator | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from melreformer_hf.models.mel_vqvae.configuration_mel_vqvae import MelVqvaeConfig
 from melreformer_hf.originals.arguments import AMOUNT, EMPTY, FLAG, SHARE, SIZE, SIZES, either, take_arguments
@@ -97,6 +98,13 @@ def _to_original(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
     return rename_keys(kept, TABLE, ORIGIN, reverse=True)
 
 
+def _check(model: nn.Module) -> None:
+    if model.config.patch_size != 1:
+        raise ValueError(
+            f"patch_size must be 1 for the {ORIGIN}, which sees single bins, got {model.config.patch_size}."
+        )
+
+
 ORIGINAL_FORMAT = OriginalFormat(
     ORIGIN,
     lambda arguments, state_dict, mel=None: {"config": configuration_from_original(arguments, mel)},
@@ -105,6 +113,7 @@ ORIGINAL_FORMAT = OriginalFormat(
     container="state_dict",
     part=_without_discriminator,
     options=("mel",),
+    check=_check,
 )
 
 __all__ = ["ORIGINAL_FORMAT", "configuration_from_original"]

@@ -10,13 +10,17 @@ if TYPE_CHECKING:
 
 # Names and places, not classes: `melreformer train --list` must not load torch.
 RECIPES: dict[str, str] = {
+    "class_gpt": "melreformer_hf.training.recipes.class_gpt:ClassGptRecipe",
     "codec": "melreformer_hf.training.recipes.codec:CodecRecipe",
     "composer": "melreformer_hf.training.recipes.composer:ComposerRecipe",
     "conv_upsampler": "melreformer_hf.training.recipes.conv_upsampler:ConvUpsamplerRecipe",
     "ear": "melreformer_hf.training.recipes.ear:EarRecipe",
     "expansion": "melreformer_hf.training.recipes.expansion:ExpansionRecipe",
+    "gpt_vae": "melreformer_hf.training.recipes.gpt_vae:GptVaeRecipe",
     "idea_diffusion": "melreformer_hf.training.recipes.idea_diffusion:IdeaDiffusionRecipe",
     "idea_gan": "melreformer_hf.training.recipes.idea_gan:IdeaGanRecipe",
+    "mel_vqvae": "melreformer_hf.training.recipes.mel_vqvae:MelVqvaeRecipe",
+    "melgan": "melreformer_hf.training.recipes.melgan:MelGanRecipe",
     "midi_lm": "melreformer_hf.training.recipes.midi_lm:MidiLMRecipe",
     "performer": "melreformer_hf.training.recipes.performer:PerformerRecipe",
     "vocoder": "melreformer_hf.training.recipes.vocoder:VocoderRecipe",

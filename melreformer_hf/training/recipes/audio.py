@@ -50,11 +50,13 @@ class AudioRecipe(Recipe):
     Attributes:
         mel: the mel contract of the model.
         channels: of the recordings.
+        label_column: column with their classes, of datasets of other programs.
         validation_split: what `validate` measures on; `melreformer evaluate` sets `test` here.
     """
 
     mel: MelConfig
     channels: int = 1
+    label_column: str = "label"
 
     def __init__(self, config: TrainingConfig) -> None:
         super().__init__(config)
@@ -74,6 +76,7 @@ class AudioRecipe(Recipe):
                 sampling_rate=self.mel.sampling_rate,
                 channels=self.channels,
                 audio_column=self.config.audio_column,
+                label_column=self.label_column,
                 cache_minutes=self.config.cache_minutes,
             )
         return self._recordings[split]

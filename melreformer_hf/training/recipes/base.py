@@ -136,6 +136,7 @@ class Recipe(abc.ABC):
         reads_notes: whether the dataset is one of `melreformer data tokenize`, not of recordings.
         reads_performances: whether it is one of performances, recordings with their notes (`data.performances`); may
             depend on the options.
+        reads_labels: whether recordings have classes: a folder of them is then built with one for each of its folders.
         scheme: of the tokens in it, or `notes`.
         modules: what `trainables` and `frozen` gave, as the trainer prepared them; call these in `phases`.
     """
@@ -144,6 +145,7 @@ class Recipe(abc.ABC):
     best_metric: ClassVar[str]
     greater_is_better: ClassVar[bool] = False
     reads_notes: ClassVar[bool] = False
+    reads_labels: ClassVar[bool] = False
     reads_performances: bool = False
     scheme: str = "notes"
 

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
-from huggingface_hub.errors import EntryNotFoundError
 
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.audio.stft import full_precision
 from melreformer_hf.models.note_performer.configuration_note_performer import NotePerformerConfig
 from melreformer_hf.models.note_performer.modeling_note_performer import NotePerformerModel
-from melreformer_hf.pipelines.loading import index_of, locate
+from melreformer_hf.training.recipes.companions import Companion
 from melreformer_hf.training.recipes.performer import padded_notes
 
 _COLUMNS = ("onset", "release", "pitch", "velocity")
@@ -36,20 +34,16 @@ class PerformedMels:
 
     def __init__(self, place: str, mel: MelConfig) -> None:
         self.mel, self.place = mel, place
-        self._folder, self._subfolder = _performer_of(place)
-        values = _configuration(self._folder, self._subfolder)
-        if values.get("model_type") != NotePerformerConfig.model_type:
-            raise ValueError(
-                "options.performer must be a performer, or a pipeline that has one, got "
-                f"{place} of model type {values.get('model_type')!r}."
-            )
-        NotePerformerConfig.from_dict(values).mel_config.check_matches(mel, "options.performer", "this training")
+        self._found = Companion.find("performer", "a performer", place, "performer", NotePerformerConfig)
+        self._found.config.mel_config.check_matches(mel, "options.performer", "this training")
         # Seconds around a crop in which notes may matter to it; the model narrows them down.
         self._before = self._after = math.inf
 
     def load(self) -> NotePerformerModel:
         """The model, which is handed to `mels` later."""
-        model = NotePerformerModel.from_pretrained(self._folder, subfolder=self._subfolder, dtype=torch.float32)
+        model = NotePerformerModel.from_pretrained(
+            self._found.folder, subfolder=self._found.subfolder, dtype=torch.float32
+        )
         self._before = model.memory_in_s
         self._after = model.lookahead_frames * self.mel.hop_length / self.mel.sampling_rate
         return model
@@ -81,33 +75,6 @@ class PerformedMels:
         notes = {name: batch[name][rows].to(device) for name in _COLUMNS}
         with full_precision(notes["onset"]):
             return model(**notes, num_frames=num_frames).log_mel.float()
-
-
-def _performer_of(place: str) -> tuple[str, str]:
-    """Folder or Hub id, and the subfolder of the performer in it."""
-    folder = Path(place).expanduser()
-    if folder.is_dir() and not (folder / "model_index.json").is_file():
-        return str(folder), ""
-    place = str(folder) if folder.is_dir() else place
-    try:
-        index = index_of(place)
-    except EntryNotFoundError:  # a Hub id of a model
-        return place, ""
-    except ValueError as error:
-        raise ValueError(f"options.performer must be a performer or a pipeline with one: {error}") from error
-    if not index.get("performer"):
-        raise ValueError(f"options.performer must be a performer or a pipeline with one, got {place}, which has none.")
-    return str(locate(place) or place), "performer"
-
-
-def _configuration(folder: str, subfolder: str) -> dict:
-    try:
-        values, _ = NotePerformerConfig.get_config_dict(folder, subfolder=subfolder)
-    except OSError as error:
-        raise ValueError(
-            f"options.performer must be a performer or a pipeline with one, got {folder}: {error}"
-        ) from error
-    return values
 
 
 __all__ = ["PerformedMels"]

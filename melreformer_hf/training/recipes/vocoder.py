@@ -109,14 +109,21 @@ class VocoderRecipe(AudioRecipe):
     name = "vocoder"
     best_metric = "score"
     Options = VocoderOptions
+    config_class = HifiVocoderConfig
+    model_class = HifiVocoderModel
+    # Least-squares adversarial losses and a sum of differences of features, as HiFi-GAN.
+    judging_loss = staticmethod(discriminator_loss)
+    fooling_loss = staticmethod(generator_loss)
+    matching_loss = staticmethod(feature_matching_loss)
 
     def __init__(self, config: TrainingConfig) -> None:
         super().__init__(config)
-        self.model_config = HifiVocoderConfig.preset(self.options.preset, **config.model)
+        self.model_config = self.config_class.preset(self.options.preset, **config.model)
         self.mel = self.model_config.mel_config
-        if self.options.magnitude_weight and self.model_config.architecture != "istft":
+        architecture = getattr(self.model_config, "architecture", self.name)
+        if self.options.magnitude_weight and architecture != "istft":
             raise ValueError(
-                f"options.magnitude_weight must be 0 for architecture {self.model_config.architecture!r}, which predicts "
+                f"options.magnitude_weight must be 0 for architecture {architecture!r}, which predicts "
                 f"no magnitudes, got {self.options.magnitude_weight}."
             )
         self.made = None if self.options.performer is None else PerformedMels(self.options.performer, self.mel)
@@ -138,12 +145,16 @@ class VocoderRecipe(AudioRecipe):
         return self._stores[split]
 
     def trainables(self) -> dict[str, Trainable]:
-        trainables = {"model": Trainable(HifiVocoderModel(self.model_config))}
+        trainables = {"model": Trainable(self.model_class(self.model_config))}
         if self.options.adversarial_weight > 0:
-            judges = DiscriminatorEnsemble(self.options.discriminators, self.options.discriminator_size)
+            judges = self.build_judges()
             settings = OptimizerSettings(learning_rate=self.config.discriminator_learning_rate)
             trainables["discriminator"] = Trainable(judges, settings)
         return trainables
+
+    def build_judges(self) -> nn.Module:
+        """The discriminators, which give (logits, feature maps) of waveforms (batch, sample)."""
+        return DiscriminatorEnsemble(self.options.discriminators, self.options.discriminator_size)
 
     def frozen(self) -> dict[str, nn.Module]:
         return {} if self.made is None else {"performer": self.made.load()}
@@ -207,7 +218,7 @@ class VocoderRecipe(AudioRecipe):
     def _discriminator_phase(self, discriminator: nn.Module, fake: torch.Tensor, real: torch.Tensor) -> Phase:
         rows = len(real)
         scores, _ = discriminator(torch.cat([real, fake]))  # one pass: DDP allows one forward per backward
-        loss = discriminator_loss([score[:rows] for score in scores], [score[rows:] for score in scores])
+        loss = self.judging_loss([score[:rows] for score in scores], [score[rows:] for score in scores])
         return Phase("discriminator", loss, {"discriminator_loss": loss})
 
     def _judged(self, discriminator: nn.Module, fake: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -217,7 +228,7 @@ class VocoderRecipe(AudioRecipe):
             with torch.no_grad():
                 _, wanted = bare(real)
             scores, features = bare(fake)
-            return {"adversarial": generator_loss(scores), "feature_matching": feature_matching_loss(wanted, features)}
+            return {"adversarial": self.fooling_loss(scores), "feature_matching": self.matching_loss(wanted, features)}
 
     def prepare_validation(self) -> None:
         self._reference()

@@ -14,6 +14,7 @@ from generation_utils import (
     check_static_steps,
     check_use_cache_of_the_configuration,
 )
+from huggingface_hub.errors import StrictDataclassError
 from testing_utils import ModelContractMixin, assert_error
 from transformers import StaticCache
 
@@ -186,3 +187,67 @@ def test_borders_of_the_configuration():
     outside |= dict.fromkeys(dropouts, (-0.01, 1.0)) | {"vocab_size": (1,)}
     outside |= {"hidden_size": (0,), "num_attention_heads": (0, 3)}
     check_borders(partial(ClassGptConfig.preset, "tiny"), inside, outside)
+
+
+@pytest.fixture(scope="module")
+def orderless():
+    torch.manual_seed(0)
+    config = ClassGptConfig.preset(
+        "tiny", num_tokens=10, initializer_range=0.2, null_class=True, any_order=True, class_names=list("abcd")
+    )
+    return ClassGptModel(config).eval()
+
+
+@torch.no_grad()
+def test_a_class_more_stands_for_any(orderless):
+    assert orderless.class_embedding.num_embeddings == 5
+    one, any_class = (orderless(torch.tensor([[1, 2]]), torch.tensor([label])).logits for label in (3, 4))
+    assert not torch.allclose(one, any_class)
+    assert orderless.config.class_label("c") == 2
+    with pytest.raises(ValueError, match="one of \\['a', 'b', 'c', 'd'\\], got 'e'"):
+        orderless.config.class_label("e")
+    for label in (-1, 5):
+        with pytest.raises(ValueError, match=f"0..4, got {label}"):
+            orderless(torch.tensor([[1]]), torch.tensor([label]))
+
+
+@torch.no_grad()
+def test_tokens_in_any_order(orderless):
+    tokens, classes = torch.randint(64, (2, 10)), torch.tensor([1, 2])
+    usual = torch.arange(10).expand(2, -1)
+    plain = orderless(tokens, classes).logits
+    torch.testing.assert_close(orderless(tokens, classes, order=usual).logits, plain)
+    order = torch.tensor([[0, 1, 5, 6, 7, 8, 9, 2, 3, 4], [3, 1, 9, 0, 2, 8, 7, 4, 6, 5]])
+    moved = tokens.gather(1, order)
+    whole = orderless(moved, classes, order=order).logits
+    assert not torch.allclose(whole[:, 3:8], plain[:, 3:8])
+    # What is predicted depends on the tokens before it in the order, and on no later one.
+    changed = moved.clone()
+    changed[:, 6] += 1
+    again = orderless(changed % 64, classes, order=order).logits
+    torch.testing.assert_close(again[:, :7], whole[:, :7])
+    assert not torch.allclose(again[:, 7:], whole[:, 7:])
+    # Two tokens that change places in the order, each with its own place, tell the same about all others.
+    swapped, other = order[:1].clone(), moved[:1].clone()
+    swapped[0, [0, 1]], other[0, [0, 1]] = order[0, [1, 0]], moved[0, [1, 0]]
+    assert not torch.allclose(orderless(other, classes[:1], order=swapped).logits[:, 1], whole[:1, 1])
+    step = orderless(moved[:, :4], classes, order=order, use_cache=True)
+    rest = orderless(moved[:, 4:], order=order, past_key_values=step.past_key_values, use_cache=True)
+    torch.testing.assert_close(torch.cat([step.logits, rest.logits], 1), whole, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="any_order=False"):
+        ClassGptModel(ClassGptConfig.preset("tiny")).eval()(tokens, classes, order=order)
+
+
+def test_what_the_original_lacks_is_not_written_as_its_checkpoint(orderless):
+    with pytest.raises(ValueError, match="null_class must be False for the original class GPT"):
+        orderless.to_original_state_dict()
+    some = ClassGptModel(ClassGptConfig.preset("tiny", any_order=True))
+    with pytest.raises(ValueError, match="any_order must be False"):
+        some.to_original_state_dict()
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "a", "b", "c"], [1, 2, 3, 4]])
+def test_names_are_as_many_as_classes(names):
+    with pytest.raises(StrictDataclassError) as error:
+        ClassGptConfig.preset("tiny", class_names=names)
+    assert "class_names" in str(error.value)

@@ -195,3 +195,16 @@ def test_borders_of_the_configuration():
     inside |= {"target_kl": (0.0,), "fixed_variance": (0.0,)}
     outside |= {"target_kl": (-0.01,), "fixed_variance": (-0.01,)}
     check_borders(partial(GptVaeConfig.preset, "tiny"), inside, outside)
+
+
+@torch.no_grad()
+def test_the_decoder_may_be_given_less_than_the_encoder():
+    torch.manual_seed(0)
+    model = GptVaeModel(GptVaeConfig.preset("tiny", initializer_range=0.2)).eval()
+    tokens, others = torch.randint(64, (2, 6)), torch.randint(64, (2, 6))
+    output = model(tokens, decoder_input_ids=others, labels=tokens)
+    latents = model.encode(tokens).mean
+    torch.testing.assert_close(output.latents, latents)
+    torch.testing.assert_close(output.logits, model(others, latents=latents).logits)
+    nats = torch.nn.functional.cross_entropy(output.logits[:, :6].transpose(1, 2), tokens, reduction="none").sum(1)
+    torch.testing.assert_close(output.reconstruction_loss, nats)

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 from borders import check_borders, from_one
+from huggingface_hub.errors import StrictDataclassError
 from model_checks import assert_recomputing_changes_nothing
 from testing_utils import ModelContractMixin, assert_error
 
@@ -198,3 +199,24 @@ def test_borders_of_the_configuration():
         "restart_threshold": (-0.01, 1.0),
     }
     check_borders(partial(MelVqvaeConfig.preset, "tiny"), inside, outside)
+
+
+@torch.no_grad()
+def test_patches_are_pixels_of_several_bins():
+    torch.manual_seed(0)
+    config = MelVqvaeConfig.preset("tiny", patch_size=2, channel_multipliers=(1, 2), attention_resolutions=(32,))
+    model = MelVqvaeModel(config).eval()
+    assert (config.stride, config.num_token_rows, config.attention_levels) == (4, 20, (0,))
+    assert model.encoder.conv_in.in_channels == model.decoder.conv_out.out_channels == 4
+    output = model(mels())
+    assert output.codes.shape == (2, 20, 6) and output.output_features.shape == mels().shape
+    # A patch and its neighbors are a pixel and its neighbors: the first convolution sees two bands and frames at once.
+    seen = []
+    model.encoder.conv_in.register_forward_hook(lambda module, inputs, made: seen.append(inputs[0]))
+    model(mels())
+    pixel = model._scale(mels())[:, 0, 2:4, 4:6].flatten(1)
+    torch.testing.assert_close(seen[0][:, :, 1, 2], pixel)
+    with pytest.raises(ValueError, match="patch_size must be 1 for the original"):
+        model.to_original_state_dict()
+    with pytest.raises(StrictDataclassError):
+        MelVqvaeConfig.preset("tiny", patch_size=0)

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 
-def measure(checkpoint: str, seconds: float, threads: int, steps: int, whole: bool = False) -> dict[str, float]:
+def measure(checkpoint: str, seconds: float, threads: int, steps: int | None, whole: bool = False) -> dict[str, float]:
     """Stream one piece, or make it in one call; seconds to the first chunk and to the end, and the peak resident set in MB."""
     import torch
 
@@ -74,7 +74,8 @@ def run_one(
 ) -> dict:
     """Measure one length in a process of its own."""
     command = [sys.executable, __file__, "--one", "--checkpoint", arguments.checkpoint, "--seconds", str(seconds)]
-    command += ["--threads", str(arguments.threads), "--steps", str(arguments.steps), *extra]
+    command += ["--threads", str(arguments.threads), *extra]
+    command += [] if arguments.steps is None else ["--steps", str(arguments.steps)]
     environment = os.environ if policy is None else {**os.environ, "OMP_WAIT_POLICY": policy}
     result = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return json.loads(result.stdout.strip().splitlines()[-1])
@@ -100,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="piano-tiny", help="bundled name, folder or Hub id")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--steps", type=int, default=20, help="denoising steps of the idea")
+    parser.add_argument("--steps", type=int, help="denoising steps of the idea (default: the model's own)")
     parser.add_argument("--seconds", type=float, nargs="+", default=[10.0, 60.0, 600.0], help="lengths")
     parser.add_argument(
         "--load", action="store_true", help="measure the first length beside one busy program per core"

@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         help="length of the music in seconds; default: drawn by the model, or the length of the recording",
     )
     words.add_argument("--seed", type=int, default=0, help="the same seed gives the same music (default: %(default)s)")
-    words.add_argument("--steps", type=int, help="denoising steps of the idea (default: the model's own, 20)")
+    words.add_argument("--steps", type=int, help="denoising steps of the idea (default: the model's own)")
     words.add_argument(
         "--recording", type=Path, help="WAV, FLAC, OGG or MP3 to shrink to its idea and expand; default: a new idea"
     )

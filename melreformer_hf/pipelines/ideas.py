@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from melreformer_hf.audio.mel import MelConfig
-from melreformer_hf.nn.ideas import IdeaSample
+from melreformer_hf.nn.ideas import IdeaEdit, IdeaSample
 
 
 @runtime_checkable
@@ -18,7 +18,8 @@ class IdeaModel(Protocol):
 
     `config.num_columns` says how wide its ideas are. Keyword arguments of `sample` beyond those below are settings of
     the model, which the pipeline passes on by name: `num_inference_steps`, `truncation_psi`, `latents`; `scheduler`
-    (the pipeline's component of that name) and `on_step` (see `AudioPipeline.telling`) make it a sampler of many steps.
+    (the pipeline's component of that name) and `on_step` (see `AudioPipeline.telling`) make it a sampler of many steps,
+    whose default number is that of the argument or, where this is `None`, what a method `steps_of(edit)` says.
     """
 
     config: Any
@@ -68,4 +69,12 @@ def check_settings(model: IdeaModel, settings: dict[str, object]) -> dict[str, o
     return given
 
 
-__all__ = ["IdeaModel", "check_settings", "settings_of"]
+def steps_of(model: IdeaModel, given: int | None, edit: IdeaEdit | None = None) -> int | None:
+    """Denoising steps that a model takes: those given or its own number; `None` for a model without steps."""
+    setting = settings_of(model).get("num_inference_steps")
+    if setting is None or given is not None:
+        return None if setting is None else given
+    return model.steps_of(edit) if setting.default is None else setting.default
+
+
+__all__ = ["IdeaModel", "check_settings", "settings_of", "steps_of"]

@@ -23,7 +23,7 @@ from melreformer_hf.models.note_performer.modeling_note_performer import NotePer
 from melreformer_hf.nn.ideas import IdeaEdit, IdeaSample
 from melreformer_hf.pipelines.editing_spans import SpanEditing
 from melreformer_hf.pipelines.hearing import SYNTHS, Music, score_end, score_of, score_snapshots
-from melreformer_hf.pipelines.ideas import IdeaModel, check_settings, settings_of
+from melreformer_hf.pipelines.ideas import IdeaModel, check_settings, settings_of, steps_of
 from melreformer_hf.pipelines.mel_to_audio import CHUNK_FRAMES, MelToAudio
 from melreformer_hf.pipelines.outputs import MusicPipelineOutput
 from melreformer_hf.pipelines.pipeline_utils import AudioPipeline, bare, check_count, check_seconds, row_generators
@@ -128,9 +128,7 @@ class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
         seconds, num_frames = one_length(audio_length_in_s, audio_end_in_s), None
         if seconds is not None:
             num_frames = torch.full((batch,), self.frames_of(seconds), device=self._execution_device)
-        total = None
-        if "num_inference_steps" in known:
-            total = settings.get("num_inference_steps", known["num_inference_steps"].default)
+        total = steps_of(model, num_inference_steps, edit)
         with self.telling(callback_on_step_end, callback_on_step_end_tensor_inputs, total) as on_step:
             if "on_step" in known:
                 settings["on_step"] = on_step
@@ -170,7 +168,7 @@ class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
             audio_length_in_s: length in seconds; `None` draws lengths from what the idea model was trained on, or keeps
                 the sketch's.
             num_waveforms_per_prompt: pieces; 1 with `midi`.
-            num_inference_steps: denoising steps of the idea; default: the idea model's own (20 for a UNet).
+            num_inference_steps: denoising steps of the idea; default: the idea model's own (`sampling_steps` of a UNet).
             generator: drives everything random; one, or one per piece. The same gives the same samples.
             latents: noise to begin with in place of noise that is drawn: (batch, 1, mel, column) of unit variance for
                 a UNet, (batch, style_size) for StyleGAN2.

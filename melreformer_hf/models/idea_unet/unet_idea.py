@@ -51,6 +51,7 @@ EMA_KEYS = frozenset(
 OnStep = Callable[[int, torch.Tensor, dict[str, torch.Tensor]], tuple[dict[str, torch.Tensor], bool]]
 
 BACKBONES = ("unet", "transformer")
+_EDITING_STEPS = 20
 PRESETS: dict[str, dict] = {
     "tiny": {},
     "columns_tiny": {"backbone": "transformer", "whitening_knots": 7},
@@ -112,6 +113,7 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
             take (see `calibrated`); `None` changes nothing.
         log2_frames_quantiles: the prior over log2 of the number of frames by its values at even shares, from the shortest
             to the longest, in place of the normal one; `None` keeps that.
+        sampling_steps: denoising steps of an idea that is drawn from noise alone, where `sample` is not told.
 
     Raises:
         ValueError: sizes that do not fit one another; the message names the rule.
@@ -154,8 +156,11 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
         whitening_knots: int = 0,
         log2_frames_quantiles: tuple[float, ...] | None = None,
         calibrated_steps: tuple[int, ...] | None = None,
+        sampling_steps: int = 20,
     ) -> None:
         super().__init__()
+        if sampling_steps < 1:
+            raise ValueError(f"sampling_steps must be at least 1, got {sampling_steps}.")
         self._check_statistics()
         self._check_prior()
         self.num_mel_bins = self.mel_config.num_mel_bins
@@ -442,6 +447,11 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
             measure_marginals(model, scheduler, ideas, num_frames, seed)
         return model
 
+    def steps_of(self, edit: IdeaEdit | None = None) -> int:
+        """Denoising steps where nobody says how many."""
+        # Few steps are calibrated for ideas drawn from noise alone; what is denoised half-way has no calibration.
+        return self.config.sampling_steps if edit is None else max(self.config.sampling_steps, _EDITING_STEPS)
+
     @torch.no_grad()
     def sample(
         self,
@@ -450,7 +460,7 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
         num_frames: int | torch.Tensor | None = None,
         *,
         scheduler: SchedulerMixin,
-        num_inference_steps: int = 20,
+        num_inference_steps: int | None = None,
         latents: torch.Tensor | None = None,
         device: torch.device | str | None = None,
         module: Callable[..., IdeaUNetOutput] | None = None,
@@ -464,7 +474,7 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
             generator: drives noise and durations, row after row; or one per row.
             num_frames: durations in frames, one or (batch,), in place of drawn ones.
             scheduler: takes the steps; `make_scheduler()` or its like.
-            num_inference_steps: denoising steps.
+            num_inference_steps: denoising steps; default `steps_of(edit)`.
             latents: (batch, 1, mel, column) noise of unit variance to begin with, in place of noise that is drawn.
             device: where the model runs; default: where it is.
             module: called in place of the model: the model in a wrapper, such as `torch.compile(model)`.
@@ -484,7 +494,8 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
             lengths = check_lengths(num_frames, batch_size, device)
             told = log2_of_lengths(lengths)
         config, run = self.config, self if module is None else module
-        set_spaced_timesteps(scheduler, num_inference_steps, config.noise_power, device, config.leap_timestep)
+        steps = self.steps_of(edit) if num_inference_steps is None else num_inference_steps
+        set_spaced_timesteps(scheduler, steps, config.noise_power, device, config.leap_timestep)
         edit = None if edit is None else edit.checked((batch_size, *noise.shape[2:]), device)
         course = IdeaCourse(noise, scheduler, edit, None if edit is None else self.normalize_idea(edit.ideas, told))
         latents = course.begin()
@@ -501,7 +512,7 @@ class IdeaUNetModel(HubMixin, ModelMixin, ConfigMixin):
                 told = log2_of_lengths(lengths)
             if not go_on:
                 break
-        ideas = self._corrected(latents, told, num_inference_steps if course.strength == 1 else None)
+        ideas = self._corrected(latents, told, steps if course.strength == 1 else None)
         return IdeaSample(course.finish(ideas.clamp(min=self.mel_config.floor_value)), lengths)
 
     def _corrected(self, latents: torch.Tensor, told: torch.Tensor, steps: int | None) -> torch.Tensor:

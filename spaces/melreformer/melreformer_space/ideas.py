@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from melreformer_hf.audio.resize import resize_mel
+from melreformer_hf.pipelines.ideas import steps_of
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
-from melreformer_hf.pipelines.pipeline_utils import row_generators
+from melreformer_hf.pipelines.pipeline_utils import bare, row_generators
 from melreformer_hf.plotting import MelSummary, mel_figure
 from melreformer_space.limits import MAX_SECONDS, MIN_SECONDS, STEPS, STRETCH, check_number, checked, read_recording
 from melreformer_space.sound import Files, Shown, Sound, emptied
@@ -34,6 +35,12 @@ class IdeaPlayer:
 
     def __init__(self, pipeline: MelReformerPipeline, live: bool, files: Files) -> None:
         self.pipeline, self.live, self.files, self.rate = pipeline, live, files, pipeline.sampling_rate
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps that the slider begins with: the idea model's own."""
+        own = steps_of(bare(self.pipeline.idea), None)
+        return STEPS[0] if own is None else min(max(own, STEPS[0]), STEPS[1])
 
     def picture(self, mel: torch.Tensor, name: str, seconds: float, high: float, share: float = 1.0) -> np.ndarray:
         """(height, width, 3) figure of a (mel, column) log-mel over `seconds`; beyond `share` of them it stays grey."""

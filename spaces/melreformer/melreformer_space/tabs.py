@@ -97,8 +97,9 @@ def generate_tab(players: Players) -> None:
             with gr.Accordion(DRAWING, open=False, visible=sources[0] == "notes") as drawing:
                 temperature, top_p = drawing_fields()
             with gr.Group(visible=sources[0] == "idea") as denoising:
+                own = players.ideas.steps if players.ideas else STEPS[0]
                 steps = gr.Slider(
-                    *STEPS, value=20, step=1, label="Denoising steps", info="Fewer are faster; the idea gets coarser."
+                    *STEPS, value=own, step=1, label="Denoising steps", info="More take longer and change little."
                 )
             start, stop = buttons_of("Generate", "generate", "stop")
             inputs = [unchecked(field) for field in (seconds, seed, new_seed, source, temperature, top_p, steps)]

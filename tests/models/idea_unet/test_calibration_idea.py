@@ -124,3 +124,21 @@ def test_refusals(steps):
         timid_model().calibrated(make_scheduler(), steps)
     with pytest.raises(ValueError, match="with whitening_knots"):
         IdeaUNetModel(calibrated_steps=(4,))
+
+
+def drawn(model: IdeaUNetModel, **arguments) -> torch.Tensor:
+    return model.sample(1, torch.Generator().manual_seed(0), 200, scheduler=make_scheduler(), **arguments).ideas
+
+
+def test_the_number_of_steps_is_the_models_own_for_drawing_and_a_whole_denoising_for_changing(tmp_path):
+    usual, quick = timid_model(), timid_model()
+    quick.register_to_config(sampling_steps=3)
+    quick.save_pretrained(tmp_path)
+    quick = Timid.from_pretrained(tmp_path)
+    for model, steps in ((usual, 20), (quick, 3)):
+        assert torch.equal(drawn(model), drawn(model, num_inference_steps=steps))
+        assert not torch.equal(drawn(model), drawn(model, num_inference_steps=steps + 1))
+    edit = IdeaEdit(torch.randn(1, BINS, COLUMNS) - 4, 0.5)
+    assert torch.equal(drawn(quick, edit=edit), drawn(quick, edit=edit, num_inference_steps=20))
+    with pytest.raises(ValueError, match="sampling_steps must be at least 1, got 0"):
+        IdeaUNetModel(sampling_steps=0)

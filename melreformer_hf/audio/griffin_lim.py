@@ -59,7 +59,7 @@ def accelerated(rebuilt: torch.Tensor, previous: torch.Tensor | None, momentum: 
         return rebuilt
     # c_n = t_n + a (t_n - t_(n-1)) = (1 + a) (t_n - a / (1 + a) t_(n-1)); the factor goes when the magnitudes are put
     # back.
-    return rebuilt - (momentum / (1 + momentum)) * previous
+    return torch.sub(rebuilt, previous, alpha=momentum / (1 + momentum))
 
 
 def griffin_lim(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 
@@ -84,6 +84,74 @@ def stream_with_overlap(
         yield piece
 
 
+Frames = tuple[torch.Tensor, ...]  # of the same stretch of a signal, (batch, frame, ...) each
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One of the stages that make a synthesizer: frames to as many frames.
+
+    Args:
+        work: given frames and the number of the first of them.
+        reach: frames (before, after) that an output frame depends on.
+    """
+
+    work: Callable[[Frames, int], Frames]
+    reach: tuple[int, int] = (0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Backlog:
+    """What a stage of a stream remembers between two chunks; fields as in `Overlap`, frames as in `Frames`."""
+
+    held: Frames | None = None
+    context: int = 0
+    first_frame: int = 0
+
+    def settle(self, stage: Stage, frames: Frames | None, last: bool) -> tuple[Frames | None, Backlog]:
+        """Work on further frames: those whose future is known, or at the end of the signal (`last`) all.
+
+        Returns:
+            the stage's frames, or `None` where there are none, and what to remember.
+        """
+        held = self.held
+        if frames is not None:
+            held = frames if held is None else tuple(torch.cat(pair, dim=1) for pair in zip(held, frames, strict=True))
+        waiting = 0 if held is None else held[0].shape[1] - self.context
+        settled = waiting - (0 if last else stage.reach[1])
+        if settled < 1:
+            return None, dataclasses.replace(self, held=held)
+        context = self.context + settled
+        made = tuple(value[:, self.context : context] for value in stage.work(held, self.first_frame))
+        dropped = max(0, context - stage.reach[0])
+        kept = tuple(value[:, dropped:] for value in held)
+        return made, Backlog(kept, context - dropped, self.first_frame + dropped)
+
+
+def run_stages(
+    stages: Sequence[Stage], backlogs: tuple[Backlog, ...], frames: Frames | None, last: bool
+) -> tuple[Frames | None, tuple[Backlog, ...]]:
+    """Stages one after another over the next chunk of a stream.
+
+    Every stage is computed again only as far as its own reach, not as far as that of all stages: with many stages and
+    short chunks most of the work is saved.
+
+    Args:
+        stages: from the first to the last.
+        backlogs: one for each; new ones begin a stream.
+        frames: the chunk, `None` for none.
+        last: whether the signal ends with it.
+
+    Returns:
+        frames of the last stage that are settled, `None` where there are none, and the new backlogs.
+    """
+    later = []
+    for stage, backlog in zip(stages, backlogs, strict=True):
+        frames, backlog = backlog.settle(stage, frames, last)
+        later.append(backlog)
+    return frames, tuple(later)
+
+
 class MelStreamingMixin:
     """Streaming of a vocoder, which has `num_mel_bins`, `receptive_field_frames` and `hop_length`."""
 
@@ -118,7 +186,7 @@ class MelStreamingMixin:
     def stream(self, mel_chunks: Iterable[torch.Tensor], module: Callable | None = None) -> Iterator[torch.Tensor]:
         """Synthesize a mel that arrives in chunks; the concatenated output equals that of the whole mel.
 
-        Every piece is computed with as many frames of context as the receptive field asks for, so the output lags
+        Every piece is computed with as much context as its receptive field asks for, so the output lags
         `receptive_field_frames[1]` frames behind the input. Memory does not grow with the length.
 
         Args:
@@ -131,13 +199,15 @@ class MelStreamingMixin:
         Raises:
             ValueError: see `checked_mel_chunks` and `check_stream_length`.
         """
-        step = self if module is None else module
+        yield from self.stream_checked(self.checked_mel_chunks(mel_chunks), self if module is None else module)
+
+    def stream_checked(self, chunks: Iterable[torch.Tensor], step: Callable) -> Iterator[torch.Tensor]:
+        """`stream` of chunks that are in order, by this vocoder or a wrapper around it."""
 
         def synthesize(mel: torch.Tensor, first_frame: int) -> torch.Tensor:
             return self.synthesize_piece(step, mel, first_frame)
 
-        chunks = self.checked_mel_chunks(mel_chunks)
         yield from stream_with_overlap(synthesize, chunks, self.receptive_field_frames, self.hop_length)
 
 
-__all__ = ["MelStreamingMixin", "Overlap", "stream_with_overlap"]
+__all__ = ["Backlog", "Frames", "MelStreamingMixin", "Overlap", "Stage", "run_stages", "stream_with_overlap"]

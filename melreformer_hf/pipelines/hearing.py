@@ -23,6 +23,7 @@ Snapshots: TypeAlias = "Iterator[Snapshot]"
 _LONGEST_SECONDS = 60.0
 _FAR = 1 << 50  # ticks: the pedal has not been lifted yet
 RING_SECONDS = 1.0
+_FIRST_CHUNK_FRAMES = 64
 # What plays notes: a model, or the recorded piano that comes with the package.
 SYNTHS = ("performer", "sampled")
 
@@ -58,6 +59,19 @@ def score_end(notes: Sequence[MidiNote], pedal: Iterable[tuple[int, int]]) -> fl
     return (float(release.max()) if len(release) else 0.0) + RING_SECONDS
 
 
+def chunk_end(first: int, chunk: int) -> int:
+    """The frame after a chunk that begins at `first`: the first chunk of a piece is a short one, so that it comes early."""
+    return first + (chunk if first else min(chunk, _FIRST_CHUNK_FRAMES))
+
+
+def chunk_edges(first: int, num_frames: int, chunk: int) -> Iterator[tuple[int, int]]:
+    """(first frame, the frame after the last) of the chunks from `first` on to the end of a piece."""
+    while first < num_frames:
+        until = min(chunk_end(first, chunk), num_frames)
+        yield first, until
+        first = until
+
+
 def score_snapshots(
     notes: Sequence[MidiNote], pedal: Iterable[tuple[int, int]], num_frames: int, chunk: int, rate: float, tail: float
 ) -> Snapshots:
@@ -75,8 +89,7 @@ def score_snapshots(
         (notes that are heard in the chunk, the frame after its last).
     """
     heard = sounding_notes(notes, pedal)
-    for first in range(0, num_frames, chunk):
-        until = min(first + chunk, num_frames)
+    for first, until in chunk_edges(0, num_frames, chunk):
         yield heard.where((heard.onset * rate < until) & ((heard.release + tail) * rate > first)), until
 
 
@@ -152,8 +165,8 @@ def written_snapshots(
         # Whatever comes, comes with this note or later.
         known = math.floor(note.onset * rate / TICKS_PER_SECOND)
         known = known if num_frames is None else min(known, num_frames)
-        while known - done >= chunk:
-            done += chunk
+        while known >= chunk_end(done, chunk):
+            done = chunk_end(done, chunk)
             yield piece.sounding(), done
             piece.forget(done / rate)
         piece.add(note, down)
@@ -162,8 +175,8 @@ def written_snapshots(
     if num_frames is None:
         last = float(heard.release.max()) if len(heard) else 0.0
         num_frames = max(done, math.ceil((last + RING_SECONDS) * rate))
-    for first in range(done, num_frames, chunk):
-        yield heard, min(first + chunk, num_frames)
+    for _, until in chunk_edges(done, num_frames, chunk):
+        yield heard, until
 
 
 __all__ = [

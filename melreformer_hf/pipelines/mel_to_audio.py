@@ -9,7 +9,7 @@ import torch
 from melreformer_hf.audio.mel import MelConfig
 from melreformer_hf.pipelines.pipeline_utils import bare, check_seconds
 
-CHUNK_FRAMES = 64
+CHUNK_FRAMES = 128  # in shorter ones a vocoder's stages compute more of their surroundings than of the chunk
 # Loudest sample that `live_gain` aims at: the piece's own peaks are higher than those of its summary.
 _SUMMARY_PEAK = 0.35
 _MAX_GAIN = 100.0

@@ -295,7 +295,7 @@ class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
         Args:
             ideas: (batch, mel, column) log-mels, of `sample_idea`, `idea_of` or your own.
             num_frames: (batch,) lengths in frames.
-            chunk_length_in_s: about how much audio a chunk holds; default 0.75 seconds, about. The first comes as
+            chunk_length_in_s: about how much audio a chunk holds; default 1.5 seconds, about. The first comes as
                 early as it can.
             callback_on_mel: told every (batch, mel, frame) piece of the mel before it becomes audible.
             generator: as `__call__`, of what an expansion that samples draws.

@@ -377,7 +377,7 @@ class MidiGenerationPipeline(MelToAudio, AudioPipeline):
             top_p: as `__call__`.
             generator: as `__call__`, one.
             synth: as `__call__`.
-            chunk_length_in_s: about how much audio a chunk holds; default 0.75 seconds, about.
+            chunk_length_in_s: about how much audio a chunk holds; default 1.5 seconds, about.
             callback_on_note: told every note after it was written, before it sounds; not those of `midi` and `prompt`.
             callback_on_mel: told every (1, mel, frame) piece of the performer's mel before it becomes audible.
 

@@ -75,6 +75,9 @@ def test_a_length_that_is_given_is_kept_and_silence_is_cut_into_chunks():
     untils = [until for _, until in written_snapshots(iter(late), [], 200, 64, RATE, TAIL)]
     assert untils == [64, 128, 192, 200]
     assert [until for _, until in written_snapshots(iter([]), [], 70, 64, RATE, TAIL)] == [64, 70]
+    # The first chunk of a longer kind is short all the same.
+    for chunk, expected in ((100, [64, 164, 200]), (20, list(range(20, 201, 20)))):
+        assert [until for _, until in written_snapshots(iter(late), [], 200, chunk, RATE, TAIL)] == expected
     ringing = [until for _, until in written_snapshots(iter(late), [], None, 64, RATE, TAIL)]
     assert ringing[-1] == math.ceil(31.1 * RATE) and max(np.diff(ringing)) == 64
 
@@ -96,6 +99,7 @@ def test_a_known_piece_is_told_by_what_is_heard():
     frames = int(score_end(notes, []) * RATE)
     told = list(score_snapshots(notes, [], frames, 64, RATE, TAIL))
     assert [until for _, until in told] == [*range(64, frames, 64), frames]
+    assert [until for _, until in score_snapshots(notes, [], 300, 128, RATE, TAIL)] == [64, 192, 300]
     for number, (heard, until) in enumerate(told):
         expected = (whole.onset * RATE < until) & ((whole.release + TAIL) * RATE > 64 * number)
         assert table(heard) == table(whole.where(expected))

@@ -171,7 +171,7 @@ def test_a_live_gain_makes_the_summary_sound_at_a_third_of_full_scale(pipe, monk
 def test_seconds_become_whole_frames(pipe):
     assert [pipe.frames_of(seconds) for seconds in (1e-9, 0.4 * HOP / RATE, 1.4 * HOP / RATE)] == [1, 1, 1]
     assert pipe.frames_of(1.6 * HOP / RATE) == 2 and pipe.frames_of(6 * 3600) == round(6 * 3600 * RATE / HOP)
-    assert pipe.chunk_frames_of(None) == 64 and pipe.chunk_frames_of(10 * HOP / RATE) == 10
+    assert pipe.chunk_frames_of(None) == 128 and pipe.chunk_frames_of(10 * HOP / RATE) == 10
     for refused in (0, -1.0, 6 * 3600 + 0.1, float("nan"), True, "1"):
         with pytest.raises(ValueError, match="above 0 and at most 21600"):
             pipe.frames_of(refused)

@@ -10,6 +10,7 @@ scale the magnitudes until the mel that they imply is the one that was given.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from melreformer_hf.audio.griffin_lim import accelerated, magnitude_from_log_mel
 from melreformer_hf.audio.mel import MelConfig, mel_filter_bank, undo_log
 from melreformer_hf.audio.stft import Transform, extended_istft, extended_stft, full_precision, power, trim
 from melreformer_hf.nn.convnext import ConvNeXtBlock
+from melreformer_hf.nn.streaming import Backlog, Frames, Stage, run_stages
 
 _SMALLEST_MAGNITUDE = 1e-5
 _SMALLEST_SQUARE = 1e-10
@@ -169,20 +171,36 @@ class IstftGenerator(nn.Module):
     @property
     def receptive_field_frames(self) -> tuple[int, int]:
         """Frames (before, after) that the samples of a frame depend on."""
-        network = self.stem.kernel_size[0] // 2 + sum(block.reach for block in self.blocks)
-        network += self.refine_steps * self.transform.overlap_reach
-        before, after = self.transform.output_reach
-        return network + before, network + after
+        befores, afters = zip(*(stage.reach for stage in self.stages()), strict=True)
+        return sum(befores), sum(afters)
 
-    def _hidden(self, input_features: torch.Tensor) -> torch.Tensor:
-        hidden = self.stem(input_features * self.scale + self.shift)
-        hidden = self.stem_norm(hidden.transpose(1, 2)).transpose(1, 2)
-        for block in self.blocks:
-            if self.gradient_checkpointing and self.training:
-                hidden = self._gradient_checkpointing_func(block.__call__, hidden)
-            else:
-                hidden = block(hidden)
-        return self.head(self.norm(hidden.transpose(1, 2)))
+    def stages(self) -> list[Stage]:
+        """From (log-mel,), (batch, frame, mel), to (samples, magnitude): (batch, frame, hop) and (batch, frame, bin)."""
+        reach = self.stem.kernel_size[0] // 2
+        blocks = [Stage(partial(self._block, block), (block.reach, block.reach)) for block in self.blocks]
+        overlap = self.transform.overlap_reach
+        projections = [Stage(self._project, (overlap, overlap))] * self.refine_steps
+        return [
+            Stage(self._stem, (reach, reach)),
+            *blocks,
+            Stage(self._spectrum),
+            *projections,
+            Stage(self._sound, self.transform.output_reach),
+        ]
+
+    def _stem(self, frames: Frames, first_frame: int) -> Frames:
+        (log_mel,) = frames
+        given = log_mel.to(self.head.weight.dtype) * self.scale + self.shift
+        return self.stem_norm(self.stem(given.transpose(1, 2)).transpose(1, 2)), log_mel
+
+    def _block(self, block: ConvNeXtBlock, frames: Frames, first_frame: int) -> Frames:
+        hidden, log_mel = frames
+        hidden = hidden.transpose(1, 2)  # (batch, channel, frame)
+        if self.gradient_checkpointing and self.training:
+            hidden = self._gradient_checkpointing_func(block.__call__, hidden)
+        else:
+            hidden = block(hidden)
+        return hidden.transpose(1, 2), log_mel
 
     def _phase(self, coefficients: torch.Tensor, first_frame: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(cosine, sine), not normalized, of shape (batch, frame, bin)."""
@@ -212,35 +230,46 @@ class IstftGenerator(nn.Module):
         return self.tables.product(ratio - 1, "shares")
 
     def _magnitude(self, log_mel: torch.Tensor, delta: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        # (batch, mel, frame), (batch, frame, bin), (batch, frame, mel) -> (batch, frame, bin)
         prior = magnitude_from_log_mel(log_mel, self.mel_config, _SMALLEST_MAGNITUDE, self.tables.inverse)
         magnitude = prior * delta.clamp(max=_LARGEST_DELTA).exp()
         for _ in range(self.mel_corrections):
             magnitude = torch.addcmul(magnitude, magnitude, self._lacking(magnitude.square(), wanted, 1.0))
         return magnitude.clamp(max=self.loudest)
 
-    def _synthesize(
-        self, log_mel: torch.Tensor, head: torch.Tensor, first_frame: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(batch, sample), and the magnitudes (batch, frame, bin) that were asked for."""
-        bins = self.transform.num_bins
-        cosine, sine = self._phase(head[..., bins:], first_frame)
+    def _spectrum(self, frames: Frames, first_frame: int) -> Frames:
+        """What the head says of magnitude and phase: spectrum, projection before, magnitude, and the mel that is wanted."""
+        hidden, log_mel = frames
+        head, log_mel = self.head(self.norm(hidden)), log_mel.float().transpose(1, 2)
+        with full_precision(head):
+            head, bins = head.float(), self.transform.num_bins
+            cosine, sine = self._phase(head[..., bins:], first_frame)
+            wanted = undo_log(log_mel, self.mel_config).transpose(1, 2).clamp(min=self.mel_config.log_floor)
+            magnitude = self._magnitude(log_mel, head[..., :bins], wanted)
+            # Division by the pair's length leaves its angle; the small square keeps a zero pair's gradient finite.
+            gain = magnitude * (cosine.square() + sine.square() + _SMALLEST_SQUARE).rsqrt()
+            spectrum = torch.complex(cosine * gain, sine * gain)
+        return spectrum, spectrum.new_zeros(()).expand_as(spectrum), magnitude, wanted
+
+    def _project(self, frames: Frames, first_frame: int) -> Frames:
+        """One step of Griffin-Lim: the nearest spectrum that a signal has, with the magnitudes put back."""
+        spectrum, previous, magnitude, wanted = frames
         window = self.tables.window
-        wanted = undo_log(log_mel, self.mel_config).transpose(1, 2).clamp(min=self.mel_config.log_floor)
-        magnitude = self._magnitude(log_mel, head[..., :bins], wanted)
-        # Division by the pair's length leaves its angle; the small square keeps the gradient of a zero pair finite.
-        gain = magnitude * (cosine.square() + sine.square() + _SMALLEST_SQUARE).rsqrt()
-        spectrum, previous = torch.complex(cosine * gain, sine * gain), None
-        for _ in range(self.refine_steps):
-            # One step of Griffin-Lim: the nearest spectrum that a signal has, with the magnitudes put back.
+        with full_precision(spectrum):
             rebuilt = extended_stft(extended_istft(spectrum, self.transform, window), self.transform, window)
-            target, previous = accelerated(rebuilt, previous, self.refine_momentum), rebuilt
+            target = accelerated(rebuilt, previous, self.refine_momentum)
             gain = magnitude * power(target, _SMALLEST_SQUARE).rsqrt()
             if self.refine_feedback:
                 # Where windows disagree sound is lost; the mel tells how much.
                 lacking = self._lacking(power(rebuilt, _SMALLEST_SQUARE), wanted, self.refine_feedback)
                 gain = torch.addcmul(gain, gain, lacking)
-            spectrum = target * gain
-        return trim(extended_istft(spectrum, self.transform, window), self.transform), magnitude
+        return target * gain, rebuilt, magnitude, wanted
+
+    def _sound(self, frames: Frames, first_frame: int) -> Frames:
+        spectrum, _, magnitude, _ = frames
+        with full_precision(spectrum):
+            waveform = trim(extended_istft(spectrum, self.transform, self.tables.window), self.transform)
+        return waveform.unflatten(1, (-1, self.transform.hop_length)), magnitude
 
     def forward(
         self, input_features: torch.Tensor, first_frame: int = 0, output_magnitude: bool = False
@@ -249,11 +278,23 @@ class IstftGenerator(nn.Module):
 
         With `output_magnitude` also (batch, frame, bin) float32, the magnitudes before any projection.
         """
-        head = self._hidden(input_features.to(self.head.weight.dtype))
-        with full_precision(input_features):
-            waveform, magnitude = self._synthesize(input_features.float(), head.float(), first_frame)
-        waveform = waveform.to(input_features.dtype)
-        return (waveform, magnitude) if output_magnitude else waveform
+        frames: Frames = (input_features.transpose(1, 2),)
+        for stage in self.stages():
+            frames = stage.work(frames, first_frame)
+        waveform = frames[0].flatten(1).to(input_features.dtype)
+        return (waveform, frames[1]) if output_magnitude else waveform
+
+    def advance(
+        self, input_features: torch.Tensor, backlogs: tuple[Backlog, ...] | None, last: bool
+    ) -> tuple[torch.Tensor, tuple[Backlog, ...]]:
+        """The next piece of a stream: (batch, mel, frame), none too at the end, to (batch, sample), of what is settled."""
+        stages = self.stages()
+        backlogs = tuple(Backlog() for _ in stages) if backlogs is None else backlogs
+        frames = (input_features.transpose(1, 2),) if input_features.shape[-1] else None
+        made, backlogs = run_stages(stages, backlogs, frames, last)
+        if made is None:
+            return input_features.new_zeros(len(input_features), 0), backlogs
+        return made[0].flatten(1).to(input_features.dtype), backlogs
 
 
 __all__ = ["IstftGenerator", "SpectralTables", "band_slices", "mel_affine", "oscillator_turns"]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -31,9 +31,20 @@ from melreformer_hf.models.hifi_vocoder.generators_gan import HifiganGenerator, 
 from melreformer_hf.models.hifi_vocoder.weights_hifi_vocoder import ORIGINAL_FORMAT
 from melreformer_hf.nn.conv import apply_weight_norm, has_weight_norm, remove_weight_norm
 from melreformer_hf.nn.convnext import ConvNeXtBlock, init_convnext_block
-from melreformer_hf.nn.streaming import MelStreamingMixin
+from melreformer_hf.nn.streaming import Backlog, MelStreamingMixin
 from melreformer_hf.originals.formats import OriginalCheckpointMixin
 from melreformer_hf.originals.weight_norm import plain_state_dict
+
+
+@dataclass(frozen=True)
+class VocoderStream:
+    """A stream of architecture "istft" between two pieces, of constant size.
+
+    Args:
+        backlogs: of the generator's stages.
+    """
+
+    backlogs: tuple[Backlog, ...]
 
 
 @dataclass
@@ -43,10 +54,12 @@ class HifiVocoderOutput(ModelOutput):
     Args:
         waveform: (batch, frame * hop_length), full scale at 1.
         magnitude: (batch, frame, bin) of the spectrum that architecture "istft" asks for; with `output_magnitude`.
+        stream_state: what the next piece of a stream needs; with `last`.
     """
 
     waveform: torch.FloatTensor | None = None
     magnitude: torch.FloatTensor | None = None
+    stream_state: VocoderStream | None = None
 
 
 def _istft_generator(config: HifiVocoderConfig) -> nn.Module:
@@ -189,6 +202,8 @@ class HifiVocoderModel(OriginalCheckpointMixin, MelStreamingMixin, HifiVocoderPr
         return_dict: bool | None = None,
         first_frame: int = 0,
         output_magnitude: bool = False,
+        stream_state: VocoderStream | None = None,
+        last: bool | None = None,
     ) -> HifiVocoderOutput | tuple[torch.Tensor, ...]:
         """Synthesize.
 
@@ -198,33 +213,58 @@ class HifiVocoderModel(OriginalCheckpointMixin, MelStreamingMixin, HifiVocoderPr
             return_dict: `False` gives a tuple.
             first_frame: where in a longer mel the input begins; oscillators continue there.
             output_magnitude: also give the magnitudes that are predicted before windows are joined, for losses.
+            stream_state: of the piece before, of architecture "istft"; `None` begins.
+            last: the input is a piece of a stream, the last one (which may have no frames) or not: the waveform is
+                that of the frames whose future is known. `None`: the input is whole.
 
         Raises:
             ValueError: the shape is not (batch, num_mel_bins, at least one frame), or not floating point; or
-                `output_magnitude` of an architecture that predicts none.
+                `output_magnitude` or `last` of an architecture that has none.
         """
         bins, shape = self.num_mel_bins, tuple(input_features.shape)
-        if len(shape) != 3 or shape[1] != bins or not shape[0] or not shape[2]:
+        if len(shape) != 3 or shape[1] != bins or not shape[0] or not (shape[2] or last):
             raise ValueError(
                 f"input_features must be (batch, {bins}, frames) with at least one frame, got {shape}. A single mel "
                 "needs a batch axis: mel.unsqueeze(0)."
             )
         if not input_features.is_floating_point():
             raise ValueError(f"input_features must be floating point log-mels, got {input_features.dtype}.")
-        if output_magnitude and self.config.architecture != "istft":
-            raise ValueError(
-                f'output_magnitude is for architecture "istft", this one is {self.config.architecture!r}, got True.'
-            )
-        if output_magnitude:
+        for name, value in (("output_magnitude", output_magnitude or None), ("last", last)):
+            if value is not None and self.config.architecture != "istft":
+                raise ValueError(
+                    f'{name} is for architecture "istft", this one is {self.config.architecture!r}, got {value}.'
+                )
+        magnitude = state = None
+        if last is not None:
+            backlogs = None if stream_state is None else stream_state.backlogs
+            waveform, backlogs = self.generator.advance(input_features, backlogs, last)
+            state = VocoderStream(backlogs)
+        elif output_magnitude:
             waveform, magnitude = self.generator(input_features, first_frame, True)
         else:
-            waveform, magnitude = self.generator(input_features, first_frame), None
-        output = HifiVocoderOutput(waveform=waveform, magnitude=magnitude)
+            waveform = self.generator(input_features, first_frame)
+        output = HifiVocoderOutput(waveform=waveform, magnitude=magnitude, stream_state=state)
         return output.to_tuple() if return_dict is False else output
+
+    def stream_checked(self, chunks: Iterable[torch.Tensor], step: Callable) -> Iterator[torch.Tensor]:
+        # Stage by stage where there are stages: with overlaps of the whole, most of a short chunk would be computed twice.
+        if self.config.architecture != "istft":
+            yield from super().stream_checked(chunks, step)
+            return
+        state, chunk = None, None
+        for chunk in chunks:
+            if not chunk.shape[-1]:
+                continue
+            output = step(chunk, return_dict=True, stream_state=state, last=False)
+            state = output.stream_state
+            if output.waveform.shape[-1]:
+                yield output.waveform
+        if state is not None:
+            yield step(chunk[..., :0], return_dict=True, stream_state=state, last=True).waveform
 
     def synthesize_piece(self, module: Callable, mel: torch.Tensor, first_frame: int) -> torch.Tensor:
         # The oscillators' phases follow the place in the whole signal.
         return module(mel, return_dict=True, first_frame=first_frame).waveform
 
 
-__all__ = ["HifiVocoderModel", "HifiVocoderOutput", "HifiVocoderPreTrainedModel"]
+__all__ = ["HifiVocoderModel", "HifiVocoderOutput", "HifiVocoderPreTrainedModel", "VocoderStream"]

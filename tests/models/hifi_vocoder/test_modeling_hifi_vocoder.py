@@ -187,6 +187,24 @@ def test_magnitudes_that_were_asked_for_come_out_on_request():
     assert_error(error, "output_magnitude", "istft", "hifigan")
 
 
+def test_a_stream_goes_on_from_its_state_and_other_architectures_have_none():
+    model, mel = tiny_model("istft"), some_mel(2, 60)
+    with torch.no_grad():
+        first = model(mel[..., :40], last=False)
+        rest = model(mel[..., 40:], stream_state=first.stream_state, last=False)
+        end = model(mel[..., :0], stream_state=rest.stream_state, last=True)
+        whole = model(mel)
+    after = model.receptive_field_frames[1]
+    assert first.waveform.shape[-1] == (40 - after) * model.hop_length and whole.stream_state is None
+    made = torch.cat([output.waveform for output in (first, rest, end)], dim=-1)
+    torch.testing.assert_close(made, whole.waveform, rtol=0, atol=2e-5 * max(1.0, whole.waveform.abs().max().item()))
+    with pytest.raises(ValueError) as error:
+        tiny_model("hifigan")(mel, last=False)
+    assert_error(error, "last", "istft", "hifigan")
+    with pytest.raises(ValueError, match="at least one frame"):
+        model(mel[..., :0], last=False)
+
+
 def test_silence_is_nearly_silent():
     model = HifiVocoderModel(HifiVocoderConfig.preset("istft_tiny", num_hidden_layers=1)).eval()
     mel = torch.full((1, model.config.num_mel_bins, 20), model.config.mel_config.floor_value)

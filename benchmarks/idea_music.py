@@ -130,15 +130,12 @@ def generated_row(pipe: MelReformerPipeline, steps: int | None, arguments: argpa
 
 
 def composed_row(pipe: MelReformerPipeline, arguments: argparse.Namespace, frames: int) -> Row:
-    """Ideas of mels that composer and performer make: notes in place of noise."""
-    midi = MidiGenerationPipeline.from_pretrained(arguments.checkpoint)
-    midi.set_progress_bar_config(disable=True)
-    ideas, spent, columns = [], 0.0, bare(pipe.idea).config.num_columns
+    """Ideas of what composer and performer play: notes in place of noise."""
+    ideas, spent = [], 0.0
     for index in range(arguments.count):
         generator = torch.Generator().manual_seed(arguments.seed + index)
         started = time.perf_counter()
-        mel = midi(frames / pipe.mel_config.frame_rate, generator=generator, output_type="mel").audios
-        ideas.append(resize_mel(mel[..., :frames], columns))
+        ideas.append(pipe.compose_idea(frames / pipe.mel_config.frame_rate, generator=generator).ideas)
         spent += time.perf_counter() - started
     drawn = torch.cat(ideas)
     return Row(rendered(pipe, drawn, frames), drawn, spent / arguments.count)

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -108,7 +108,15 @@ def generate(
         typer.Option(
             min=1,
             metavar="NUMBER",
-            help="Denoising steps of the idea (--from idea): fewer are faster, coarser. Default: 20.",
+            help="Denoising steps of the idea (--from idea). Default: the model's own, 4 in piano-tiny; more change little.",
+        ),
+    ] = None,
+    idea_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="noise|notes",
+            help="What an idea is drawn from (--from idea): noise, by the idea model, so that the first sound comes at once; "
+            "or notes that the composer writes first, which gives it a beat. Default: noise.",
         ),
     ] = None,
     midi: Annotated[
@@ -129,15 +137,15 @@ def generate(
     """Generate music and write it while it is made, with its notes and a picture.
 
     A composer writes notes and a performer plays them; with --from idea a small idea of the whole piece is drawn, or that
-    of a MIDI file is taken, and expanded. Any length takes the same memory; what was made is kept when it is interrupted. Nothing is downloaded for a
-    bundled checkpoint.
+    of a MIDI file is taken, and expanded. Any length takes the same memory; what was made is kept when it is interrupted.
+    Nothing is downloaded for a bundled checkpoint.
 
     Example: melreformer generate --seconds 20 --output song.mp3 --seed 7
     """
     files = output_names(output, num)
     check_length(seconds)
     level = None if keep_level else -1.0 if peak is None else peak
-    notes = choose_source(source, steps, checkpoint, midi) == "notes"
+    notes = choose_source(source, steps, checkpoint, midi, idea_from) == "notes"
     pipe = load_pipeline(checkpoint, device, threads, to_stderr=output == PIPE, notes=notes)
     if notes:
         from melreformer_hf.cli.pieces import compose_files
@@ -146,7 +154,7 @@ def generate(
         return
     pipe.set_progress_bar_config(desc="idea", unit="step")
     for file, (own, generator) in zip(files, seeds(seed, num), strict=True):
-        grow_idea(pipe, file, seconds, steps, midi, generator, level, own)
+        grow_idea(pipe, file, seconds, steps, midi, idea_from or "noise", generator, level, own)
 
 
 def grow_idea(
@@ -155,18 +163,21 @@ def grow_idea(
     seconds: float | None,
     steps: int | None,
     midi: Path | None,
+    idea_from: str,
     generator: torch.Generator,
     peak_db: float | None,
     seed: int,
 ) -> None:
-    """Draw an idea, or take that of a sketch, and write its music."""
+    """Draw an idea, compose one, or take that of a sketch, and write its music."""
     from melreformer_hf.pipelines.pipeline_utils import row_generators
 
     started, rows = time.perf_counter(), row_generators(generator, 1)
-    if midi is None:
-        drawn = pipe.sample_idea(seconds, num_inference_steps=steps, generator=rows)
-    else:
+    if midi is not None:
         drawn = pipe.idea_of_midi(midi, seconds)
+    elif idea_from == "notes":
+        drawn = pipe.compose_idea(seconds, generator=rows)
+    else:
+        drawn = pipe.sample_idea(seconds, num_inference_steps=steps, generator=rows)
     origin = f"seed {seed}" if midi is None else f"from {midi}, seed {seed}"
     render_piece(pipe, drawn, file, peak_db, origin, started, rows)
 
@@ -222,7 +233,9 @@ def expand(
     render_piece(pipe, drawn, file, peak, f"from {recording}", started)
 
 
-def choose_source(source: str | None, steps: int | None, checkpoint: str, midi: Path | None = None) -> str:
+def choose_source(
+    source: str | None, steps: int | None, checkpoint: str, midi: Path | None = None, idea_from: str | None = None
+) -> str:
     """`notes` or `idea`: what was asked for, or the best that the checkpoint has.
 
     Raises:
@@ -242,9 +255,10 @@ def choose_source(source: str | None, steps: int | None, checkpoint: str, midi: 
         )
     if midi is not None and not midi.is_file():
         raise FileNotFoundError(f"No MIDI file at {midi}.")
+    check_idea_source(idea_from, steps, midi, parts)
     if source is None:
-        # Steps and sketches are the idea's: who names them wants one.
-        named = steps is not None or midi is not None
+        # Steps, sketches and sources are the idea's: who names them wants one.
+        named = any(value is not None for value in (steps, midi, idea_from))
         source = "idea" if named and "idea" in found else found[0]
     if source not in found:
         raise ValueError(f"--from {source}: {checkpoint} has no {'composer' if source == 'notes' else 'idea model'}.")
@@ -252,7 +266,27 @@ def choose_source(source: str | None, steps: int | None, checkpoint: str, midi: 
         raise ValueError("--midi is a sketch for --from idea. To go on with its notes, see melreformer midi continue.")
     if steps is not None and source == "notes":
         raise ValueError("--steps is for --from idea: notes are written without denoising.")
+    if idea_from is not None and source == "notes":
+        raise ValueError("--idea-from is for --from idea: with --from notes there is no idea.")
     return source
+
+
+def check_idea_source(idea_from: str | None, steps: int | None, midi: Path | None, parts: Container[str]) -> None:
+    """Refuse a source of ideas that is not known, not there, or does not go with what else was asked for.
+
+    Raises:
+        ValueError: names what to change.
+    """
+    if idea_from not in (None, "noise", "notes"):
+        raise ValueError(f"--idea-from must be noise or notes, got {idea_from!r}.")
+    if idea_from is not None and midi is not None:
+        raise ValueError("--idea-from and --midi both say where the idea comes from; give one of them.")
+    if idea_from == "notes":
+        if steps is not None:
+            raise ValueError("--steps is for --idea-from noise: notes are written without denoising.")
+        for part in ("composer", "performer"):
+            if part not in parts:
+                raise ValueError(f"--idea-from notes: the checkpoint has no {part}.")
 
 
 def seeds(seed: int | None, count: int) -> Iterator[tuple[int, torch.Generator]]:

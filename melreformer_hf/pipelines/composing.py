@@ -509,6 +509,16 @@ def _merged(
     return Score(both, merge_intervals([*pedal, *new]))
 
 
+def sampling(temperature: float | Sequence[float] | None, top_p: float | None) -> SamplingOptions:
+    """How notes are drawn, where `None` leaves the default.
+
+    Raises:
+        ValueError: an argument breaks its rule.
+    """
+    given = {"temperature": temperature, "top_p": top_p}
+    return SamplingOptions(**{name: value for name, value in given.items() if value is not None})
+
+
 __all__ = [
     "LONGEST_SECONDS",
     "DrawnNote",
@@ -520,5 +530,6 @@ __all__ = [
     "drawn_score",
     "fill_notes",
     "held_notes",
+    "sampling",
     "watched",
 ]

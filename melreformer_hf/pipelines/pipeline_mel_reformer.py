@@ -13,27 +13,28 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 from melreformer_hf.audio.mel import log_mel_spectrogram
 from melreformer_hf.audio.resize import resize_mel
-from melreformer_hf.audio.sampler import SampledInstrument
 from melreformer_hf.models.hifi_vocoder.modeling_hifi_vocoder import HifiVocoderModel
 from melreformer_hf.models.idea_stylegan2.modeling_idea_stylegan2 import IdeaStyleGan2Model
 from melreformer_hf.models.idea_unet.unet_idea import IdeaUNetModel
 from melreformer_hf.models.mel_reformer.modeling_mel_reformer import MelReformerModel
 from melreformer_hf.models.melgan_vocoder.modeling_melgan_vocoder import MelGanVocoderModel
 from melreformer_hf.models.note_performer.modeling_note_performer import NotePerformerModel
+from melreformer_hf.models.note_transformer.modeling_note_transformer import NoteTransformerModel
 from melreformer_hf.nn.ideas import IdeaEdit, IdeaSample
 from melreformer_hf.pipelines.editing_spans import SpanEditing
-from melreformer_hf.pipelines.hearing import SYNTHS, Music, score_end, score_of, score_snapshots
+from melreformer_hf.pipelines.hearing import Music
 from melreformer_hf.pipelines.ideas import IdeaModel, check_settings, settings_of, steps_of
 from melreformer_hf.pipelines.mel_to_audio import CHUNK_FRAMES, MelToAudio
+from melreformer_hf.pipelines.note_ideas import NoteIdeas
 from melreformer_hf.pipelines.outputs import MusicPipelineOutput
 from melreformer_hf.pipelines.pipeline_utils import AudioPipeline, bare, check_count, check_seconds, row_generators
 from melreformer_hf.processing.feature_extraction_mel import check_waveform
-from melreformer_hf.processing.midi.sounding import sounding_notes
 
+IDEA_SOURCES = ("noise", "notes")
 OUTPUT_TYPES = ("pt", "np", "mel", "idea", "latent")
 
 
-class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
+class MelReformerPipeline(SpanEditing, NoteIdeas, MelToAudio, AudioPipeline):
     """Music generation, and editing (see `IdeaEditing` and `SpanEditing`).
 
     Args:
@@ -43,6 +44,7 @@ class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
         scheduler: noise schedule of an idea model that denoises, `DPMSolverMultistepScheduler` or `DDIMScheduler`;
             `None` for one that does not.
         performer: plays sketches in notes; `None` leaves them to the sampled piano that comes with the package.
+        composer: writes notes whose ideas are expanded, see `compose_idea`; `None` for a pipeline without.
 
     Raises:
         ValueError: the parts were trained with different mel contracts or idea sizes, or the scheduler is missing or
@@ -57,9 +59,9 @@ class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
         torch.Size([1, 1, 44032])
     """
 
-    model_cpu_offload_seq = "performer->idea->expansion->vocoder"
+    model_cpu_offload_seq = "composer->performer->idea->expansion->vocoder"
     _callback_tensor_inputs = ["latents", "num_frames"]
-    _optional_components = ["scheduler", "performer"]
+    _optional_components = ["scheduler", "performer", "composer"]
 
     def __init__(
         self,
@@ -68,10 +70,11 @@ class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
         vocoder: HifiVocoderModel | MelGanVocoderModel,
         scheduler: DPMSolverMultistepScheduler | DDIMScheduler | None = None,
         performer: NotePerformerModel | None = None,
+        composer: NoteTransformerModel | None = None,
     ) -> None:
         super().__init__()
         parts = {"idea": idea, "scheduler": scheduler, "expansion": expansion, "vocoder": vocoder}
-        self.register_modules(**parts, performer=performer)
+        self.register_modules(**parts, performer=performer, composer=composer)
         drawing, expanding, sounding = bare(idea), bare(expansion).config, bare(vocoder).config
         drawing.mel_config.check_matches(expanding.mel_config, "idea", "expansion")
         expanding.mel_config.check_matches(sounding.mel_config, "expansion", "vocoder")
@@ -157,12 +160,13 @@ class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
         truncation_psi: float | None = None,
         audio_end_in_s: float | None = None,
         midi: Music | None = None,
+        idea_from: str = "noise",
         output_type: str = "pt",
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         return_dict: bool = True,
     ) -> MusicPipelineOutput | tuple:
-        """Generate music, from noise or from a sketch in notes.
+        """Generate music: from noise, from a sketch in notes, or from notes that are composed.
 
         Args:
             audio_length_in_s: length in seconds; `None` draws lengths from what the idea model was trained on, or keeps
@@ -176,6 +180,8 @@ class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
             audio_end_in_s: another name of `audio_length_in_s`.
             midi: a sketch, see `idea_of_midi`: its idea is expanded in place of one that is drawn, so that the settings of
                 drawing do not go with it. To draw something like it, `vary` it.
+            idea_from: `noise`, of which the idea model draws ideas, or `notes`, which the pipeline's composer writes (see
+                `compose_idea`; settings of drawing do not go with them).
             output_type: what `audios` holds: sound (batch, channel, sample) as `pt` (tensor) or `np` (array), or, to
                 stop earlier, `mel` (batch, mel, frame) or `idea`, also called `latent`, (batch, mel, column).
             callback_on_step_end: called as `(pipeline, step, timestep, tensors)` after each denoising step; returns the
@@ -192,25 +198,44 @@ class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
         rows = row_generators(generator, int(num_waveforms_per_prompt))
         drawing = {"num_inference_steps": num_inference_steps, "latents": latents, "truncation_psi": truncation_psi}
         drawing["callback_on_step_end"] = callback_on_step_end
-        if midi is not None:
-            drawn = self._sketched(midi, one_length(audio_length_in_s, audio_end_in_s), len(rows), drawing)
-        else:
+        if callback_on_step_end is not None:
             drawing["callback_on_step_end_tensor_inputs"] = callback_on_step_end_tensor_inputs
-            lengths = {"audio_length_in_s": audio_length_in_s, "audio_end_in_s": audio_end_in_s}
-            drawn = self.sample_idea(**lengths, num_waveforms_per_prompt=len(rows), generator=rows, **drawing)
+        seconds = one_length(audio_length_in_s, audio_end_in_s)
+        drawn = self._begin(seconds, rows, midi, idea_from, drawing)
         output = self.render_idea(*drawn, generator=rows, output_type=output_type)
         return output if return_dict else (output.audios,)
 
-    def _sketched(self, midi: Music, seconds: float | None, batch: int, drawing: dict[str, object]) -> IdeaSample:
-        """The idea of a sketch, with which no settings of drawing go."""
-        for name, value in {"num_waveforms_per_prompt": None if batch == 1 else batch, **drawing}.items():
-            if value is not None:
-                shown = type(value).__name__ if isinstance(value, torch.Tensor) else repr(value)
-                raise ValueError(
-                    f"{name} does not go with midi, whose idea is taken as it is; got {shown}. To draw something like "
-                    "it, call vary."
-                )
-        return self.idea_of_midi(midi, seconds)
+    def _begin(
+        self,
+        seconds: float | None,
+        rows: list[torch.Generator],
+        midi: Music | None,
+        idea_from: str,
+        drawing: dict[str, object],
+    ) -> IdeaSample:
+        """Ideas of noise, of a sketch, or of composed notes; settings of drawing go with the first alone.
+
+        Raises:
+            ValueError: an argument breaks its rule, or does not go with another.
+        """
+        if idea_from not in IDEA_SOURCES:
+            raise ValueError(f"idea_from must be one of {IDEA_SOURCES}, got {idea_from!r}.")
+        if midi is None and idea_from == "noise":
+            return self.sample_idea(seconds, len(rows), generator=rows, **drawing)
+        given = {name: value for name, value in drawing.items() if value is not None}
+        if midi is not None:
+            given |= {"num_waveforms_per_prompt": len(rows)} if len(rows) > 1 else {}
+            given |= {"idea_from": idea_from} if idea_from != "noise" else {}
+        what = 'idea_from="notes"' if midi is None else "midi"
+        advice = "" if midi is None else " To draw something like it, call vary."
+        for name, value in given.items():
+            shown = type(value).__name__ if isinstance(value, torch.Tensor) else repr(value)
+            raise ValueError(
+                f"{name} does not go with {what}, whose idea is taken as it is; got {shown}. Leave it out.{advice}"
+            )
+        if midi is not None:
+            return self.idea_of_midi(midi, seconds)
+        return self.compose_idea(seconds, len(rows), generator=rows)
 
     def _mels(
         self,
@@ -318,6 +343,7 @@ class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
         chunk_length_in_s: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         midi: Music | None = None,
+        idea_from: str = "noise",
         **arguments,
     ) -> Iterator[torch.Tensor]:
         """Generate music and yield it while it is made, at constant memory whatever its length.
@@ -328,6 +354,7 @@ class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
             chunk_length_in_s: as `stream_idea`.
             generator: as `__call__`.
             midi: as `__call__`.
+            idea_from: as `__call__`; notes are written before the first sound.
             arguments: all others of `sample_idea`.
 
         Yields:
@@ -340,11 +367,8 @@ class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
         self.chunk_frames_of(chunk_length_in_s)
         check_count("num_waveforms_per_prompt", num_waveforms_per_prompt)
         rows = row_generators(generator, int(num_waveforms_per_prompt))
-        if midi is not None:
-            seconds = one_length(audio_length_in_s, arguments.pop("audio_end_in_s", None))
-            drawn = self._sketched(midi, seconds, len(rows), arguments)
-        else:
-            drawn = self.sample_idea(audio_length_in_s, num_waveforms_per_prompt, generator=rows, **arguments)
+        seconds = one_length(audio_length_in_s, arguments.pop("audio_end_in_s", None))
+        drawn = self._begin(seconds, rows, midi, idea_from, arguments)
         yield from self.stream_idea(*drawn, chunk_length_in_s, generator=rows)
 
     def check_rate(self, sampling_rate: int) -> None:
@@ -375,55 +399,6 @@ class MelReformerPipeline(SpanEditing, MelToAudio, AudioPipeline):
             mel = log_mel_spectrogram(check_waveform(waveform).to(self._execution_device), self.mel_config)[None]
             idea = resize_mel(mel, bare(self.expansion).config.idea_columns)
         return IdeaSample(idea, torch.tensor([frames or mel.shape[-1]], device=mel.device))
-
-    @torch.no_grad()
-    def idea_of_midi(
-        self, midi: Music, audio_length_in_s: float | None = None, *, synth: str | None = None
-    ) -> IdeaSample:
-        """Idea (1, mel, column) and length (1,) in frames of a sketch in notes, as it is played.
-
-        Args:
-            midi: a MIDI file (path, bytes or binary file), `Score(notes, pedal)`, or notes; drums are not played.
-            audio_length_in_s: another length, to which the idea shall be expanded.
-            synth: what plays: the pipeline's `performer`, or the `sampled` piano that comes with the package. `None` is
-                the performer where there is one.
-
-        Raises:
-            ValueError: a damaged file, a note out of range, nothing to play, or no performer.
-        """
-        if self._synth(synth) == "sampled":
-            return self.idea_of(self.sound_of_midi(midi, synth), self.sampling_rate, audio_length_in_s)
-        frames = None if audio_length_in_s is None else self.frames_of(audio_length_in_s)
-        mel = torch.cat(list(self._performed(midi)), dim=-1).float()
-        idea = resize_mel(mel, bare(self.expansion).config.idea_columns)
-        return IdeaSample(idea, torch.tensor([frames or mel.shape[-1]], device=mel.device))
-
-    @torch.no_grad()
-    def sound_of_midi(self, midi: Music, synth: str | None = None) -> torch.Tensor:
-        """Sound (sample,) of a sketch in notes; arguments as `idea_of_midi`."""
-        if self._synth(synth) == "performer":
-            mels = list(self._performed(midi))
-            frames = torch.tensor([sum(mel.shape[-1] for mel in mels)])
-            return torch.cat(list(self.make_audible(mels, frames)), dim=-1)[0, 0]
-        score = score_of(midi)
-        samples = self.frames_of(score_end(*score), "the length of midi") * self.mel_config.hop_length
-        piano = SampledInstrument(None, self.sampling_rate)
-        played = list(piano.stream(sounding_notes(*score), samples))
-        return torch.cat(played, dim=-1)[0].to(self._execution_device)
-
-    def _synth(self, synth: str | None) -> str:
-        """What plays sketches."""
-        known = SYNTHS if self.performer is not None else SYNTHS[1:]
-        if synth is not None and synth not in known:
-            raise ValueError(f"synth must be one of {known} in this pipeline, got {synth!r}.")
-        return synth or known[0]
-
-    def _performed(self, midi: Music) -> Iterator[torch.Tensor]:
-        """Log-mel (1, mel, frame) of a sketch, piece by piece, by the performer."""
-        score, performer = score_of(midi), bare(self.performer)
-        frames, rate = self.frames_of(score_end(*score), "the length of midi"), self.mel_config.frame_rate
-        lengths = {"num_frames": frames, "chunk": CHUNK_FRAMES, "rate": rate, "tail": performer.memory_in_s}
-        return performer.stream(score_snapshots(*score, **lengths), module=self.performer)
 
     def expand(
         self,

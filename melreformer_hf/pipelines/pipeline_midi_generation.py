@@ -20,7 +20,6 @@ from melreformer_hf.models.melgan_vocoder.modeling_melgan_vocoder import MelGanV
 from melreformer_hf.models.note_ear.modeling_note_ear import NoteEarModel
 from melreformer_hf.models.note_performer.modeling_note_performer import NotePerformerModel
 from melreformer_hf.models.note_transformer.modeling_note_transformer import NoteTransformerModel
-from melreformer_hf.models.note_transformer.sampling_note_transformer import SamplingOptions
 from melreformer_hf.pipelines.composing import (
     DrawnNote,
     Score,
@@ -29,6 +28,7 @@ from melreformer_hf.pipelines.composing import (
     compose_notes,
     continue_notes,
     fill_notes,
+    sampling,
     watched,
 )
 from melreformer_hf.pipelines.hearing import (
@@ -456,16 +456,6 @@ class MidiGenerationPipeline(MelToAudio, AudioPipeline):
         for notes, until in known:
             yield self._piano.render(notes.as_arrays(), done * hop, until * hop)[None]
             done = until
-
-
-def sampling(temperature: float | Sequence[float] | None, top_p: float | None) -> SamplingOptions:
-    """How notes are drawn, where `None` leaves the default.
-
-    Raises:
-        ValueError: an argument breaks its rule.
-    """
-    given = {"temperature": temperature, "top_p": top_p}
-    return SamplingOptions(**{name: value for name, value in given.items() if value is not None})
 
 
 def struck_notes(drawn: Iterable[DrawnNote]) -> Iterator[tuple[MidiNote, bool]]:

@@ -110,6 +110,11 @@ def test_generating_takes_the_composer_where_there_is_one(checkpoint, tmp_path):
     assert not (tmp_path / "idea.mid").exists() and (tmp_path / "idea.png").is_file()
     run(*words, "--steps", 2, "-o", tmp_path / "steps.wav")  # denoising steps are an idea's
     assert (tmp_path / "steps.wav").read_bytes() == (tmp_path / "idea.wav").read_bytes()
+    text = run(*words, "--idea-from", "notes", "-o", tmp_path / "composed.wav")  # so is what an idea is drawn from
+    assert "seed 5" in text and not (tmp_path / "composed.mid").exists()
+    assert (tmp_path / "composed.wav").read_bytes() != (tmp_path / "idea.wav").read_bytes()
+    run(*words, "--idea-from", "noise", "--steps", 2, "-o", tmp_path / "noise.wav")
+    assert (tmp_path / "noise.wav").read_bytes() == (tmp_path / "idea.wav").read_bytes()
     assert {"composer", "performer", "idea", "vocoder"} <= parts_of(checkpoint) and "ear" not in parts_of(checkpoint)
     assert index_of(checkpoint)["_class_name"] == "MelReformerPipeline"
 
@@ -249,6 +254,11 @@ def test_mistakes_are_one_line(checkpoint, sketch, tmp_path, monkeypatch, capsys
         (("generate", *at, "--from", "noise"), "--from must be notes or idea, got 'noise'"),
         (("generate", *at, "--from", "notes", "--steps", 3), "--steps is for --from idea"),
         (("generate", "--checkpoint", only_ideas, "--from", "notes"), "has no composer"),
+        (("generate", *at, "--idea-from", "nothing"), "--idea-from must be noise or notes, got 'nothing'"),
+        (("generate", *at, "--idea-from", "notes", "--steps", 3), "--steps is for --idea-from noise"),
+        (("generate", *at, "--idea-from", "notes", "--midi", sketch), "--idea-from and --midi both say"),
+        (("generate", *at, "--from", "notes", "--idea-from", "notes"), "--idea-from is for --from idea"),
+        (("generate", "--checkpoint", only_ideas, "--idea-from", "notes"), "the checkpoint has no composer"),
     ):
         assert fragment in mistake(monkeypatch, capsys, *words), words
     assert not list(tmp_path.glob("*.wav")) and not list(tmp_path.glob(".*partial*"))

@@ -73,6 +73,57 @@ def test_what_draws_an_idea_does_not_go_with_a_sketch(pipe, arguments, name):
             call()
 
 
+@pytest.fixture(scope="module")
+def writing():
+    parts = tiny_midi_parts()
+    return tiny_pipeline(performer=parts["performer"], composer=parts["composer"])
+
+
+def test_an_idea_of_composed_notes_is_that_of_the_piece_which_the_composer_writes(writing):
+    drawn = writing.compose_idea(2.0, 2, generator=[seeded(3), seeded(4)])
+    for row, seed in enumerate((3, 4)):
+        mel = tiny_midi_pipeline()(2.0, generator=seeded(seed), output_type="mel").audios
+        torch.testing.assert_close(drawn.ideas[row : row + 1], resize_mel(mel, drawn.ideas.shape[-1]), **CLOSE)
+    assert drawn.num_frames.tolist() == [writing.frames_of(2.0)] * 2
+    assert not torch.equal(writing.compose_idea(2.0, generator=seeded(3), temperature=0.3).ideas, drawn.ideas[:1])
+    assert not torch.equal(writing.compose_idea(2.0, generator=seeded(3), top_p=0.1).ideas, drawn.ideas[:1])
+
+
+def test_music_grows_from_composed_notes_on_request(writing):
+    whole = writing(2.0, idea_from="notes", generator=seeded(3))
+    generator = [seeded(3)]
+    made = writing.render_idea(*writing.compose_idea(2.0, generator=generator), generator=generator)
+    assert torch.equal(whole.audios, made.audios) and torch.equal(whole.ideas, made.ideas)
+    streamed = torch.cat(list(writing.stream(2.0, idea_from="notes", generator=seeded(3))), dim=-1)
+    torch.testing.assert_close(streamed, whole.audios, **CLOSE)
+    assert not torch.equal(whole.ideas, writing(2.0, num_inference_steps=1, generator=seeded(3)).ideas)
+    ended = writing.compose_idea(generator=seeded(3))  # the composer's own length
+    assert ended.num_frames.item() != writing.frames_of(2.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"idea_from": "nothing"}, ["idea_from", "('noise', 'notes')", "'nothing'"]),
+        ({"idea_from": "notes", "num_inference_steps": 3}, ["num_inference_steps", 'idea_from="notes"', "3"]),
+        ({"idea_from": "notes", "latents": torch.zeros(1, 1, 16, 32)}, ["latents", "Tensor"]),
+        ({"idea_from": "notes", "midi": piece()}, ["idea_from", "midi", "'notes'"]),
+    ],
+)
+def test_what_does_not_go_with_composed_ideas_is_refused(writing, arguments, words):
+    for call in (lambda: writing(1.0, **arguments), lambda: next(writing.stream(1.0, **arguments))):
+        with pytest.raises(ValueError) as error:
+            call()
+        assert_error(error, *words)
+
+
+def test_ideas_of_notes_need_a_composer_and_a_performer(pipe):
+    with pytest.raises(ValueError, match="need a composer.*saved without one"):
+        pipe(1.0, idea_from="notes")
+    with pytest.raises(ValueError, match="need a performer"):
+        tiny_pipeline(composer=tiny_midi_parts()["composer"]).compose_idea(1.0)
+
+
 def test_a_performer_is_saved_loaded_and_checked(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "with")
     tiny_pipeline().save_pretrained(tmp_path / "without")
@@ -82,7 +133,8 @@ def test_a_performer_is_saved_loaded_and_checked(pipe, tmp_path):
     # A folder that is shared keeps the performer of the other pipeline.
     tiny_midi_pipeline().save_pretrained(tmp_path / "both")
     tiny_pipeline().save_pretrained(tmp_path / "both")
-    assert MelReformerPipeline.from_pretrained(tmp_path / "both").performer is not None
+    both = MelReformerPipeline.from_pretrained(tmp_path / "both")
+    assert both.performer is not None and both.compose_idea(1.0, generator=seeded(3)).ideas.isfinite().all()
     other = NotePerformerModel(NotePerformerConfig.preset("test", mel={"num_mel_bins": 20}, num_voices=32))
     with pytest.raises(ValueError, match="performer has 20, expansion has 16"):
         MelReformerPipeline(**tiny_parts(), performer=other)

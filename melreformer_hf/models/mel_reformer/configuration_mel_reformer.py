@@ -62,6 +62,9 @@ class MelReformerConfig(MelStrictConfig):
         head_noise: numbers of noise per frame (energy).
         head_column_noise: numbers of noise per column of the idea, which let what happens inside a long column be one
             thing or another as a whole (energy).
+        head_long_temperature: a free expansion's noise is scaled by this in pieces of 64 frames per column or more, by 1
+            in those of 8 or less, and by powers of it in between: long columns say least of what happens inside them, and
+            a head that was trained for a short time draws too much there.
         energy_patches: bands and frames of the patches that the energy score compares.
         flow_steps: steps of a draw (flow).
         frames_per_column: fewest and most frames per column that were trained: lengths beyond are drawn like the
@@ -104,6 +107,7 @@ class MelReformerConfig(MelStrictConfig):
     head_dilations: list | tuple = (1,)
     head_noise: int = 16
     head_column_noise: int = 0
+    head_long_temperature: float = 1.0
     energy_patches: list | tuple = ((8, 2), (16, 4), (32, 8), (128, 8))
     flow_steps: int = 8
     frames_per_column: list | tuple = (4.0, 64.0)
@@ -153,6 +157,8 @@ class MelReformerConfig(MelStrictConfig):
         if self.postnet_kernel < 1 or self.postnet_kernel % 2 == 0:
             raise ValueError(f"postnet_kernel must be odd and positive, got {self.postnet_kernel}.")
         self._validate_head()
+        if not 0 < self.head_long_temperature < math.inf:
+            raise ValueError(f"head_long_temperature must be a positive number, got {self.head_long_temperature}.")
         if self.mel_scale <= 0:
             raise ValueError(f"mel_scale must be positive, got {self.mel_scale}.")
 

@@ -61,7 +61,7 @@ class ExpansionState:
         longest: frames of the longest row.
         previous: (batch, mel, fold_size) columns of the last step, normalized; `None` without a decoder.
         seeds: (batch,) of the noise.
-        temperature: the noise is scaled by this.
+        temperature: (batch, 1, 1), the noise is scaled by this.
         caches: rolling keys and values per decoder layer.
         step: steps that were decoded.
         overlap: decoded columns that wait for those after them, which the post-net looks at.
@@ -72,7 +72,7 @@ class ExpansionState:
     longest: int
     previous: torch.Tensor | None
     seeds: torch.Tensor
-    temperature: float = 1.0
+    temperature: torch.Tensor
     caches: list[tuple[torch.Tensor, torch.Tensor]] | None = None
     step: int = 0
     overlap: Overlap = Overlap()
@@ -202,6 +202,7 @@ class LocalExpansion(nn.Module):
         self.fold_size, bins, hidden = config.fold_size, config.num_mel_bins, config.hidden_size
         self.silence = (config.mel_config.floor_value - config.mel_shift) / config.mel_scale
         self.frames_per_column, self.idea_columns = config.frames_per_column, config.idea_columns
+        self.long_temperature = config.head_long_temperature
         self.encoder = IdeaEncoder(config)
         self.has_decoder, self.samples = config.num_decoder_layers > 0, config.head != "l1"
         self.decoder = WindowDecoder(config) if self.has_decoder else Drawing(config)
@@ -399,7 +400,9 @@ class LocalExpansion(nn.Module):
         seeds = torch.zeros(batch, dtype=torch.int64) if seeds is None else seeds
         # Silence lies before the first frame, as in training.
         previous = encoded.idea.new_full((batch, bins, self.fold_size), self.silence) if self.has_decoder else None
-        return ExpansionState(encoded, int(encoded.num_frames.max()), previous, seeds, temperature)
+        stretch = stretch_of(encoded.num_frames, self.idea_columns, self.frames_per_column).clamp(0, 1)
+        scale = (temperature * self.long_temperature**stretch)[:, None, None]
+        return ExpansionState(encoded, int(encoded.num_frames.max()), previous, seeds, scale)
 
     def decode(self, state: ExpansionState) -> tuple[torch.Tensor, ExpansionState]:
         """One free-running step of the decoder, and of a sampling head.

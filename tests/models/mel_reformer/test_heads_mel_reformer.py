@@ -156,6 +156,22 @@ def test_temperature_0_is_the_draw_without_noise(name):
     torch.testing.assert_close(told, made, rtol=0, atol=1e-4)
 
 
+def test_the_noise_of_long_pieces_is_scaled_by_a_temperature_of_their_own():
+    plain, cool = make_model("field energy"), make_model("field energy", head_long_temperature=0.25)
+    # Frames per column: below 8, 8, the middle of 8 and 64 in octaves, 64, and more.
+    lengths = torch.tensor([round(frames * COLUMNS) for frames in (4, 8, 8 * 2**1.5, 64, 90)])
+    encoded = cool.expansion.encode(random_mels(5, COLUMNS), lengths)
+    scales = cool.expansion.begin(encoded, temperature=2.0).temperature.flatten()
+    torch.testing.assert_close(scales, 2.0 * torch.tensor([1.0, 1.0, 0.5, 0.25, 0.25]), rtol=1e-3, atol=0)
+    idea, frames = random_mels(1, COLUMNS), torch.tensor([64 * COLUMNS])
+    own, other, told = (
+        model.generate(idea, frames, generator=generators(1), temperature=temperature)
+        for model, temperature in ((cool, 1.0), (plain, 1.0), (plain, 0.25))
+    )
+    torch.testing.assert_close(own, told, rtol=0, atol=1e-4)
+    assert (own - other).abs().max() > 0.02
+
+
 def test_heads_without_noise_ask_for_none():
     model, idea = make_model("field l1"), random_mels(1, COLUMNS)
     generator = torch.Generator().manual_seed(3)

@@ -52,10 +52,9 @@ class NoteIdeas:
         check_count("num_waveforms_per_prompt", num_waveforms_per_prompt)
         options, composer = sampling(temperature, top_p), bare(self.composer)
         frames = None if audio_length_in_s is None else self.frames_of(audio_length_in_s)
-        seconds = None if frames is None else frames / self.mel_config.frame_rate
         drawn = []
         for row in row_generators(generator, int(num_waveforms_per_prompt)):
-            score = compose(composer, seconds, options=options, generator=row, module=self.composer)
+            score = compose(composer, audio_length_in_s, options=options, generator=row, module=self.composer)
             drawn.append(self._idea_of_score(score, frames, frames))
         ideas, lengths = zip(*drawn, strict=True)
         return IdeaSample(torch.cat(ideas), torch.cat(lengths))

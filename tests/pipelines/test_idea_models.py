@@ -159,7 +159,10 @@ def test_bundled_checkpoint_gives_the_samples_that_it_gave():
     """Values of the weights that come with this release: 3 s, 20 steps, seed 0."""
     pipe = MelReformerPipeline.from_pretrained("piano-tiny")
     pipe.set_progress_bar_config(disable=True)
-    output = pipe(3.0, generator=seeded())
+    own = pipe(3.0, generator=seeded())  # four steps
+    assert own.mels.mean().item() == pytest.approx(-6.5089912, abs=1e-4)
+    assert own.audios.square().mean().sqrt().item() == pytest.approx(0.0106894774, abs=2e-6)
+    output = pipe(3.0, num_inference_steps=20, generator=seeded())
     audio = output.audios[0, 0]
     assert audio.shape == (66048,)
     assert audio.square().mean().sqrt().item() == pytest.approx(0.0071031386, abs=2e-6)

@@ -116,7 +116,8 @@ def generate(
         typer.Option(
             metavar="noise|notes",
             help="What an idea is drawn from (--from idea): noise, by the idea model, so that the first sound comes at once; "
-            "or notes that the composer writes first, which gives it a beat. Default: noise.",
+            "or notes that the composer writes first, which give it a beat. Default: notes, where the checkpoint has a composer "
+            "and neither --steps nor --midi is given.",
         ),
     ] = None,
     midi: Annotated[
@@ -154,7 +155,10 @@ def generate(
         return
     pipe.set_progress_bar_config(desc="idea", unit="step")
     for file, (own, generator) in zip(files, seeds(seed, num), strict=True):
-        grow_idea(pipe, file, seconds, steps, midi, idea_from or "noise", generator, level, own)
+        if idea_from is None:
+            composes = steps is None and pipe.composer is not None and pipe.performer is not None
+            idea_from = "notes" if composes else "noise"
+        grow_idea(pipe, file, seconds, steps, midi, idea_from, generator, level, own)
 
 
 def grow_idea(

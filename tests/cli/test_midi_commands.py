@@ -112,6 +112,8 @@ def test_generating_takes_the_composer_where_there_is_one(checkpoint, tmp_path):
     assert (tmp_path / "steps.wav").read_bytes() == (tmp_path / "idea.wav").read_bytes()
     text = run(*words, "--idea-from", "notes", "-o", tmp_path / "composed.wav")  # so is what an idea is drawn from
     assert "seed 5" in text and not (tmp_path / "composed.mid").exists()
+    run(*words, "--from", "idea", "-o", tmp_path / "default.wav")
+    assert (tmp_path / "composed.wav").read_bytes() == (tmp_path / "default.wav").read_bytes()
     assert (tmp_path / "composed.wav").read_bytes() != (tmp_path / "idea.wav").read_bytes()
     run(*words, "--idea-from", "noise", "--steps", 2, "-o", tmp_path / "noise.wav")
     assert (tmp_path / "noise.wav").read_bytes() == (tmp_path / "idea.wav").read_bytes()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
 import soundfile
 import torch
 import yaml
 from audio_files import RATE, tone
-from midi_pipeline_for_tests import tiny_midi_pipeline
+from midi_pipeline_for_tests import tiny_midi_parts, tiny_midi_pipeline
 from pipeline_utils_for_tests import tiny_pipeline
 
 from melreformer_hf import MelReformerPipeline
@@ -54,6 +55,23 @@ def test_generate_from_an_idea_gives_the_asked_length_pictures_and_seed(client):
     np.testing.assert_array_equal(soundfile.read(again)[0], data)
     seeds = {client.predict(1, 7, True, *FROM_IDEA, api_name="/generate")[-1] for _ in range(2)}
     assert len(seeds) == 2 and 7 not in seeds
+
+
+def test_an_idea_is_of_notes_where_there_is_a_composer_or_of_noise(players):
+    parts = tiny_midi_parts()
+    pipe = tiny_pipeline(performer=parts["performer"], composer=parts["composer"])
+    steps = list(players(pipe).generate(2, 1, False, *FROM_IDEA, "notes"))
+    assert steps[0][6].startswith("Writing the notes") and steps[1][6].startswith("Expanding")
+    made, _ = soundfile.read(steps[-1][1])
+    expected = pipe(2.0, idea_from="notes", generator=torch.Generator().manual_seed(1))
+    gained = pipe.live_gain(expected.ideas) * expected.audios[0, 0]
+    assert np.abs(made - gained.clamp(-1, 1).numpy()).max() < 1e-3
+    with pytest.raises(gr.Error, match="must be noise, got 'notes'"):
+        list(players().generate(2, 1, False, *FROM_IDEA, "notes"))
+    assert players(pipe).ideas.sources == ["notes", "noise"] and players().ideas.sources == ["noise"]
+    assert players().ideas.steps == 20
+    pipe.idea.register_to_config(sampling_steps=6)
+    assert players(pipe).ideas.steps == 6
 
 
 def test_what_a_visitor_sees_of_an_idea_grows_step_by_step(players):

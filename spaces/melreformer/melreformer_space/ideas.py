@@ -15,7 +15,16 @@ from melreformer_hf.pipelines.ideas import steps_of
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
 from melreformer_hf.pipelines.pipeline_utils import bare, row_generators
 from melreformer_hf.plotting import MelSummary, mel_figure
-from melreformer_space.limits import MAX_SECONDS, MIN_SECONDS, STEPS, STRETCH, check_number, checked, read_recording
+from melreformer_space.limits import (
+    MAX_SECONDS,
+    MIN_SECONDS,
+    STEPS,
+    STRETCH,
+    check_number,
+    checked,
+    read_recording,
+    refusal,
+)
 from melreformer_space.sound import Files, Shown, Sound, emptied
 
 SECONDS_BETWEEN_PICTURES = 0.7
@@ -41,6 +50,12 @@ class IdeaPlayer:
         """Denoising steps that the slider begins with: the idea model's own."""
         own = steps_of(bare(self.pipeline.idea), None)
         return STEPS[0] if own is None else min(max(own, STEPS[0]), STEPS[1])
+
+    @property
+    def sources(self) -> list[str]:
+        """What ideas are drawn from, the best first."""
+        composes = self.pipeline.composer is not None and self.pipeline.performer is not None
+        return ["notes", "noise"] if composes else ["noise"]
 
     def picture(self, mel: torch.Tensor, name: str, seconds: float, high: float, share: float = 1.0) -> np.ndarray:
         """(height, width, 3) figure of a (mel, column) log-mel over `seconds`; beyond `share` of them it stays grey."""
@@ -102,18 +117,24 @@ class IdeaPlayer:
         picture = self.picture(summary.mel(), MEL, length, high, summary.position / frames)
         yield Shown(heard, file, None, None, drawn, picture, sound.summary(length, origin, stopped()))
 
-    def draw(self, seconds: float, seed: int, steps: float, stopped: Callable) -> Iterator[Shown]:
-        """Draw an idea and play it."""
+    def draw(self, seconds: float, seed: int, steps: float, idea_from: str, stopped: Callable) -> Iterator[Shown]:
+        """Draw an idea from noise, or compose one, and play it."""
         started = time.perf_counter()
         seconds = check_number("The length in seconds", seconds, MIN_SECONDS, MAX_SECONDS)
         steps = check_number("The number of steps", steps, *STEPS, whole=True)
+        if idea_from not in self.sources:
+            raise refusal(f"What the idea comes from must be {' or '.join(self.sources)}, got {idea_from!r}.")
         empty = Shown(emptied(self.live), None, None, None, *(self.blank(name, seconds) for name in (IDEA, MEL)))
         if stopped():
             yield empty._replace(status="Stopped.")
             return
-        yield empty._replace(status=f"Drawing an idea in {steps} steps ...")
         rows = row_generators(torch.Generator().manual_seed(seed), 1)
-        drawn = checked(lambda: self.pipeline.sample_idea(seconds, num_inference_steps=steps, generator=rows))
+        if idea_from == "notes":
+            yield empty._replace(status="Writing the notes of an idea ...")
+            drawn = checked(lambda: self.pipeline.compose_idea(seconds, generator=rows))
+        else:
+            yield empty._replace(status=f"Drawing an idea in {steps} steps ...")
+            drawn = checked(lambda: self.pipeline.sample_idea(seconds, num_inference_steps=steps, generator=rows))
         gain = self.pipeline.live_gain(drawn.ideas)
         yield from self.play(*drawn, gain, started, f"Seed {seed}.", stopped, rows)
 

@@ -54,6 +54,7 @@ class Players:
         temperature: float,
         top_p: float,
         steps: float,
+        idea_from: str = "noise",
         request: gr.Request | None = None,
     ) -> Iterator[tuple]:
         """Generate music from notes or from an idea; the last output is the seed."""
@@ -64,7 +65,7 @@ class Players:
             if source == "notes":
                 steps = self.notes.compose(seconds, seed, temperature, top_p, stopped)
             else:
-                steps = self.ideas.draw(seconds, seed, steps, stopped)
+                steps = self.ideas.draw(seconds, seed, steps, idea_from, stopped)
             for step in steps:
                 yield *step.of(GENERATED), seed
 

@@ -97,12 +97,21 @@ def generate_tab(players: Players) -> None:
             with gr.Accordion(DRAWING, open=False, visible=sources[0] == "notes") as drawing:
                 temperature, top_p = drawing_fields()
             with gr.Group(visible=sources[0] == "idea") as denoising:
-                own = players.ideas.steps if players.ideas else STEPS[0]
+                own, origins = (players.ideas.steps, players.ideas.sources) if players.ideas else (STEPS[0], ["noise"])
+                idea_from = gr.Radio(
+                    [(f"of {name}", name) for name in origins],
+                    value=origins[0],
+                    label="Idea",
+                    info="Notes are written first and give it a beat; noise is faster.",
+                    visible=len(origins) > 1,
+                )
                 steps = gr.Slider(
                     *STEPS, value=own, step=1, label="Denoising steps", info="More take longer and change little."
                 )
             start, stop = buttons_of("Generate", "generate", "stop")
-            inputs = [unchecked(field) for field in (seconds, seed, new_seed, source, temperature, top_p, steps)]
+            inputs = [
+                unchecked(field) for field in (seconds, seed, new_seed, source, temperature, top_p, steps, idea_from)
+            ]
             lengths = ((10, 1), (20, 7), (60, 42))
             gr.Examples(
                 [[length, number, False] for length, number in lengths],

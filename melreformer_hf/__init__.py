@@ -42,6 +42,8 @@ _EXPORTS: dict[str, str] = {
     "sounding_notes": "processing.midi.sounding",
     "NoteTransformerConfig": "models.note_transformer.configuration_note_transformer",
     "NoteTransformerModel": "models.note_transformer.modeling_note_transformer",
+    "BandSplitSeparatorConfig": "models.band_split_separator.configuration_band_split_separator",
+    "BandSplitSeparatorModel": "models.band_split_separator.modeling_band_split_separator",
     "FrameTransformerConfig": "models.frame_transformer.configuration_frame_transformer",
     "FrameTransformerModel": "models.frame_transformer.modeling_frame_transformer",
     "RQTransformerConfig": "models.rq_transformer.configuration_rq_transformer",
@@ -56,6 +58,7 @@ _EXPORTS: dict[str, str] = {
     "MidiGenerationPipeline": "pipelines.pipeline_midi_generation",
     "TokenGenerationPipeline": "pipelines.pipeline_token_generation",
     "TokenSampling": "nn.token_drawing",
+    "SeparationPipeline": "pipelines.pipeline_separation",
 }
 
 __all__ = ["__version__", *sorted(_EXPORTS)]

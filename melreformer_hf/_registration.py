@@ -43,6 +43,12 @@ _CAUSAL = ("AutoModelForCausalLM",)
 
 # name, as `melreformer convert --family` has it; the model type is melreformer_NAME
 FAMILIES: dict[str, Family] = {
+    "band_split_separator": Family(
+        config="BandSplitSeparatorConfig",
+        model="BandSplitSeparatorModel",
+        feature_extractor=_WAVEFORM,
+        has_original=False,
+    ),
     "class_gpt": Family(config="ClassGptConfig", model="ClassGptModel", auto_models=_CAUSAL),
     "codec_lm": Family(config="CodecLMConfig", model="CodecLMModel"),
     "frame_transformer": Family(
@@ -75,7 +81,12 @@ FAMILIES: dict[str, Family] = {
 
 CONVERTIBLE = tuple(name for name, family in FAMILIES.items() if family.has_original)
 
-PIPELINES = ("MelReformerPipeline", "MidiGenerationPipeline", "TokenGenerationPipeline")
+PIPELINES = (
+    "MelReformerPipeline",
+    "MidiGenerationPipeline",
+    "SeparationPipeline",
+    "TokenGenerationPipeline",
+)
 
 
 def is_own_command() -> bool:

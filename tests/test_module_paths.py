@@ -10,6 +10,7 @@ import melreformer_hf
 from melreformer_hf._registration import CONVERTIBLE, FAMILIES
 
 PUBLISHED = {
+    "melreformer_hf.models.band_split_separator.modeling_band_split_separator": "BandSplitSeparatorModel",
     "melreformer_hf.models.class_gpt.modeling_class_gpt": "ClassGptModel",
     "melreformer_hf.models.codec_lm.modeling_codec_lm": "CodecLMModel",
     "melreformer_hf.models.frame_transformer.modeling_frame_transformer": "FrameTransformerModel",
@@ -28,6 +29,7 @@ PUBLISHED = {
     "melreformer_hf.pipelines.pipeline_mel_reformer": "MelReformerPipeline",
     "melreformer_hf.pipelines.pipeline_midi_generation": "MidiGenerationPipeline",
     "melreformer_hf.pipelines.pipeline_token_generation": "TokenGenerationPipeline",
+    "melreformer_hf.pipelines.pipeline_separation": "SeparationPipeline",
     "melreformer_hf.processing.feature_extraction_mel": "MelFeatureExtractor",
     "melreformer_hf.processing.tokenization_midi": "MidiTokenizer",
 }

@@ -3,7 +3,7 @@
 The functions are what recipes, `melreformer evaluate` and the benchmarks report; the folders wrap the same functions.
 Names are imported when they are first used.
 
-spectral: distances of waveforms or log-mels; mels: sharpness, seams, drift of log-mels; waveforms: SI-SDR; figures: attack,
+spectral: distances of waveforms or log-mels; mels: sharpness, seams, drift of log-mels; waveforms: SDR and SI-SDR; figures: attack,
 pulse, chroma, quiet frames and level of recordings; samplers: what many draws are worth; distributions: sets against sets;
 embeddings: what such sets are compared in; codes: codec use; transcription: notes that were heard against notes that were
 played; notes: statistics of music; note_copies: what it repeats of other music; ngrams: what counting can predict of
@@ -24,6 +24,7 @@ _EXPORTS: dict[str, str] = {
     "NoteEarEmbedding": "embeddings",
     "audible_bins": "mels",
     "bits_per_second": "codes",
+    "chunk_median_sdr": "waveforms",
     "codebook_perplexity": "codes",
     "codebook_usage": "codes",
     "crps": "samplers",
@@ -49,6 +50,7 @@ _EXPORTS: dict[str, str] = {
     "note_statistics": "notes",
     "note_statistics_distance": "notes",
     "pitch_class_entropy": "notes",
+    "sdr": "waveforms",
     "seam": "mels",
     "sharpness": "mels",
     "si_sdr": "waveforms",

@@ -61,7 +61,12 @@ def train_words(recipe: str | type[Recipe], words: Sequence[str]) -> dict[str, f
     from melreformer_hf.training.loop import Trainer
 
     recipe = recipe_class(config)
-    config = dataclasses.replace(config, dataset=_dataset(recipe, config))
+    further = {
+        name: _dataset(recipe, dataclasses.replace(config, dataset=getattr(recipe.options, name)))
+        for name in recipe.further_datasets
+    }
+    options = {**config.options, **further}
+    config = dataclasses.replace(config, dataset=_dataset(recipe, config), options=options)
     recipe = recipe_class(config)
     trainer = Trainer(recipe, config)
     metrics = trainer.run()

@@ -13,7 +13,7 @@ from borders import check_borders
 from foreign_datasets import recordings, write_parquet
 
 from melreformer_hf.data.batches import BatchStream
-from melreformer_hf.data.mixtures import MixtureSettings, MixtureStream
+from melreformer_hf.data.mixtures import MixtureSettings, MixtureStream, equalized, leveled
 from melreformer_hf.data.opening import open_recordings
 from melreformer_hf.data.streams import ItemStream
 
@@ -74,8 +74,10 @@ def test_lengths_are_those_of_the_shorter_and_wrong_settings_are_refused():
     with pytest.raises(ValueError, match="one rank and world_size"):
         MixtureStream(Constant(1.0, "a", 0, 2), Constant(1.0, "b", 1, 2))
     shares = ("mute", "swap_channels")
-    inside = dict.fromkeys(shares, (0.0, 1.0)) | {"gains_db": ((3.0, 3.0),)}
-    outside = dict.fromkeys(shares, (-0.01, 1.01)) | {"gains_db": ((3.0, 2.9),)}
+    inside = dict.fromkeys(shares, (0.0, 1.0)) | {"gains_db": ((3.0, 3.0),), "num_samples": (1,)}
+    inside |= {"speeds": ((0.5, 0.5), (0.5, 2.0)), "equalizer_db": (0.0,)}
+    outside = dict.fromkeys(shares, (-0.01, 1.01)) | {"gains_db": ((3.0, 2.9),), "num_samples": (0,)}
+    outside |= {"speeds": ((0.0, 1.0), (1.1, 1.0)), "equalizer_db": (-0.1,)}
     check_borders(MixtureSettings, inside, outside)
 
 
@@ -107,3 +109,59 @@ def test_mixtures_of_streamed_recordings_resume_to_the_item(tmp_path, world_size
         assert again.tensors["index"].tolist() == [10 * world_size + rank, 11 * world_size + rank]
         if world_size == 1:
             assert torch.equal(after.tensors["waveform"][0], alone[10]["waveform"])
+
+
+class Tones(ItemStream):
+    """One second of a tone at 1000 samples per second."""
+
+    def __init__(self, frequency: float) -> None:
+        super().__init__(0)
+        self.frequency = frequency
+
+    def item(self, index: int) -> dict:
+        time = torch.arange(1000) / 1000
+        return {"waveform": torch.sin(2 * torch.pi * self.frequency * time), "num_samples": 1000, "index": index}
+
+
+def test_levels_come_before_gains_and_silence_stays():
+    settings = MixtureSettings(gains_db=(6.0, 6.0), mute=0.0, level_db=-26.0)
+    item = MixtureStream(Tones(50.0), Tones(90.0), settings).item(0)
+    levels = 20 * item["sources"].square().mean(-1).sqrt().log10()
+    torch.testing.assert_close(levels, torch.full((2,), -20.0), rtol=0, atol=1e-3)
+    quiet = torch.full((8,), 5e-5)
+    assert leveled(quiet, -20.0).equal(quiet)
+
+
+def test_speed_raises_the_pitch_and_the_length_is_kept():
+    settings = MixtureSettings(gains_db=(0.0, 0.0), mute=0.0, speeds=(1.25, 1.25), num_samples=700)
+    sources = MixtureStream(Tones(40.0), Tones(80.0), settings).item(0)["sources"]
+    assert sources.shape == (2, 700)
+    window = torch.hann_window(700)
+    peaks = torch.fft.rfft(sources * window).abs().argmax(-1) * 1000 / 700
+    assert (peaks - torch.tensor([50.0, 100.0])).abs().max() < 1.0
+    drawn = MixtureSettings(mute=0.0, speeds=(0.5, 2.0))
+    stream = MixtureStream(Tones(40.0), Tones(40.0), drawn, seed=1)
+    lengths = [stream.item(index)["num_samples"] for index in range(200)]
+    assert min(lengths) < 520 and max(lengths) > 1200  # of the faster source of each pair
+    assert MixtureStream(Tones(40.0), Tones(40.0), MixtureSettings(num_samples=5000)).item(0)["num_samples"] == 1000
+
+
+def test_filters_boost_and_cut_where_they_say():
+    noise = torch.randn(4096, generator=torch.Generator().manual_seed(0))
+    made = equalized(noise, [0.0, 0.0, 0.0, 0.0, 0.0, 12.0])
+    ratio = 20 * (torch.fft.rfft(made).abs() / torch.fft.rfft(noise).abs()).log10()
+    # The last knot is half the sampling rate, the one before it 8 / 5 octaves lower.
+    assert ratio[-1] == pytest.approx(12.0, abs=0.05) and ratio[: int(2048 * 2**-1.7)].abs().max() < 0.05
+    assert ratio[round(2048 * 2**-0.8)] == pytest.approx(6.0, abs=0.1)
+    assert equalized(noise, [0.0] * 6).allclose(noise, atol=1e-6)
+    settings = MixtureSettings(gains_db=(0.0, 0.0), mute=0.0, equalizer_db=6.0)
+    stream = MixtureStream(Tones(40.0), Tones(40.0), settings)
+    gains = [20 * math.log10(source.std() / 0.5**0.5) for i in range(100) for source in stream.item(i)["sources"]]
+    assert max(map(abs, gains)) <= 6.05 and max(gains) > 3 and min(gains) < -3
+
+
+def test_what_is_not_asked_for_draws_nothing():
+    """Older settings give older mixtures: the new draws come last."""
+    plain = MixtureStream(Tones(40.0), Tones(80.0), MixtureSettings(), seed=3).item(5)
+    filtered = MixtureStream(Tones(40.0), Tones(80.0), MixtureSettings(equalizer_db=3.0), seed=3).item(5)
+    assert plain["gains_db"].equal(filtered["gains_db"]) and not plain["sources"].equal(filtered["sources"])

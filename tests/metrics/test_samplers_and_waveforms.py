@@ -1,4 +1,4 @@
-"""CRPS and SI-SDR against values worked out by hand."""
+"""CRPS, SDR and SI-SDR against values worked out by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from melreformer_hf.metrics import crps, log_mel_l1, si_sdr
+from melreformer_hf.metrics import chunk_median_sdr, crps, log_mel_l1, sdr, si_sdr
 
 
 def test_crps_equals_its_formula():
@@ -76,3 +76,25 @@ def test_errors():
         crps(torch.zeros(4), torch.zeros(4))
     with pytest.raises(ValueError, match="at least one draw"):
         crps(torch.zeros(0, 4), torch.zeros(4))
+
+
+def test_sdr_counts_gains_as_errors_and_has_no_value_for_silence():
+    target = torch.tensor([[3.0, -4.0, 0.0], [0.0, 0.0, 0.0]])
+    made = sdr(0.9 * target + 0.1 * torch.tensor([0.0, 0.0, 5.0]), target)
+    # |s|^2 = 25; the error is a tenth of s and 0.5 besides.
+    assert made[0].item() == pytest.approx(10 * math.log10(25 / (0.25 + 0.25))) and made[1].isnan()
+    assert sdr(target[0], target[0]).item() == math.inf
+    with pytest.raises(ValueError, match="same shape"):
+        sdr(target[:, :2], target)
+
+
+def test_the_median_of_chunks_leaves_silent_ones_out():
+    target = torch.tensor([1.0, 1.0, 0.0, 0.0, 2.0, 0.0, 1.0, 0.0, 9.0])
+    error = torch.tensor([0.1, 0.1, 5.0, 0.0, 0.02, 0.0, 1.0, 0.0, 9.0])
+    # Chunks of two: 20 dB, silent, 40 dB, 0 dB; the last sample is no chunk.
+    assert chunk_median_sdr(target + error, target, 2).item() == pytest.approx(20.0, abs=1e-4)
+    assert chunk_median_sdr(torch.ones(4), torch.zeros(4), 2).isnan()
+    assert chunk_median_sdr(target + error, target, 100).item() == pytest.approx(sdr(target + error, target).item())
+    assert chunk_median_sdr((target + error)[None], target[None], 2).shape == (1,)
+    with pytest.raises(ValueError, match="chunk must be at least 1 sample, got 0"):
+        chunk_median_sdr(target, target, 0)

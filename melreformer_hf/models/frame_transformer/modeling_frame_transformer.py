@@ -34,10 +34,11 @@ from melreformer_hf.models.frame_transformer.blocks_frame_transformer import (
     PreactivationBlock,
 )
 from melreformer_hf.models.frame_transformer.configuration_frame_transformer import FrameTransformerConfig
-from melreformer_hf.models.frame_transformer.separation_frame_transformer import Stems, masked_stems
+from melreformer_hf.models.frame_transformer.separation_frame_transformer import masked_stems
 from melreformer_hf.models.frame_transformer.stack_frame_transformer import FrameStack
 from melreformer_hf.models.frame_transformer.weights_frame_transformer import ORIGINAL_FORMAT
 from melreformer_hf.nn.attention import AttentionMixin
+from melreformer_hf.nn.stems import Stems, check_recording
 from melreformer_hf.originals.formats import OriginalCheckpointMixin
 
 
@@ -295,7 +296,7 @@ class FrameTransformerModel(OriginalCheckpointMixin, FrameTransformerPreTrainedM
         Raises:
             ValueError: wrong shape, type, values, sampling rate or window; or a model in training mode.
         """
-        self._check_waveform(waveform, sampling_rate)
+        check_recording(waveform, self.config.num_audio_channels, self.config.sampling_rate, sampling_rate)
         if chunk_frames < 1 or context_frames < 0:
             raise ValueError(
                 f"chunk_frames must be positive and context_frames not negative, got {chunk_frames}, {context_frames}."
@@ -307,19 +308,6 @@ class FrameTransformerModel(OriginalCheckpointMixin, FrameTransformerPreTrainedM
         batch = batch.unsqueeze(0) if waveform.ndim == 2 else batch
         stems = masked_stems(batch, self.config.transform, self._full_mask, chunk_frames, context_frames)
         return Stems(*(stem.reshape(waveform.shape) for stem in stems))
-
-    def _check_waveform(self, waveform: torch.Tensor, sampling_rate: int | None) -> None:
-        channels, rate = self.config.num_audio_channels, self.config.sampling_rate
-        if sampling_rate is not None and sampling_rate != rate:
-            raise ValueError(f"sampling_rate must be {rate}, got {sampling_rate}. Resample the recording first.")
-        shape = tuple(waveform.shape)
-        if waveform.ndim not in (2, 3) or shape[-2] != channels or 0 in shape:
-            raise ValueError(
-                f"waveform must be ({channels}, samples) or (batch, {channels}, samples), got {shape}. A mono recording "
-                f"of (1, samples) fits after waveform.expand({channels}, -1)."
-            )
-        if not waveform.is_floating_point() or not waveform.isfinite().all():
-            raise ValueError(f"waveform must be floating point and finite, got {waveform.dtype} or NaN, infinity.")
 
 
 __all__ = [

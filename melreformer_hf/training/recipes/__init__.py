@@ -23,6 +23,7 @@ RECIPES: dict[str, str] = {
     "melgan": "melreformer_hf.training.recipes.melgan:MelGanRecipe",
     "midi_lm": "melreformer_hf.training.recipes.midi_lm:MidiLMRecipe",
     "performer": "melreformer_hf.training.recipes.performer:PerformerRecipe",
+    "separation": "melreformer_hf.training.recipes.separation:SeparationRecipe",
     "vocoder": "melreformer_hf.training.recipes.vocoder:VocoderRecipe",
 }
 

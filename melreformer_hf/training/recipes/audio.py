@@ -61,17 +61,18 @@ class AudioRecipe(Recipe):
     def __init__(self, config: TrainingConfig) -> None:
         super().__init__(config)
         self.validation_split: str = self.options.validation_split
-        self._recordings: dict[str, Recordings] = {}
+        self._recordings: dict[tuple[str, str], Recordings] = {}
 
-    def recordings(self, split: str) -> Recordings:
-        """The recordings of a split, opened once.
+    def recordings(self, split: str, dataset: str | None = None) -> Recordings:
+        """The recordings of a split, opened once; of `config.dataset` unless another one is named.
 
         Raises:
             ValueError: no such dataset or split, or its sampling rate is not that of the mel contract.
         """
-        if split not in self._recordings:
-            self._recordings[split] = open_recordings(
-                self.config.dataset,
+        dataset = dataset or self.config.dataset
+        if (dataset, split) not in self._recordings:
+            self._recordings[dataset, split] = open_recordings(
+                dataset,
                 split,
                 sampling_rate=self.mel.sampling_rate,
                 channels=self.channels,
@@ -79,7 +80,7 @@ class AudioRecipe(Recipe):
                 label_column=self.label_column,
                 cache_minutes=self.config.cache_minutes,
             )
-        return self._recordings[split]
+        return self._recordings[dataset, split]
 
     def crops(
         self,

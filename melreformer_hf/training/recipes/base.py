@@ -138,6 +138,8 @@ class Recipe(abc.ABC):
             depend on the options.
         reads_labels: whether recordings have classes: a folder of them is then built with one for each of its folders.
         scheme: of the tokens in it, or `notes`.
+        further_datasets: names of options that hold further datasets of the same kind as `config.dataset`, folders of
+            recordings among them.
         modules: what `trainables` and `frozen` gave, as the trainer prepared them; call these in `phases`.
     """
 
@@ -148,6 +150,7 @@ class Recipe(abc.ABC):
     reads_labels: ClassVar[bool] = False
     reads_performances: bool = False
     scheme: str = "notes"
+    further_datasets: ClassVar[tuple[str, ...]] = ()
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Options:

@@ -117,6 +117,24 @@ def read_audio(
     return torch.from_numpy(waveform), rate
 
 
+def audio_info(path: str | os.PathLike) -> tuple[int, int, int]:
+    """(samples per second, channels, samples as its header claims) of an audio file.
+
+    Raises:
+        FileNotFoundError: the path does not exist.
+        ValueError: it cannot be decoded.
+    """
+    import soundfile
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"No audio file at {path}.")
+    try:
+        info = soundfile.info(str(path))
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise ValueError(f"{path} could not be decoded ({error}). Supported: WAV, FLAC, OGG and MP3.") from error
+    return info.samplerate, info.channels, info.frames
+
+
 def stream_audio(
     source: str | os.PathLike | BinaryIO, channels: int = 1, block: int = 1 << 15
 ) -> tuple[int, Iterator[np.ndarray]]:
@@ -224,7 +242,11 @@ def to_int16(samples: np.ndarray, gain: float = 1.0) -> np.ndarray:
 
 @contextmanager
 def open_audio(
-    file: str | os.PathLike | BinaryIO, name: str | os.PathLike, sampling_rate: int, channels: int = 1
+    file: str | os.PathLike | BinaryIO,
+    name: str | os.PathLike,
+    sampling_rate: int,
+    channels: int = 1,
+    encoding: str | None = None,
 ) -> Iterator[Callable[[torch.Tensor], None]]:
     """Write audio piece by piece, in the format that the suffix of `name` says.
 
@@ -233,6 +255,7 @@ def open_audio(
         name: whose suffix counts.
         sampling_rate: samples per second.
         channels: of the audio.
+        encoding: soundfile's name of another encoding than the usual one; FLOAT keeps what is louder than full scale.
 
     Yields:
         a function that writes (channel, samples) float tensors; louder than full scale is clipped.
@@ -244,6 +267,7 @@ def open_audio(
     import soundfile
 
     kind, subtype = encoding_of(name)
+    subtype = encoding or subtype
     if kind == "MP3" and sampling_rate not in _MP3_RATES:
         raise ValueError(f"MP3 has the sampling rates {_MP3_RATES}, got {sampling_rate}. Write .wav or .flac.")
     target = os.fspath(file) if isinstance(file, (str, os.PathLike)) else file
@@ -251,7 +275,8 @@ def open_audio(
         with soundfile.SoundFile(target, "w", sampling_rate, channels, subtype, format=kind) as sound:
 
             def write(piece: torch.Tensor) -> None:
-                data = piece.detach().cpu().float().clamp(-1, 1).numpy().T
+                data = piece.detach().cpu().float()
+                data = (data if subtype == "FLOAT" else data.clamp(-1, 1)).numpy().T
                 if subtype == "PCM_16":
                     data = to_int16(data)  # libsndfile would round down
                 for begin in range(0, len(data), _BLOCK):
@@ -305,6 +330,7 @@ def write_audio(path: str | os.PathLike, waveform: torch.Tensor, sampling_rate: 
 
 __all__ = [
     "AUDIO_SUFFIXES",
+    "audio_info",
     "encoding_of",
     "open_audio",
     "read_audio",

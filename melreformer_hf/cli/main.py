@@ -9,7 +9,20 @@ import typer
 import melreformer_hf
 from melreformer_hf._errors import EXIT_MISTAKE, told_in_one_line
 from melreformer_hf._threads import sleep_while_waiting
-from melreformer_hf.cli import checkpoints, codec, data, demo, doctor, edit, evaluate, generate, midi, sound, train
+from melreformer_hf.cli import (
+    checkpoints,
+    codec,
+    data,
+    demo,
+    doctor,
+    edit,
+    evaluate,
+    generate,
+    midi,
+    separate,
+    sound,
+    train,
+)
 
 app = typer.Typer(
     name="melreformer",
@@ -21,6 +34,7 @@ app.command("generate")(generate.generate)
 app.command("expand")(generate.expand)
 app.command("encode")(codec.encode)
 app.command("decode")(codec.decode)
+app.command("separate")(separate.separate)
 app.command("demo")(demo.demo)
 app.command("train", context_settings=train.CONTEXT)(train.train_recipe)
 app.command("evaluate")(evaluate.evaluate)
@@ -50,7 +64,7 @@ def settings(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Long music: generate, continue MIDI files, expand and edit recordings, train on your own music, measure, convert.
+    """Long music: generate, continue MIDI files, expand, edit and separate recordings, train on your own music, measure, convert.
 
     Start with: melreformer generate --seconds 20 --output song.wav
     """

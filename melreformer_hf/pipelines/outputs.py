@@ -13,6 +13,8 @@ import torch
 from diffusers.utils import BaseOutput
 
 from melreformer_hf.audio.io import write_audio
+from melreformer_hf.nn.stems import Stems
+from melreformer_hf.pipelines.separating import write_stems
 from melreformer_hf.processing.midi.notes import MidiNote, midi_bytes, write_midi
 from melreformer_hf.processing.midi.scores import piece_to_midi
 
@@ -145,6 +147,34 @@ class MidiMusicOutput(AudioOutput):
         return names
 
 
+@dataclass
+class SeparationOutput(BaseOutput):
+    """A recording in two stems, which add up to it.
+
+    Args:
+        vocals: (channel, sample) float32.
+        instrumental: (channel, sample) float32.
+        sampling_rate: samples per second.
+    """
+
+    vocals: torch.Tensor
+    instrumental: torch.Tensor
+    sampling_rate: int
+
+    def save(self, folder: str | os.PathLike, suffix: str = ".wav") -> list[Path]:
+        """Write `vocals` and `instrumental` into a folder, made when missing, each complete or not at all.
+
+        Args:
+            folder: for the two files.
+            suffix: .wav (32-bit float, so that the two still add up), .flac, .ogg or .mp3.
+
+        Raises:
+            ValueError: another suffix.
+        """
+        stems = iter([Stems(self.vocals, self.instrumental)])
+        return write_stems(stems, Path(folder), suffix, self.sampling_rate, len(self.vocals))
+
+
 def numbered(path: Path, count: int) -> list[Path]:
     """`path` for one file, `path` with -0, -1, ... before its suffix for several."""
     return [path] if count == 1 else [path.with_stem(f"{path.stem}-{index}") for index in range(count)]
@@ -180,6 +210,7 @@ __all__ = [
     "AudioOutput",
     "MidiMusicOutput",
     "MusicPipelineOutput",
+    "SeparationOutput",
     "SoundPipelineOutput",
     "at_peak",
     "check_peak",

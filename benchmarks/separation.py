@@ -1,6 +1,6 @@
 """Separators beside simple methods and ideal masks, on held-out mixtures: `python benchmarks/separation.py --help`.
 
-    python benchmarks/separation.py --checkpoint separation-tiny --voices data/voices --band data/band
+    python benchmarks/separation.py --checkpoint runs/separation_tiny/best --voices data/voices --band data/band
 
 Voices and instrumental recordings of one split are mixed at one level. Vocals and instrumental of every method are scored:
 SI-SDR, SDR (MDX's uSDR) and the median SDR of seconds, means over mixtures in dB. The mixture itself, and ideal masks that
@@ -35,7 +35,7 @@ _LONG, _SHORT = (
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", nargs="+", default=["separation-tiny"], help="pipelines or separators")
+    parser.add_argument("--checkpoint", nargs="+", required=True, help="pipelines or separators")
     parser.add_argument("--voices", required=True, help="dataset of voices")
     parser.add_argument("--band", required=True, help="dataset of instrumental recordings")
     parser.add_argument("--split", default="validation", help="of both (default: validation)")
@@ -103,8 +103,9 @@ def repet_sim(sources: torch.Tensor, rate: int) -> torch.Tensor:
 
 
 def scores(vocals: torch.Tensor, sources: torch.Tensor, rate: int) -> dict[str, float]:
-    """Of the vocals and of what they leave of the mixture."""
-    made = {"vocals": (vocals, sources[0]), "instrumental": (sources.sum(0) - vocals, sources[1])}
+    """Of the vocals and of what they leave of the mixture; who leaves nothing takes the mixture for both."""
+    rest = sources.sum(0) - vocals
+    made = {"vocals": (vocals, sources[0]), "instrumental": (rest if rest.any() else vocals, sources[1])}
     found = {}
     for name, (stem, true) in made.items():
         found[f"{name} SI-SDR"] = si_sdr(stem, true).item()
@@ -119,8 +120,7 @@ def measure(method: Method, mixtures: list[torch.Tensor], rate: int) -> dict[str
     stems = [method(sources) for sources in mixtures]
     spent = time.process_time() - started
     rows = [scores(vocals, sources, rate) for vocals, sources in zip(stems, mixtures, strict=True)]
-    # A stem of zeros has no SI-SDR: the mean is over those that have one.
-    result = {name: float(np.nanmean([row[name] for row in rows])) for name in rows[0]}
+    result = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     length = sum(sources.shape[-1] for sources in mixtures) / rate
     return {**result, "times real time (processor)": length / max(spent, 1e-9)}
 

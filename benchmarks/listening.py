@@ -7,7 +7,7 @@ Two tables, of which `--parts` chooses:
 - `performed`: onset F1 of the ear on held-out excerpts that the performer and the vocoder play, beside its F1 on the same
   notes by the sampled piano. A performer that plays what it is given comes near it.
 - `music`: note statistics, as the ear hears them, of music made by the composer (the default of `melreformer generate`), by
-  the founding path (an idea, expanded), and of held-out excerpts by the sampled piano: means, and distances from the real
+  the founding path (an idea of composed notes, or of noise, expanded), and of held-out excerpts by the sampled piano: means, and distances from the real
   excerpts beside those between halves of them. `composed, as written` shows what the ear itself changes. Below it are
   Frechet distances on what the ear reads notes from.
 
@@ -46,7 +46,8 @@ from melreformer_hf.processing.midi.notes import TICKS_PER_SECOND, MidiNote
 from melreformer_hf.training.recipes.ear_data import separated_notes
 
 PARTS = ("performed", "music")
-REAL, COMPOSED, FOUNDING, WRITTEN = "held-out pieces", "composed", "founding path", "composed, as written"
+REAL, COMPOSED, WRITTEN = "held-out pieces", "composed", "composed, as written"
+FOUNDING = {"notes": "founding path from notes", "noise": "founding path from noise"}
 _BATCH, _PEAK_DB = 8, -1.0
 
 
@@ -119,13 +120,13 @@ def compose(pipe: MidiGenerationPipeline, count: int, seconds: float, seed: int)
     return notes, waveforms
 
 
-def expand(pipe: MelReformerPipeline, count: int, seconds: float, seed: int) -> list[torch.Tensor]:
+def expand(pipe: MelReformerPipeline, count: int, seconds: float, seed: int, idea_from: str) -> list[torch.Tensor]:
     """Waveforms of `count` pieces of the founding path."""
     waveforms: list[torch.Tensor] = []
     for start in range(0, count, _BATCH):
         seeds = range(seed + start, seed + min(start + _BATCH, count))
         generators = [torch.Generator().manual_seed(value) for value in seeds]
-        waveforms += pipe(seconds, len(generators), generator=generators).audios[:, 0].unbind()
+        waveforms += pipe(seconds, len(generators), idea_from=idea_from, generator=generators).audios[:, 0].unbind()
     return waveforms
 
 
@@ -165,12 +166,12 @@ def measure_music(arguments: argparse.Namespace, pipe: MidiGenerationPipeline, r
     sources = {
         REAL: real,
         COMPOSED: heard(pipe, waveforms),
-        FOUNDING: heard(pipe, expand(ideas, count, seconds, seed)),
+        **{name: heard(pipe, expand(ideas, count, seconds, seed, kind)) for kind, name in FOUNDING.items()},
     }
     print(f"{count} excerpts of {seconds:g} s of each kind, {time.perf_counter() - started:.0f} s\n")
     rows = {name: source.notes for name, source in sources.items()} | {WRITTEN: written}
     found = {"statistics": statistics_table(rows, seconds), "frechet": {}}
-    for name in (COMPOSED, FOUNDING):
+    for name in (COMPOSED, *FOUNDING.values()):
         told = frechet_audio_distance(
             sources[name].waveforms, real.waveforms, pipe.sampling_rate, NoteEarEmbedding(pipe.ear)
         )

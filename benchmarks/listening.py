@@ -7,9 +7,9 @@ Two tables, of which `--parts` chooses:
 - `performed`: onset F1 of the ear on held-out excerpts that the performer and the vocoder play, beside its F1 on the same
   notes by the sampled piano. A performer that plays what it is given comes near it.
 - `music`: note statistics, as the ear hears them, of music made by the composer (the default of `melreformer generate`), by
-  the founding path (an idea of composed notes, or of noise, expanded), and of held-out excerpts by the sampled piano: means, and distances from the real
-  excerpts beside those between halves of them. `composed, as written` shows what the ear itself changes. Below it are
-  Frechet distances on what the ear reads notes from.
+  the founding path (an idea of composed notes, or of noise, expanded), and of held-out excerpts by the sampled piano: means,
+  and distances from the real excerpts beside those between halves of them. `composed, as written` shows what the ear itself
+  changes. Below it are Frechet distances on what the ear reads notes from.
 
 `--pictures` writes what was heard of the first of each as piano rolls above log-mels.
 """

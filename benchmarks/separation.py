@@ -1,6 +1,6 @@
 """Separators beside simple methods and ideal masks, on held-out mixtures: `python benchmarks/separation.py --help`.
 
-    python benchmarks/separation.py --checkpoint runs/separation_tiny/best --voices data/voices --band data/band
+    python benchmarks/separation.py --checkpoint separation-tiny --voices data/voices --band data/band
 
 Voices and instrumental recordings of one split are mixed at one level. Vocals and instrumental of every method are scored:
 SI-SDR, SDR (MDX's uSDR) and the median SDR of seconds, means over mixtures in dB. The mixture itself, and ideal masks that
@@ -35,7 +35,7 @@ _LONG, _SHORT = (
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", nargs="+", required=True, help="pipelines or separators")
+    parser.add_argument("--checkpoint", nargs="+", default=["separation-tiny"], help="pipelines or separators")
     parser.add_argument("--voices", required=True, help="dataset of voices")
     parser.add_argument("--band", required=True, help="dataset of instrumental recordings")
     parser.add_argument("--split", default="validation", help="of both (default: validation)")

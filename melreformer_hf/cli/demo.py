@@ -60,7 +60,7 @@ def demo(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:NUMBER.")] = "auto",
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
-    """Serve the demo for a browser: generate, listen while it streams, work on MIDI files, expand a recording. Needs the
+    """Serve the demo for a browser: generate, listen while it streams, work on MIDI files, expand and separate recordings. Needs the
     extra `demo`.
 
     Example: melreformer demo --port 7860
@@ -79,7 +79,10 @@ def demo(
         name: load_pipeline(checkpoint, device, threads, notes=name == "notes") if part in parts else None
         for name, part in (("notes", "composer"), ("ideas", "idea"))
     }
-    blocks = space.build_demo(**pipes)
+    from melreformer_hf.pipelines.pipeline_separation import SeparationPipeline
+
+    device = str(next(pipe.device for pipe in pipes.values() if pipe is not None))
+    blocks = space.build_demo(**pipes, separation=SeparationPipeline.from_pretrained("separation-tiny").to(device))
     settings = space.launch_settings()
     _, address, _ = blocks.launch(
         server_name=host, server_port=port, inbrowser=open_browser, quiet=True, prevent_thread_lock=True, **settings

@@ -14,16 +14,16 @@ from melreformer_hf.cli.generate import Device, Threads, choose_device, quiet_li
 
 def separate(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="WAV, FLAC, OGG or MP3, mono or stereo.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="For the stems; made when missing.")
+    ] = Path("stems"),
     checkpoint: Annotated[
         str,
         typer.Option(
             help="Pipeline: name of a bundled checkpoint, folder (of `melreformer train separation`, too), or Hub id.",
             rich_help_panel="Model",
         ),
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="For the stems; made when missing.")
-    ] = Path("stems"),
+    ] = "separation-tiny",
     suffix: Annotated[
         str,
         typer.Option(
@@ -42,7 +42,7 @@ def separate(
 
     The two add up to the recording. What fails or is interrupted leaves no stems.
 
-    Example: melreformer separate song.mp3 --output stems --checkpoint runs/separation_tiny/best
+    Example: melreformer separate song.mp3 --output stems
     """
     from tqdm import tqdm
 

@@ -1,5 +1,6 @@
 """Gradio demo: piano music from notes or from an idea, heard while it is made; MIDI files continued, filled, accompanied
-and performed; recordings written down, edited in seconds, or shrunk to their idea and expanded."""
+and performed; recordings written down, edited in seconds, shrunk to their idea and expanded, or split into
+vocals and instrumental."""
 
 from __future__ import annotations
 
@@ -18,12 +19,13 @@ from melreformer_space.limits import MAX_UPLOAD_MEGABYTES
 from melreformer_space.players import Players
 from melreformer_space.sound import CACHE_SECONDS
 from melreformer_space.stops import visitor_of
-from melreformer_space.tabs import edit_tab, expand_tab, generate_tab, midi_tab
+from melreformer_space.tabs import edit_tab, expand_tab, generate_tab, midi_tab, separate_tab
 from melreformer_space.widgets import SILENCE
 
 from melreformer_hf._threads import choose_threads
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
 from melreformer_hf.pipelines.pipeline_midi_generation import MidiGenerationPipeline
+from melreformer_hf.pipelines.pipeline_separation import SeparationPipeline
 
 NOTES = """A language model of notes **composes**, a performer turns the notes into a mel, a vocoder makes it **audible**,
 while it is written."""
@@ -45,7 +47,10 @@ def launch_settings() -> dict:
 
 
 def build_demo(
-    notes: MidiGenerationPipeline | None, ideas: MelReformerPipeline | None, live: bool | None = None
+    notes: MidiGenerationPipeline | None,
+    ideas: MelReformerPipeline | None,
+    live: bool | None = None,
+    separation: SeparationPipeline | None = None,
 ) -> gr.Blocks:
     """The demo around pipelines; nothing is loaded or launched here.
 
@@ -53,6 +58,7 @@ def build_demo(
         notes: composes, performs and hears; without it there is no MIDI tab.
         ideas: draws and expands ideas; without it no recordings are expanded.
         live: whether there is a live player; default: when ffmpeg is installed, which Gradio needs for it.
+        separation: splits recordings; without it there is no such tab.
 
     Raises:
         ValueError: there is no pipeline.
@@ -60,10 +66,10 @@ def build_demo(
     if notes is None and ideas is None:
         raise ValueError("The demo needs a pipeline of notes or one of ideas, got neither.")
     live = shutil.which("ffmpeg") is not None if live is None else live
-    for pipeline in (notes, ideas):
+    for pipeline in (notes, ideas, separation):
         if pipeline is not None:
             pipeline.set_progress_bar_config(disable=True)
-    players = Players(notes, ideas, live)
+    players = Players(notes, ideas, live, separation)
 
     def leave(request: gr.Request) -> None:
         players.stops.forget(visitor_of(request))
@@ -75,6 +81,7 @@ def build_demo(
     text = " ".join([*how, HERE]) + ("" if live else f"\n\n{NO_LIVE}")
     built = {"Generate": generate_tab} | ({"MIDI": midi_tab} if notes else {})
     built |= {"Edit": edit_tab, "Expand a recording": expand_tab} if ideas else {}
+    built |= {"Separate": separate_tab} if separation else {}
     with gr.Blocks(title="MelReformer", analytics_enabled=False, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)) as demo:
         gr.Markdown(f"# MelReformer\n{text}")
         for name, build in built.items():
@@ -89,4 +96,5 @@ def build_demo(
 if __name__ == "__main__":
     choose_threads()
     pipelines = [kind.from_pretrained("piano-tiny") for kind in (MidiGenerationPipeline, MelReformerPipeline)]
-    build_demo(*pipelines).launch(**launch_settings())
+    separation = SeparationPipeline.from_pretrained("separation-tiny")
+    build_demo(*pipelines, separation=separation).launch(**launch_settings())

@@ -8,16 +8,18 @@ import gradio as gr
 
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
 from melreformer_hf.pipelines.pipeline_midi_generation import MidiGenerationPipeline
+from melreformer_hf.pipelines.pipeline_separation import SeparationPipeline
 from melreformer_space.edits import EditPlayer
 from melreformer_space.ideas import IdeaPlayer
 from melreformer_space.limits import choose_seed, refusal
 from melreformer_space.notes import NotePlayer
 from melreformer_space.sound import Files, Shown
+from melreformer_space.stems import StemPlayer
 from melreformer_space.stops import Stops, visitor_of
 
 MIDI_TASKS = ("continue", "fill", "accompany", "perform", "transcribe")
 EDIT_TASKS = ("vary", "blend", "inpaint", "extend", "loop")
-TASKS = ("generate", "expand", *MIDI_TASKS, *EDIT_TASKS)
+TASKS = ("generate", "expand", "separate", *MIDI_TASKS, *EDIT_TASKS)
 GENERATED = ("sound", "wav", "midi", "roll", "idea", "mel", "status")
 EXPANDED = ("sound", "wav", "idea", "mel", "status")
 PLAYED = ("sound", "wav", "midi", "roll", "status")
@@ -31,13 +33,21 @@ class Players:
         notes: composes and performs; `None` for a checkpoint without a composer.
         ideas: draws and expands ideas; `None` for a checkpoint without an idea model.
         live: whether chunks are sent to a live player.
+        separation: splits recordings; `None` for a page that does not.
     """
 
-    def __init__(self, notes: MidiGenerationPipeline | None, ideas: MelReformerPipeline | None, live: bool) -> None:
+    def __init__(
+        self,
+        notes: MidiGenerationPipeline | None,
+        ideas: MelReformerPipeline | None,
+        live: bool,
+        separation: SeparationPipeline | None = None,
+    ) -> None:
         files = Files()
         self.live, self.stops = live, Stops(TASKS)
         self.notes = None if notes is None else NotePlayer(notes, live, files)
         self.ideas = None if ideas is None else IdeaPlayer(ideas, live, files)
+        self.stems = None if separation is None else StemPlayer(separation, files)
         self.edits = None if ideas is None else EditPlayer(ideas, live, files)
 
     @property
@@ -74,6 +84,12 @@ class Players:
         with self.stops.piece(visitor_of(request), "expand") as stopped:
             for step in self.ideas.expand(recording, stretch, stopped):
                 yield step.of(EXPANDED)
+
+    def separate(self, recording: str | None, request: gr.Request | None = None) -> Iterator[tuple]:
+        """Split a recording into vocals and instrumental."""
+        with self.stops.piece(visitor_of(request), "separate") as stopped:
+            for step in self.stems.separate(recording, stopped):
+                yield tuple(step)
 
     def go_on(
         self,

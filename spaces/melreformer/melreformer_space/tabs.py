@@ -49,6 +49,8 @@ MIDI_LIMITS = (
 EAR_LIMITS = f"Up to {MAX_SECONDS} seconds and {MAX_UPLOAD_MEGABYTES} MB of WAV, FLAC, OGG or MP3 of a piano."
 EDIT_LIMITS = f"""Up to {MAX_SECONDS} seconds and {MAX_UPLOAD_MEGABYTES} MB of WAV, FLAC, OGG or MP3. What is kept is kept
 to the last sample; what is new is piano."""
+STEM_LIMITS = f"""Up to {MAX_SECONDS} seconds and {MAX_UPLOAD_MEGABYTES} MB of WAV, FLAC, OGG or MP3, mono or stereo. The two
+stems add up to the recording."""
 ROLL, DRAWING = "The notes", "How notes are drawn"
 ACTIONS = {
     "continue": "Continue",
@@ -167,6 +169,25 @@ def expand_tab(players: Players) -> None:
     connect_start(players, "expand", start)
     connect("expand", players.expand, start, [recording, unchecked(stretch)], [sound, wav, *pictures, status])
     connect_stop(players, stop, "expand")
+
+
+def separate_tab(players: Players) -> None:
+    """A recording is split into vocals and instrumental, each with a player of its own."""
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            gr.Markdown(STEM_LIMITS)
+            recording = _recording_field("mixture")
+            start, stop = buttons_of("Separate", "separate", "stop_separating")
+        with gr.Column(scale=2, min_width=320):
+            stems = [
+                gr.Audio(label=name, interactive=False, elem_id=f"stem_{name.lower()}")
+                for name in ("Vocals", "Instrumental")
+            ]
+            status = status_line()
+            picture = gr.Image(label="The recording and its stems", interactive=False, elem_classes="picture")
+    connect_start(players, "separate", start)
+    connect("separate", players.separate, start, [recording], [*stems, picture, status])
+    connect_stop(players, stop, "separate")
 
 
 def edit_tab(players: Players) -> None:

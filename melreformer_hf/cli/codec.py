@@ -15,14 +15,19 @@ from melreformer_hf.cli.errors import check_output_file
 from melreformer_hf.cli.generate import PIPE, Device, Threads, choose_device, quiet_libraries, record, speed
 
 if TYPE_CHECKING:
-    from melreformer_hf.models.soundstream.modeling_soundstream import SoundStreamModel
+    from melreformer_hf.pipelines.codecs import Codec as LoadedCodec
 
 SUFFIX = ".mrc"
+_LONGEST = (2**32 - 64) // 2  # samples: a WAV header of the largest size is what players of pipes expect
 
 Codec = Annotated[
     str,
-    typer.Option(help="The codec: folder of a trained one (`melreformer train codec`), or Hub id such as user/name."),
+    typer.Option(
+        help="The codec: name of a bundled one, folder of a trained one (`melreformer train codec`), or Hub id such as "
+        "user/name; also an EnCodec, DAC or Mimi of transformers, such as facebook/encodec_24khz."
+    ),
 ]
+BUNDLED_CODEC = "codec-tiny"
 
 
 def encode(
@@ -30,11 +35,22 @@ def encode(
         str, typer.Argument(metavar="FILE", help="WAV, FLAC, OGG or MP3; - reads a WAV file from standard input.")
     ],
     output: Annotated[str, typer.Argument(metavar="OUT.mrc", help="File of codes; - writes to standard output.")],
-    codec: Codec,
+    codec: Codec = BUNDLED_CODEC,
     bitrate: Annotated[
         float | None,
         typer.Option(metavar="KBPS", help="Kilobits per second, at most. Default: all levels of the codec."),
     ] = None,
+    entropy: Annotated[
+        bool,
+        typer.Option("--entropy", help="Shorten the codes, without loss, with the codec's language model; slower."),
+    ] = False,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live",
+            help="There and back, hop by hop, as on a line: OUT is what is heard at the other end, a recording.",
+        ),
+    ] = False,
     threads: Threads = None,
     device: Device = "auto",
 ) -> None:
@@ -43,17 +59,22 @@ def encode(
     What is killed leaves no file: the codes grow beside it under another name. Bits are counted, header and checksums
     included.
 
-    Example: melreformer encode song.mp3 song.mrc --codec runs/codec_tiny/best --bitrate 3
+    Example: melreformer encode song.mp3 song.mrc --bitrate 3
     """
+    if live:
+        _live(source, output, codec, bitrate, entropy, threads, device)
+        return
     from tqdm import tqdm
 
     from melreformer_hf._files import replacing
     from melreformer_hf.audio.io import stream_audio
+    from melreformer_hf.pipelines.codecs import load_entropy
     from melreformer_hf.pipelines.coding import encode_stream
 
     if output != PIPE:
         check_output_file(Path(output), SUFFIX)
-    model = load_codec(codec, device, threads)
+    model = load(codec, device, threads)
+    language_model = load_entropy(codec) if entropy else None
     rate, pieces = stream_audio(sys.stdin.buffer if source == PIPE else source, model.config.audio_channels)
     started = time.perf_counter()
     with ExitStack() as stack:
@@ -64,7 +85,7 @@ def encode(
             file = sys.stdout.buffer
         else:
             file = stack.enter_context(open(stack.enter_context(replacing(output)), "wb"))
-        coded = encode_stream(model, pieces, rate, file, bitrate, bar.update)
+        coded = encode_stream(model, pieces, rate, file, bitrate, bar.update, entropy=language_model)
     if not coded.num_samples:
         typer.echo("the recording is empty; so is the file", err=True)
     took = max(time.perf_counter() - started, 1e-9)
@@ -76,12 +97,50 @@ def encode(
     )
 
 
+def _live(
+    source: str, output: str, codec: str, bitrate: float | None, entropy: bool, threads: int | None, device: str
+) -> None:
+    """A recording there and back, hop by hop."""
+    from melreformer_hf.audio.io import encoding_of, stream_audio
+    from melreformer_hf.pipelines.coding import LiveTimes, round_trip
+
+    file = None if output == PIPE else Path(output)
+    if file is not None:
+        encoding_of(file)
+    if entropy:
+        raise ValueError(
+            "--entropy is for files: a line of one hop of latency has no block to shorten, got --live too."
+        )
+    model = load(codec, device, threads)
+    config = model.config
+    rate, pieces = stream_audio(sys.stdin.buffer if source == PIPE else source, config.audio_channels)
+    times = LiveTimes(config.hop_length / config.sampling_rate)
+    made = round_trip(model, pieces, rate, times, bitrate)
+    path = record(
+        made,
+        file,
+        _LONGEST // config.audio_channels,
+        config.sampling_rate,
+        None,
+        1.0,
+        config.audio_channels,
+        known=False,
+    )
+    hop, mean = 1000 * times.hop_seconds, 1000 * times.total / max(times.count, 1)
+    typer.echo(
+        f"{'wrote ' + str(path) if path else 'heard'}: a hop of latency, {hop:.0f} ms; {mean:.1f} ms of work for each, at most "
+        f"{1000 * times.longest:.1f}; {speed(max(times.real_time_factor, 1e-9))}, "
+        f"{'no hop came late' if times.kept_up else 'some hops came late'}",
+        err=output == PIPE,
+    )
+
+
 def decode(
     source: Annotated[str, typer.Argument(metavar="FILE.mrc", help="File of codes; - reads from standard input.")],
     output: Annotated[
         str, typer.Argument(metavar="OUT", help="WAV, FLAC, OGG or MP3; - writes WAV to standard output.")
     ],
-    codec: Codec,
+    codec: Codec = BUNDLED_CODEC,
     partial: Annotated[
         bool, typer.Option("--partial", help="Of a damaged file or one that breaks off: decode what lies before.")
     ] = False,
@@ -93,9 +152,10 @@ def decode(
     A damaged file, or one that is not complete, is refused with the byte at which that shows; --partial decodes what lies
     before it.
 
-    Example: melreformer decode song.mrc song.wav --codec runs/codec_tiny/best
+    Example: melreformer decode song.mrc song.wav
     """
     from melreformer_hf.audio.io import encoding_of
+    from melreformer_hf.pipelines.codecs import load_entropy
     from melreformer_hf.pipelines.coding import decode_stream
     from melreformer_hf.processing.codec_files import CodecFileReader
 
@@ -104,45 +164,42 @@ def decode(
         encoding_of(file)
     if source != PIPE and not Path(source).is_file():
         raise FileNotFoundError(f"No file of codes at {source}.")
-    model = load_codec(codec, device, threads)
+    model = load(codec, device, threads)
     with ExitStack() as stack:
         stream = sys.stdin.buffer if source == PIPE else stack.enter_context(open(source, "rb"))
         reader = CodecFileReader(stream)
+        language_model = None if reader.header.entropy is None else load_entropy(codec)
         chunks = decode_stream(
-            model, reader, partial, lambda damage: typer.echo(f"{source} is not whole. {damage}", err=True)
+            model,
+            reader,
+            partial,
+            lambda damage: typer.echo(f"{source} is not whole. {damage}", err=True),
+            language_model,
         )
         config, started = model.config, time.perf_counter()
-        # How long it is stands at the end of the file; a WAV header of the largest size is what players of pipes expect.
-        longest = (2**32 - 64) // (2 * config.audio_channels)
+        # How long it is stands at the end of the file.
+        longest = _LONGEST // config.audio_channels
         path = record(chunks, file, longest, config.sampling_rate, None, 1.0, config.audio_channels, known=False)
     if path is not None:
         seconds = (reader.num_samples or reader.num_frames * config.hop_length) / config.sampling_rate
         typer.echo(f"wrote {path} ({seconds:.1f} s, {speed(seconds / max(time.perf_counter() - started, 1e-9))})")
 
 
-def load_codec(name: str, device: str, threads: int | None) -> SoundStreamModel:
+def load(name: str, device: str, threads: int | None) -> LoadedCodec:
     """A codec on a device.
 
     Raises:
-        ValueError: no such device, or the model is none.
+        ValueError: no such device, or there is no such codec.
     """
-    import torch
-
-    from melreformer_hf.models.soundstream.configuration_soundstream import SoundStreamConfig
-    from melreformer_hf.models.soundstream.modeling_soundstream import SoundStreamModel
+    from melreformer_hf.pipelines.codecs import load_codec
 
     quiet_libraries()
     choose_threads(threads)
     device = choose_device(device)
     try:
-        values, _ = SoundStreamConfig.get_config_dict(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--codec must be the folder or Hub id of a codec, got {name}: {error}") from error
-    if values.get("model_type") != SoundStreamConfig.model_type:
-        raise ValueError(
-            f"--codec must be the folder or Hub id of a codec (SoundStreamModel), got {name} of model type {values.get('model_type')!r}."
-        )
-    return SoundStreamModel.from_pretrained(name, dtype=torch.float32).eval().to(device)
+        return load_codec(name).to(device)
+    except ValueError as error:
+        raise ValueError(f"--{error}") from error
 
 
 __all__ = ["decode", "encode"]

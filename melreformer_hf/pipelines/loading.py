@@ -10,7 +10,7 @@ from huggingface_hub import hf_hub_download
 from safetensors import safe_open
 from torch import nn
 
-BUNDLED = Path(__file__).parents[1] / "checkpoints"
+from melreformer_hf.hub.bundled import BUNDLED
 
 
 def locate(name: str | os.PathLike) -> Path | None:

@@ -7,8 +7,9 @@ block    uint32 frames, uint32 size, uint32 CRC of the former two, payload of th
 end      a block of 0 frames and 8 bytes: uint64 samples of the sound
 ```
 
-All numbers are big endian, CRCs are CRC-32. A payload holds the codes of its frames, frame after frame, each code in as many
-bits as its codebook needs. A reader learns of damage where it is, and keeps what lies before; it never asks for more memory
+All numbers are big endian, CRCs are CRC-32. In version 1 a payload holds the codes of its frames, frame after frame, each
+code in as many bits as its codebook needs. In version 2 the header names an `entropy` coder, and a payload is what that made
+of the codes; it takes what came before into account, so that blocks are only to be read in order. A reader learns of damage where it is, and keeps what lies before; it never asks for more memory
 than a block of `MAX_BLOCK_FRAMES` frames takes, whatever the file claims.
 """
 
@@ -19,17 +20,32 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import torch
 
 MAX_BLOCK_FRAMES = 4096
-_MAGIC, _VERSION = b"MRC", 1
+_MAGIC, _PACKED, _ENTROPY = b"MRC", 1, 2
 _FIXED, _NUMBER = struct.Struct(">3sBI"), struct.Struct(">I")
 _BLOCK, _LENGTH = struct.Struct(">II"), struct.Struct(">Q")
 _LONGEST_HEADER = 1 << 16
 _MAX_CODEBOOKS, _MAX_CODEBOOK_SIZE = 256, 1 << 24
+_WORST_BITS, _TAIL_BYTES = 25, 8  # of a code by a coder with ranges of 24 bits, and of what ends a payload
+
+
+class EntropyCoder(Protocol):
+    """Turns the codes of one stream into fewer bytes, block after block, and back."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells it from others: only the same one can decode."""
+
+    def encode(self, codes: torch.Tensor) -> bytes:
+        """(quantizer, frame) int64, the next frames -> their bytes."""
+
+    def decode(self, payload: bytes, num_frames: int) -> torch.Tensor:
+        """The inverse; raises a ValueError where the bytes are no codes."""
 
 
 class CodecFileError(ValueError):
@@ -55,6 +71,7 @@ class CodecFileHeader:
         channels: of the sound.
         hop_length: samples per frame.
         codebook_sizes: codewords of every level that is in the file, coarse to fine.
+        entropy: fingerprint of the entropy coder that shortened the codes; `None`: none did.
 
     Raises:
         ValueError: a field is of another type or out of range.
@@ -65,10 +82,13 @@ class CodecFileHeader:
     channels: int
     hop_length: int
     codebook_sizes: tuple[int, ...]
+    entropy: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.codec, str) or not self.codec:
             raise ValueError(f"codec must be the fingerprint of a codec, got {self.codec!r}.")
+        if self.entropy is not None and (not isinstance(self.entropy, str) or not self.entropy):
+            raise ValueError(f"entropy must be the fingerprint of an entropy coder or None, got {self.entropy!r}.")
         for name in ("sampling_rate", "channels", "hop_length"):
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value < 1 << 31:
@@ -84,14 +104,20 @@ class CodecFileHeader:
         """Bits of a code of every level."""
         return tuple((size - 1).bit_length() for size in self.codebook_sizes)
 
-    def payload_size(self, frames: int) -> int:
-        """Bytes that the codes of so many frames take."""
-        return -(-frames * sum(self.bits) // 8)
+    def payload_sizes(self, frames: int) -> range:
+        """Bytes that the codes of so many frames may take."""
+        if self.entropy is not None:
+            return range(1, -(-frames * len(self.bits) * _WORST_BITS // 8) + _TAIL_BYTES + 1)
+        packed = -(-frames * sum(self.bits) // 8)
+        return range(packed, packed + 1)
 
     def to_bytes(self) -> bytes:
         """The header as it stands in a file."""
-        text = json.dumps(dataclasses.asdict(self)).encode()
-        head = _FIXED.pack(_MAGIC, _VERSION, len(text)) + text
+        values = dataclasses.asdict(self)
+        if self.entropy is None:  # as programs read it that know packed codes alone
+            del values["entropy"]
+        text = json.dumps(values).encode()
+        head = _FIXED.pack(_MAGIC, _PACKED if self.entropy is None else _ENTROPY, len(text)) + text
         return head + _NUMBER.pack(zlib.crc32(head))
 
 
@@ -114,10 +140,18 @@ class CodecFileWriter:
     Args:
         file: open for writing bytes; nothing is sought in it, so that it may be a pipe.
         header: what the codes are.
+        coder: that `header.entropy` names.
+
+    Raises:
+        ValueError: the header names another entropy coder, or none.
     """
 
-    def __init__(self, file: BinaryIO, header: CodecFileHeader) -> None:
-        self.file, self.header, self.num_frames = file, header, 0
+    def __init__(self, file: BinaryIO, header: CodecFileHeader, coder: EntropyCoder | None = None) -> None:
+        if header.entropy != (None if coder is None else coder.fingerprint):
+            raise ValueError(
+                f"coder must be the one that the header names, got {coder and coder.fingerprint} for {header.entropy}."
+            )
+        self.file, self.header, self.coder, self.num_frames = file, header, coder, 0
         self.num_bytes = file.write(header.to_bytes())
 
     def write(self, codes: torch.Tensor) -> None:
@@ -138,7 +172,10 @@ class CodecFileWriter:
             )
         for begin in range(0, values.shape[1], MAX_BLOCK_FRAMES):
             block = values[:, begin : begin + MAX_BLOCK_FRAMES]
-            self._block(block.shape[1], _pack(block, self.header.bits))
+            if self.coder is None:
+                self._block(block.shape[1], _pack(block, self.header.bits))
+            else:
+                self._block(block.shape[1], self.coder.encode(torch.from_numpy(block)))
         self.num_frames += values.shape[1]
 
     def close(self, num_samples: int) -> None:
@@ -172,6 +209,7 @@ class CodecFileReader:
 
     Attributes:
         header: what the codes are.
+        coder: that `header.entropy` names; to be set before the codes are read, where it names one.
         position: bytes that were read and found right.
         num_samples: length of the sound, once the end was read.
 
@@ -182,6 +220,7 @@ class CodecFileReader:
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.position, self.num_frames = file, 0, 0
         self.num_samples: int | None = None
+        self.coder: EntropyCoder | None = None
         self.header = self._read_header()
 
     def _take(self, size: int, what: str) -> bytes:
@@ -201,8 +240,8 @@ class CodecFileReader:
         magic, version, size = _FIXED.unpack(fixed)
         if magic != _MAGIC:
             raise CodecFileError(f"a file of codes must begin with {_MAGIC!r}, got {magic!r}.", 0)
-        if version != _VERSION:
-            raise CodecFileError(f"this program reads version {_VERSION}, got {version}. Update it.", 0)
+        if version not in (_PACKED, _ENTROPY):
+            raise CodecFileError(f"this program reads versions {_PACKED} and {_ENTROPY}, got {version}. Update it.", 0)
         if size > _LONGEST_HEADER:
             raise CodecFileError(f"the header must have at most {_LONGEST_HEADER} bytes, it claims {size}.", 0)
         text = self._take(size, "its header")
@@ -212,6 +251,8 @@ class CodecFileReader:
             values = json.loads(text)
             fields = {**values, "codebook_sizes": tuple(values["codebook_sizes"])}
             header = CodecFileHeader(**fields)
+            if (header.entropy is not None) != (version == _ENTROPY):
+                raise ValueError(f"version {version} with the entropy coder {header.entropy}.")
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise CodecFileError(f"the header is none of this version: {error}", 0) from error
         self.position = _FIXED.size + size + _NUMBER.size
@@ -223,8 +264,8 @@ class CodecFileReader:
         if _NUMBER.unpack(self._take(_NUMBER.size, "a block"))[0] != zlib.crc32(head):
             raise CodecFileError("the beginning of a block is damaged: its checksum differs.", self.position)
         frames, size = _BLOCK.unpack(head)
-        wanted = self.header.payload_size(frames) if frames else _LENGTH.size
-        if frames > MAX_BLOCK_FRAMES or size != wanted:
+        wanted = self.header.payload_sizes(frames) if frames else (_LENGTH.size,)
+        if frames > MAX_BLOCK_FRAMES or size not in wanted:
             raise CodecFileError(
                 f"a block must have at most {MAX_BLOCK_FRAMES} frames and the bytes that these take, got {frames} frames "
                 f"and {size} bytes.",
@@ -240,12 +281,18 @@ class CodecFileReader:
 
         Raises:
             CodecFileError: damage, or an end that is missing; all codes before it were given.
+            ValueError: the file names an entropy coder, and `coder` is another one, or none.
         """
+        coder = None if self.coder is None else self.coder.fingerprint
+        if coder != self.header.entropy:
+            raise ValueError(
+                f"The file was shortened by the entropy coder {self.header.entropy}, got {coder}: decode it with that one."
+            )
         sizes = np.array(self.header.codebook_sizes)[:, None]
         while self.num_samples is None:
             frames, payload = self._read_block()
             if frames:
-                codes = _unpack(payload, frames, self.header.bits)
+                codes = self._codes(payload, frames)
                 if (codes >= sizes).any():
                     raise CodecFileError("a code is outside its codebook.", self.position)
                 self.num_frames += frames
@@ -263,8 +310,24 @@ class CodecFileReader:
         if self.file.read(1):
             raise CodecFileError("there is something behind the end.", self.position)
 
+    def _codes(self, payload: bytes, frames: int) -> np.ndarray:
+        """(quantizer, frame) of a block."""
+        if self.coder is None:
+            return _unpack(payload, frames, self.header.bits)
+        try:
+            return self.coder.decode(payload, frames).numpy()
+        except ValueError as error:
+            raise CodecFileError(f"the codes of a block cannot be read: {error}", self.position) from error
+
     def _count(self, payload: bytes) -> None:
         self.position += _BLOCK.size + 2 * _NUMBER.size + len(payload)
 
 
-__all__ = ["MAX_BLOCK_FRAMES", "CodecFileError", "CodecFileHeader", "CodecFileReader", "CodecFileWriter"]
+__all__ = [
+    "MAX_BLOCK_FRAMES",
+    "CodecFileError",
+    "CodecFileHeader",
+    "CodecFileReader",
+    "CodecFileWriter",
+    "EntropyCoder",
+]

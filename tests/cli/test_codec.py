@@ -17,6 +17,8 @@ import torch
 from typer.testing import CliRunner
 
 from melreformer_hf.cli.main import app
+from melreformer_hf.models.codec_lm.configuration_codec_lm import CodecLMConfig
+from melreformer_hf.models.codec_lm.modeling_codec_lm import CodecLMModel
 from melreformer_hf.models.soundstream.configuration_soundstream import SoundStreamConfig
 from melreformer_hf.models.soundstream.modeling_soundstream import SoundStreamModel
 from melreformer_hf.processing.codec_files import CodecFileReader
@@ -33,6 +35,8 @@ def codec(tmp_path_factory) -> str:
     )
     folder = tmp_path_factory.mktemp("codec")
     model.save_pretrained(folder)
+    sizes = {"num_quantizers": 3, "codebook_size": 32, "initializer_range": 0.3, "frame_code_size": 4}
+    CodecLMModel(CodecLMConfig.preset("tiny", **sizes)).save_pretrained(folder / "entropy")
     return str(folder)
 
 
@@ -62,6 +66,26 @@ def test_there_and_back(codec, song, tmp_path):
     back, rate = soundfile.read(tmp_path / "back.flac")
     assert back.shape == (15000, 2) and rate == 8000
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back.flac", "song.mrc", "song.wav"]
+
+
+def test_a_language_model_shortens_and_is_found_again(codec, song, tmp_path):
+    for name, words in (("plain", ()), ("short", ("--entropy",))):
+        run("encode", song, tmp_path / f"{name}.mrc", "--codec", codec, "--threads", 1, *words)
+        run("decode", tmp_path / f"{name}.mrc", tmp_path / f"{name}.wav", "--codec", codec, "--threads", 2)
+    assert (tmp_path / "plain.mrc").read_bytes()[3] == 1 and (tmp_path / "short.mrc").read_bytes()[3] == 2
+    assert (tmp_path / "plain.wav").read_bytes() == (tmp_path / "short.wav").read_bytes()
+
+
+def test_live_is_what_a_file_gives(codec, song, tmp_path):
+    words = ["--codec", codec, "--threads", 1]
+    told = run("encode", song, tmp_path / "live.wav", *words, "--live", "--bitrate", 2.5)
+    assert "a hop of latency, 4 ms" in told and "than real time" in told and ("no hop" in told or "some hops" in told)
+    run("encode", song, tmp_path / "song.mrc", *words, "--bitrate", 2.5)
+    run("decode", tmp_path / "song.mrc", tmp_path / "back.wav", *words)
+    live, back = (soundfile.read(tmp_path / name)[0] for name in ("live.wav", "back.wav"))
+    assert live.shape == back.shape and np.abs(live - back).max() < 1e-4
+    with pytest.raises(ValueError, match="--entropy is for files"):
+        run("encode", song, tmp_path / "live.wav", *words, "--live", "--entropy")
 
 
 def command(*words, **settings) -> subprocess.Popen:
@@ -120,7 +144,10 @@ def test_damage_is_told_with_its_place_and_partial_decodes_what_is_before(codec,
         (["encode", "{song}", "{folder}/a.wav", "--codec", "{codec}"], r"--output must be a \.mrc file"),
         (["encode", "{song}", "{folder}/none/a.mrc", "--codec", "{codec}"], "No folder"),
         (["encode", "{folder}/none.wav", "{folder}/a.mrc", "--codec", "{codec}"], "No audio file at"),
-        (["encode", "{song}", "{folder}/a.mrc", "--codec", "{folder}"], "--codec must be the folder or Hub id"),
+        (
+            ["encode", "{song}", "{folder}/a.mrc", "--codec", "{folder}"],
+            "--codec must be a SoundStreamModel, or one of",
+        ),
         (["encode", "{song}", "{folder}/a.mrc", "--codec", "{codec}", "--bitrate", "1"], "bandwidth must be at least"),
         (["decode", "{song}", "{folder}/a.wav", "--codec", "{codec}"], "At byte 0: a file of codes must begin"),
         (["decode", "{folder}/none.mrc", "{folder}/a.wav", "--codec", "{codec}"], "No file of codes at"),

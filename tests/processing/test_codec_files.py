@@ -33,9 +33,34 @@ def drawn(frames: int, seed: int = 0, sizes=SIZES) -> torch.Tensor:
     return torch.from_numpy(np.stack([random.integers(0, size, frames) for size in sizes]))
 
 
-def written(*parts: torch.Tensor, num_samples: int | None = None) -> bytes:
+class Squeezed:
+    """An entropy coder for tests: what follows is coded by what came before."""
+
+    fingerprint = "squeezed"
+
+    def __init__(self) -> None:
+        self.before = b"codes"
+
+    def encode(self, codes: torch.Tensor) -> bytes:
+        plain = codes.numpy().astype(">i4").tobytes()
+        squeezer = zlib.compressobj(zdict=self.before)
+        self.before = plain
+        return squeezer.compress(plain) + squeezer.flush()
+
+    def decode(self, payload: bytes, num_frames: int) -> torch.Tensor:
+        try:
+            self.before = zlib.decompressobj(zdict=self.before).decompress(payload)
+        except zlib.error as error:
+            raise ValueError(str(error)) from error
+        codes = np.frombuffer(self.before, ">i4").astype(np.int64)
+        if codes.size != len(SIZES) * num_frames:
+            raise ValueError(f"{codes.size} codes")
+        return torch.from_numpy(codes.reshape(len(SIZES), num_frames))
+
+
+def written(*parts: torch.Tensor, num_samples: int | None = None, coder: Squeezed | None = None) -> bytes:
     file = io.BytesIO()
-    writer = CodecFileWriter(file, header())
+    writer = CodecFileWriter(file, header(entropy=coder and coder.fingerprint), coder)
     for part in parts:
         writer.write(part)
     writer.close(writer.num_frames * 441 if num_samples is None else num_samples)
@@ -109,9 +134,16 @@ def test_a_file_that_was_cut_gives_what_lies_before_and_says_where():
         assert reader.num_samples is None
 
 
-def test_10_000_damaged_files_end_with_an_error_or_an_exact_beginning():
+def reading(data: bytes, squeezed: bool) -> CodecFileReader:
+    reader = CodecFileReader(io.BytesIO(data))
+    reader.coder = Squeezed() if squeezed else None
+    return reader
+
+
+@pytest.mark.parametrize("squeezed", [False, True])
+def test_10_000_damaged_files_end_with_an_error_or_an_exact_beginning(squeezed):
     parts = [drawn(20, seed) for seed in range(4)]
-    data, random = written(*parts), np.random.default_rng(0)
+    data, random = written(*parts, coder=Squeezed() if squeezed else None), np.random.default_rng(0)
     tracemalloc.start()
     for _ in range(10_000):
         damaged = bytearray(data)
@@ -130,15 +162,51 @@ def test_10_000_damaged_files_end_with_an_error_or_an_exact_beginning():
             continue
         found = []
         with pytest.raises(CodecFileError):
-            found.extend(CodecFileReader(io.BytesIO(bytes(damaged))))
+            for codes in reading(bytes(damaged), squeezed):
+                found.append(codes)
         assert all(torch.equal(one, two) for one, two in zip(found, parts, strict=False)) and len(found) <= 4
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8e6
 
 
-def forged(text: bytes) -> bytes:
-    head = b"MRC\x01" + struct.pack(">I", len(text)) + text
+def test_an_entropy_coder_has_blocks_of_its_own_size():
+    parts = [drawn(20), drawn(20), drawn(3, 1)]
+    data = written(*parts, coder=Squeezed())
+    assert data[3] == 2 and written(*parts)[3] == 1 and b"entropy" not in written(*parts)
+    reader = reading(data, True)
+    assert all(torch.equal(one, two) for one, two in zip(reader, parts, strict=True))
+    assert reader.num_samples == 43 * 441 and reader.position == len(data)
+    for damaged, squeezed in ((data, False), (written(*parts), True)):
+        with pytest.raises(ValueError, match="shortened by the entropy coder"):
+            next(iter(reading(damaged, squeezed)))
+    for given, coder in (
+        (header(), Squeezed()),
+        (header(entropy="squeezed"), None),
+        (header(entropy="x"), Squeezed()),
+    ):
+        with pytest.raises(ValueError, match="coder must be the one that the header names"):
+            CodecFileWriter(io.BytesIO(), given, coder)
+
+
+@pytest.mark.parametrize(
+    "frames, payload, message",
+    [
+        (3, b"no codes", "At byte [0-9]+: the codes of a block cannot be read"),
+        (2, zlib.compress(bytes(16)), "cannot be read: 4 codes"),
+        (1, zlib.compress(b"\0\0\x04\0" + bytes(12)), "a code is outside its codebook"),
+        (1, bytes(22), "got 1 frames and 22 bytes"),
+        (1, b"", "got 1 frames and 0 bytes"),
+    ],
+)
+def test_blocks_of_an_entropy_coder_with_right_checksums_and_wrong_claims(frames, payload, message):
+    reader = reading(header(entropy="squeezed").to_bytes() + block(frames, payload), True)
+    with pytest.raises(CodecFileError, match=message):
+        list(reader)
+
+
+def forged(text: bytes, version: bytes = b"\x01") -> bytes:
+    head = b"MRC" + version + struct.pack(">I", len(text)) + text
     return head + struct.pack(">I", zlib.crc32(head))
 
 
@@ -146,7 +214,13 @@ def forged(text: bytes) -> bytes:
     "data, message",
     [
         (b"RIFFxxxx", "must begin with b'MRC'"),
-        (b"MRC\x02" + bytes(4), "reads version 1, got 2"),
+        (b"MRC\x03" + bytes(4), "reads versions 1 and 2, got 3"),
+        (forged(header().to_bytes()[8:-4], b"\x02"), "version 2 with the entropy coder None"),
+        (forged(header(entropy="a").to_bytes()[8:-4]), "version 1 with the entropy coder a"),
+        (
+            forged(header(entropy="a").to_bytes()[8:-4].replace(b'"a"', b"5"), b"\x02"),
+            "entropy must be the fingerprint",
+        ),
         (b"MRC\x01\xff\xff\xff\xff", "at most 65536 bytes, it claims 4294967295"),
         (b"", "the file ends within its header, at least 8 bytes are missing"),
         (forged(b"[]"), "none of this version"),
@@ -218,5 +292,5 @@ def test_wrong_codes_are_not_written():
 def test_headers_are_checked(changes, message):
     with pytest.raises(ValueError, match=message):
         header(**changes)
-    assert header(codebook_sizes=(2,) * 256).payload_size(1) == 32
+    assert header(codebook_sizes=(2,) * 256).payload_sizes(1) == range(32, 33)
     assert codec_files._LONGEST_HEADER > len(header(codebook_sizes=(1 << 24,) * 256).to_bytes())

@@ -7,10 +7,12 @@ import pytest
 import torch
 from transformers.audio_utils import mel_filter_bank
 
+from melreformer_hf.metrics import si_sdr
 from melreformer_hf.training.losses.codec import (
     DEFAULT_MEL_WINDOWS,
     channel_average_loss,
     multi_window_mel_distance,
+    si_sdr_loss,
     spectrogram_distance,
     window_weights,
 )
@@ -71,3 +73,21 @@ def test_channel_averages_of_numbers_worked_out_by_hand():
     coarse = torch.tensor([[[1.0, 1.0], [3.0, 3.0]]])  # average 2, 2 beside every second sample, 1, 3
     loss = channel_average_loss([coarse, waveform + 2], waveform, [0.5, 3.0])
     assert loss.item() == pytest.approx(0.5 * 1.0 + 3.0 * 4.0)
+
+
+def test_the_ratio_is_the_metric_s_where_there_is_sound_and_finite_where_there_is_none():
+    generator = torch.Generator().manual_seed(0)
+    target, noise = (torch.randn(3, 4000, generator=generator) for _ in range(2))
+    prediction = 0.5 * target + 0.1 * noise
+    expected = torch.stack([si_sdr(one[None], two[None]).mean() for one, two in zip(prediction, target, strict=True)])
+    centered = [value - value.mean(1, keepdim=True) for value in (prediction, target)]
+    torch.testing.assert_close(si_sdr_loss(*centered), -expected.mean(), rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(
+        si_sdr_loss(7 * prediction, target), si_sdr_loss(prediction, target), rtol=1e-3, atol=1e-2
+    )
+    silent = torch.zeros(1, 4000)
+    for made, true in ((silent, silent), (silent, target[:1]), (target[:1], silent)):
+        made = made.clone().requires_grad_()
+        loss = si_sdr_loss(made, true)
+        loss.backward()
+        assert loss.isfinite() and made.grad.isfinite().all()

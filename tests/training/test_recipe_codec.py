@@ -18,7 +18,7 @@ from melreformer_hf.models.soundstream.modeling_soundstream import SoundStreamMo
 from melreformer_hf.training.config import TrainingConfig
 from melreformer_hf.training.discriminators.families import FAMILIES, build_discriminator
 from melreformer_hf.training.loop import train
-from melreformer_hf.training.losses.codec import channel_average_loss, multi_window_mel_distance
+from melreformer_hf.training.losses.codec import channel_average_loss, multi_window_mel_distance, si_sdr_loss
 from melreformer_hf.training.losses.hinge import separation_term
 from melreformer_hf.training.recipes.codec import CodecRecipe
 from melreformer_hf.training.recipes.codec_measures import CodecMeasures
@@ -83,6 +83,39 @@ def test_the_plain_sum_is_weighted_as_told():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
     total = 2 * expected["waveform"] + 3 * expected["mel"] + 5 * expected["stft"] + output.quantization_loss
     torch.testing.assert_close(found["loss"], total, rtol=1e-4, atol=1e-6)
+
+
+def test_the_ratio_of_signal_to_distortion_is_a_loss():
+    recipe = ready({**TINY, "quantizer_dropout": 0.0}, balance=False, si_sdr_weight=2.0)
+    without = losses(ready({**TINY, "quantizer_dropout": 0.0}, balance=False))
+    found, real = losses(recipe), batch(recipe)["waveform"]
+    fake = recipe.modules["model"].train()(real).audio_values
+    torch.testing.assert_close(found["si_sdr"], si_sdr_loss(fake[:, 0], real[:, 0]), rtol=1e-3, atol=1e-3)
+    assert "si_sdr" not in without
+    torch.testing.assert_close(found["loss"] - without["loss"], 2 * found["si_sdr"], rtol=1e-3, atol=1e-3)
+
+
+def test_windows_of_the_mel_loss_are_those_that_are_told():
+    recipe = ready({**TINY, "quantizer_dropout": 0.0}, mel_windows=(256, 1024))
+    found, real = losses(recipe)["mel"], batch(recipe)["waveform"]
+    fake = recipe.modules["model"].train()(real).audio_values
+    expected = multi_window_mel_distance(fake[:, 0], real[:, 0], 22050, (256, 1024))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    for windows in ((), (30,), (0,)):
+        with pytest.raises(ValueError, match="options.mel_windows must be multiples of 4"):
+            CodecOptions(mel_windows=windows)
+
+
+def test_the_decoder_learns_first():
+    recipe = ready(decoder_first_steps=3)
+    model = recipe.modules["model"].train()
+    for step, learns in ((1, False), (2, False), (3, True)):
+        model.zero_grad()
+        *_, phase = recipe.phases(batch(recipe), context(step=step))
+        phase.loss.backward()
+        assert bool(model.encoder.stem.weight.grad.any()) == learns
+        assert model.decoder.stem.weight.grad.any()
+        assert all(not book.codewords.grad.any() for book in model.quantizer.codebooks) or learns
 
 
 @pytest.mark.parametrize("name", ["waveform_weight", "mel_weight", "stft_weight"])
@@ -309,7 +342,16 @@ def test_a_start_from_another_rate_is_refused():
 
 def test_borders_of_the_options():
     inside, outside = from_one("crop_frames", "validation_crops", "validation_frames", "draw_every")
-    not_negative = ("average_weight", "separation_weight", "gain_augmentation_db", "adversarial_weight", "mel_weight")
+    not_negative = (
+        "si_sdr_weight",
+        "average_weight",
+        "separation_weight",
+        "gain_augmentation_db",
+        "adversarial_weight",
+        "mel_weight",
+    )
+    inside |= {"decoder_first_steps": (0,)}
+    outside |= {"decoder_first_steps": (-1,)}
     inside |= {**dict.fromkeys(not_negative, (0.0,)), "adversarial_start": (0.0, 1.0)}
     outside |= {**dict.fromkeys(not_negative, (-0.001,)), "adversarial_start": (-0.001, 1.001)}
     check_borders(CodecOptions, inside, outside)

@@ -18,6 +18,17 @@ _PRESETS: dict[str, dict] = {
         "intermediate_size": 48,
         "num_context_frames": 6,
     },
+    # Small tables instead of full ones, and codes of a frame that see each other: 1.3 M parameters for 12 codebooks.
+    "small": {
+        "num_quantizers": 12,
+        "hidden_size": 160,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 320,
+        "num_context_frames": 100,
+        "norm_first": True,
+        "frame_code_size": 32,
+    },
 }
 
 
@@ -41,6 +52,9 @@ class CodecLMConfig(StrictConfig):
         dropout: on attention weights, between the linear layers, and on what a layer adds.
         layer_norm_eps: added to variances.
         initializer_range: standard deviation of initial weights.
+        frame_code_size: 0: the codes of a frame are predicted at once from the frames before it, as EnCodec does. Above
+            0: a code is also predicted from those of the earlier codebooks of its own frame, and each codebook has one
+            table of vectors of this width, which inputs and predictions share.
 
     Raises:
         StrictDataclassError: a field has the wrong type or breaks its rule (the cause is a ValueError).
@@ -65,6 +79,7 @@ class CodecLMConfig(StrictConfig):
     dropout: float = 0.0
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
+    frame_code_size: int = 0
 
     def validate_architecture(self):
         """Rules between fields."""
@@ -81,6 +96,8 @@ class CodecLMConfig(StrictConfig):
         # The range coder gives every code a range of at least two out of 2^24.
         if not 2 <= self.codebook_size <= _MAX_CODEBOOK_SIZE:
             raise ValueError(f"codebook_size must be from 2 to {_MAX_CODEBOOK_SIZE}, got {self.codebook_size}.")
+        if self.frame_code_size < 0:
+            raise ValueError(f"frame_code_size must not be negative, got {self.frame_code_size}.")
         # Half of the width are cosines and half sines; with a single pair the slowest wave is not defined.
         if self.hidden_size % self.num_attention_heads or self.hidden_size % 2 or self.hidden_size < 4:
             raise ValueError(

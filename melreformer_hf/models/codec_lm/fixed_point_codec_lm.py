@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from melreformer_hf.models.codec_lm.configuration_codec_lm import CodecLMConfig
@@ -160,6 +161,48 @@ class _Layer:
         return self.mlp_norm(hidden + self._mlp(hidden)), kept
 
 
+class _FrameCodes:
+    """`FrameCodes` with its weights as integers."""
+
+    def __init__(self, config: CodecLMConfig, weights: Mapping[str, torch.Tensor]) -> None:
+        def linear(name: str) -> FixedPointLinear:
+            weight = weights[f"frame_codes.{name}.weight"]
+            return FixedPointLinear(weight, weights.get(f"frame_codes.{name}.bias", weight.new_zeros(len(weight))))
+
+        def norm(name: str) -> FixedPointNorm:
+            found = (weights[f"frame_codes.{name}.{kind}"] for kind in ("weight", "bias"))
+            return FixedPointNorm(*found, config.layer_norm_eps)
+
+        levels = range(config.num_quantizers)
+        tables = [weights[f"frame_codes.tables.{level}.weight"].double() for level in levels]
+        # What a code adds is looked up: narrow vectors are projected once, in exact sums.
+        self.inputs = [linear(f"input_projs.{level}")(tables[level]) for level in levels]
+        self.earlier = [linear(f"frame_projs.{level}")(tables[level]) for level in levels[:-1]]
+        self.levels = weights["frame_codes.levels.weight"].double()
+        self.activation = config.activation
+        self.mlp_norm, self.output_norm = norm("mlp_norm"), norm("output_norm")
+        self.up_proj, self.down_proj = linear("up_proj"), linear("down_proj")
+        self.heads = [linear(f"heads.{level}") for level in levels]
+        biases = weights["frame_codes.code_bias.weight"]
+        self.codes = [FixedPointLinear(tables[level][1:], biases[level]) for level in levels]
+
+    def tensors(self) -> list[torch.Tensor]:
+        """What the result depends on."""
+        parts = [self.mlp_norm, self.output_norm, self.up_proj, self.down_proj, *self.heads, *self.codes]
+        return [*self.inputs, *self.earlier, self.levels, *(tensor for part in parts for tensor in part.tensors())]
+
+    def seen(self, hidden: torch.Tensor, level: int, codes: torch.Tensor) -> torch.Tensor:
+        """`hidden` for the codebooks behind `level`, which see its codes: (..., hidden) and (...) -> (..., hidden)."""
+        return hidden + self.earlier[level][codes.to(hidden.device) + 1]
+
+    def logits(self, hidden: torch.Tensor, level: int) -> torch.Tensor:
+        """(..., hidden), the codes before `level` added -> (..., code)."""
+        hidden = hidden + self.levels[level]
+        inner = self.up_proj(self.mlp_norm(hidden))
+        hidden = hidden + self.down_proj(gelu(inner) if self.activation == "gelu" else inner.clamp(min=0.0))
+        return self.codes[level](self.heads[level](self.output_norm(hidden)))
+
+
 class FixedPointCodecLM:
     """A frozen copy of a `CodecLMModel` whose distributions are the same to the bit however they are computed.
 
@@ -183,11 +226,16 @@ class FixedPointCodecLM:
             weights = {name: weight.cpu() for name, weight in weights.items()}
         self.config = config
         levels = range(config.num_quantizers)
-        self.embeddings = [weights[f"code_embeddings.{level}.weight"].double() for level in levels]
-        self.heads = FixedPointLinear(
-            # All heads as one layer, of which a call with fewer codebooks uses the first rows.
-            *(torch.cat([weights[f"heads.{level}.{kind}"] for level in levels]) for kind in ("weight", "bias"))
-        )
+        self.frame_codes = _FrameCodes(config, weights) if config.frame_code_size else None
+        self.heads: FixedPointLinear | None = None
+        if self.frame_codes is None:
+            self.embeddings = [weights[f"code_embeddings.{level}.weight"].double() for level in levels]
+            self.heads = FixedPointLinear(
+                # All heads as one layer, of which a call with fewer codebooks uses the first rows.
+                *(torch.cat([weights[f"heads.{level}.{kind}"] for level in levels]) for kind in ("weight", "bias"))
+            )
+        else:
+            self.embeddings = self.frame_codes.inputs
         self.input_norm = None
         if config.input_norm:
             self.input_norm = FixedPointNorm(weights["input_norm.weight"], weights["input_norm.bias"], 1e-5)
@@ -205,8 +253,9 @@ class FixedPointCodecLM:
                 f"{config.num_attention_heads} {config.num_context_frames} {config.activation} {config.norm_first} "
                 f"{config.position_period!r} {config.layer_norm_eps!r} {TOTAL_RANGE_BITS}"
             )
-            parts = [self.heads, *(part for layer in self.layers for part in layer.parts())]
-            parts += [] if self.input_norm is None else [self.input_norm]
+            parts = [] if self.heads is None else [self.heads]
+            parts += [part for layer in self.layers for part in layer.parts()]
+            parts += [part for part in (self.input_norm, self.frame_codes) if part is not None]
             value = zlib.crc32(sizes.encode())
             # Little-endian bytes, so that the number is the same on every machine.
             for tensor in [*self.embeddings, *(tensor for part in parts for tensor in part.tensors())]:
@@ -216,17 +265,37 @@ class FixedPointCodecLM:
 
     @torch.no_grad()
     def logits(
-        self, previous_codes: torch.Tensor, state: FixedPointState | None = None
+        self,
+        previous_codes: torch.Tensor,
+        state: FixedPointState | None = None,
+        frame_codes: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, FixedPointState]:
         """Logits of the frames that follow some frames.
 
         Args:
             previous_codes: (batch, quantizer, frame) int64; -1 in the frame before the first one.
             state: of the call for the frames before these.
+            frame_codes: (batch, quantizer, frame) int64 of the frames themselves, where the model sees them.
 
         Returns:
             (batch, quantizer, frame, code) float64, and the state for the next call.
         """
+        depth = previous_codes.shape[1]
+        hidden, state = self._hidden(previous_codes, state)
+        if self.frame_codes is None:
+            logits = self.heads(hidden, depth * self.config.codebook_size).unflatten(-1, (depth, -1)).transpose(1, 2)
+            return logits, state
+        found = []
+        for level in range(depth):
+            found.append(self.frame_codes.logits(hidden, level))
+            if level + 1 < depth:
+                hidden = self.frame_codes.seen(hidden, level, frame_codes[:, level])
+        return torch.stack(found, dim=1), state
+
+    def _hidden(
+        self, previous_codes: torch.Tensor, state: FixedPointState | None
+    ) -> tuple[torch.Tensor, FixedPointState]:
+        """What the layers make of frames, (batch, frame, hidden), and the state for the next call."""
         batch, depth, frames = previous_codes.shape
         # Embedding 0 stands for the frame before the first one.
         codes = previous_codes.to(self.device) + 1
@@ -242,17 +311,56 @@ class FixedPointCodecLM:
         for index, layer in enumerate(self.layers):
             hidden, layer_state = layer(hidden, layer.start(batch) if state is None else state.layers[index])
             kept.append(layer_state)
-        logits = self.heads(hidden, depth * self.config.codebook_size).unflatten(-1, (depth, -1)).transpose(1, 2)
-        return logits, FixedPointState(kept, past_frames + frames)
+        return hidden, FixedPointState(kept, past_frames + frames)
 
     def cdfs(
-        self, previous_codes: torch.Tensor, state: FixedPointState | None = None
+        self,
+        previous_codes: torch.Tensor,
+        state: FixedPointState | None = None,
+        frame_codes: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, FixedPointState]:
         """Integer cumulative distributions, (batch, quantizer, frame, code) int64, of what `logits` describes."""
-        logits, state = self.logits(previous_codes, state)
+        logits, state = self.logits(previous_codes, state, frame_codes)
         return cumulative_ranges(logits, TOTAL_RANGE_BITS), state
 
-    def _check_codes(self, audio_codes: torch.Tensor) -> None:
+    @torch.no_grad()
+    def read_frame(
+        self, decoders: Sequence[RangeDecoder], previous_codes: torch.Tensor, state: FixedPointState | None
+    ) -> tuple[torch.Tensor, FixedPointState]:
+        """The next frame of streams.
+
+        Args:
+            decoders: of every row.
+            previous_codes: (batch, quantizer, 1) of the frame before.
+            state: after it.
+
+        Returns:
+            (batch, quantizer, 1) int64, and the state for the next call.
+
+        Raises:
+            ValueError: the bytes are no codes.
+        """
+        if self.frame_codes is None:
+            cdfs, state = self.cdfs(previous_codes, state)
+            rows = cdfs[:, :, 0].cpu()
+            found = [torch.from_numpy(decoder.decode(row)) for decoder, row in zip(decoders, rows, strict=True)]
+            return torch.stack(found)[..., None], state
+        hidden, state = self._hidden(previous_codes, state)
+        codes = []
+        for level in range(previous_codes.shape[1]):
+            rows = cumulative_ranges(self.frame_codes.logits(hidden, level), TOTAL_RANGE_BITS).cpu()
+            found = [decoder.decode(row) for decoder, row in zip(decoders, rows, strict=True)]
+            codes.append(torch.from_numpy(np.stack(found)))  # (batch, 1)
+            if level + 1 < previous_codes.shape[1]:
+                hidden = self.frame_codes.seen(hidden, level, codes[-1])
+        return torch.stack(codes, dim=1), state
+
+    def check_codes(self, audio_codes: torch.Tensor) -> None:
+        """Refuse what are no codes of this model, (batch, quantizer, frame).
+
+        Raises:
+            ValueError: names what is wrong.
+        """
         depth, size = self.config.num_quantizers, self.config.codebook_size
         if audio_codes.ndim != 3 or not 1 <= audio_codes.shape[1] <= depth or audio_codes.is_floating_point():
             raise ValueError(
@@ -273,7 +381,7 @@ class FixedPointCodecLM:
         encoders: list[RangeEncoder] = []
         last, state, num_frames = None, None, 0
         for chunk in chunks:
-            self._check_codes(chunk)
+            self.check_codes(chunk)
             chunk = chunk.cpu()
             if last is None:
                 encoders = [RangeEncoder(TOTAL_RANGE_BITS) for _ in chunk]
@@ -285,18 +393,38 @@ class FixedPointCodecLM:
             # Distributions take (quantizer * frame * code) int64: a long piece is computed in parts.
             for part in chunk.split(_CHUNK_FRAMES, dim=2) if chunk.shape[2] else ():
                 # Each frame is predicted from the one before it, the first of a part from the last of the part before.
-                cdfs, state = self.cdfs(torch.cat([last, part[:, :, :-1]], dim=2), state)
-                # (batch, quantizer, frame, code) -> (batch, frame * quantizer, code): the order of the stream, frame by
-                # frame.
-                rows = cdfs.cpu().transpose(1, 2).flatten(1, 2)
-                for encoder, symbols, row in zip(encoders, part.transpose(1, 2).flatten(1, 2), rows, strict=True):
-                    encoder.encode(symbols, row)
+                state = self.write_frames(encoders, last, part, state)
                 last = part[:, :, -1:]
             num_frames += chunk.shape[2]
         if last is None:
             raise ValueError("chunks must hold at least one (batch, quantizer, frame), got none.")
         header = StreamHeader(last.shape[1], self.config.codebook_size, num_frames, self.fingerprint)
         return [pack_stream(header, encoder.finish()) for encoder in encoders]
+
+    def write_frames(
+        self,
+        encoders: Sequence[RangeEncoder],
+        last: torch.Tensor,
+        codes: torch.Tensor,
+        state: FixedPointState | None,
+    ) -> FixedPointState:
+        """Append frames to streams.
+
+        Args:
+            encoders: of every row.
+            last: (batch, quantizer, 1) of the frame before these; -1 before the first one.
+            codes: (batch, quantizer, frame) int64.
+            state: after the frame before these.
+
+        Returns:
+            the state for the next call.
+        """
+        cdfs, state = self.cdfs(torch.cat([last, codes[:, :, :-1]], dim=2), state, codes)
+        # (batch, quantizer, frame, code) -> (batch, frame * quantizer, code): the order of the stream, frame by frame.
+        rows = cdfs.cpu().transpose(1, 2).flatten(1, 2)
+        for encoder, symbols, row in zip(encoders, codes.transpose(1, 2).flatten(1, 2), rows, strict=True):
+            encoder.encode(symbols, row)
+        return state
 
     def _open(self, stream: bytes) -> tuple[StreamHeader, RangeDecoder]:
         header, payload = unpack_stream(stream)
@@ -320,10 +448,8 @@ class FixedPointCodecLM:
         active = [index for index, length in enumerate(lengths) if length]
         codes, state = torch.full((len(active), depth, 1), -1), None
         for frame in range(max(lengths, default=0)):
-            cdfs, state = self.cdfs(codes, state)
-            rows = cdfs[:, :, 0].cpu()
-            found = [torch.from_numpy(decoders[i].decode(row)) for i, row in zip(active, rows, strict=True)]
-            yield dict(zip(active, found, strict=True))
+            codes, state = self.read_frame([decoders[i] for i in active], codes, state)
+            yield dict(zip(active, codes[..., 0], strict=True))
             # Streams that have ended leave the batch; the others' distributions do not change by that.
             going = [place for place, index in enumerate(active) if lengths[index] > frame + 1]
             if len(going) < len(active):
@@ -331,7 +457,7 @@ class FixedPointCodecLM:
                     decoders[index].finish()
                 state = state.take(torch.tensor(going, dtype=torch.long, device=self.device))
                 active = [active[place] for place in going]
-            codes = torch.stack([found[place] for place in going])[..., None] if going else codes[:0]
+            codes = codes[going]
 
     def stream_decompress(self, stream: bytes) -> Iterator[torch.Tensor]:
         """Yields (quantizer,) int64 for each frame; see `CodecLMModel.stream_decompress`."""

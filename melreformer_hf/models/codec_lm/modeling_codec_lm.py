@@ -3,7 +3,8 @@
 Defossez, Copet, Synnaeve, Adi, High Fidelity Neural Audio Compression (arXiv 2210.13438, section 3.4), original
 repository facebookresearch/encodec. All codes of a frame are predicted at once from the frames before it.
 
-Deviations: keys and values are cached instead of layer inputs, and never more than the context; the first codes may be
+Deviations: with `frame_code_size` codes are also predicted from the earlier codebooks of their own frame, which the
+original leaves out for speed; keys and values are cached instead of layer inputs, and never more than the context; the first codes may be
 left out of a call; compression runs in fixed point (`fixed_point_codec_lm`), so that its probabilities do not depend on
 batching, streaming, threads or the machine, which the original's do.
 """
@@ -22,6 +23,8 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
+from melreformer_hf.hub.bundled import BundledMixin
+from melreformer_hf.hub.int8 import Int8StorageMixin
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.codec_lm.configuration_codec_lm import CodecLMConfig
 from melreformer_hf.models.codec_lm.fixed_point_codec_lm import FixedPointCodecLM
@@ -144,7 +147,65 @@ class CodecLMLayer(GradientCheckpointingLayer):
         return self.mlp_norm(hidden + self._mlp(hidden)), kept
 
 
-class CodecLMPreTrainedModel(AttentionMixin, HubMixin, PreTrainedModel):
+class FrameCodes(nn.Module):
+    """Distributions of the codes of a frame, each of which sees the frames before it and the earlier codes of its own.
+
+    Every codebook has one table of narrow vectors; what goes in and what comes out are projections of it.
+
+    Args:
+        config: with `frame_code_size`.
+    """
+
+    def __init__(self, config: CodecLMConfig) -> None:
+        super().__init__()
+        width, narrow, levels = config.hidden_size, config.frame_code_size, config.num_quantizers
+        self.activation = gelu if config.activation == "gelu" else relu
+        # Row 0 is NO_CODE, as in the full tables.
+        self.tables = nn.ModuleList(nn.Embedding(config.codebook_size + 1, narrow) for _ in range(levels))
+        self.input_projs = nn.ModuleList(nn.Linear(narrow, width, bias=False) for _ in range(levels))
+        # The last codebook's codes have no later ones to be seen by.
+        self.frame_projs = nn.ModuleList(nn.Linear(narrow, width, bias=False) for _ in range(levels - 1))
+        self.levels = nn.Embedding(levels, width)
+        self.mlp_norm, self.output_norm = (nn.LayerNorm(width, eps=config.layer_norm_eps) for _ in range(2))
+        self.up_proj = nn.Linear(width, config.intermediate_size)
+        self.down_proj = nn.Linear(config.intermediate_size, width)
+        self.heads = nn.ModuleList(nn.Linear(width, narrow) for _ in range(levels))
+        self.code_bias = nn.Embedding(levels, config.codebook_size)
+
+    def embed(self, codes: torch.Tensor) -> torch.Tensor:
+        """(batch, quantizer, frame) of -1 and codes -> what the layers see of them, (batch, frame, hidden)."""
+        return sum(self.input_projs[level](self.tables[level](row + 1)) for level, row in enumerate(codes.unbind(1)))
+
+    def forward(self, hidden: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """Logits of the codes of frames.
+
+        Args:
+            hidden: (batch, frame, hidden) of the frames before.
+            codes: (batch, quantizer, frame) of these frames; those of the last codebook do not matter.
+
+        Returns:
+            (batch, quantizer, frame, code).
+        """
+        inputs = []
+        for level, row in enumerate(codes.unbind(1)):
+            inputs.append(hidden + self.levels.weight[level])
+            if level + 1 < codes.shape[1]:
+                hidden = hidden + self.frame_projs[level](self.tables[level](row + 1))
+        stacked = torch.stack(inputs, dim=1)  # (batch, quantizer, frame, hidden)
+        stacked = stacked + self.down_proj(self.activation(self.up_proj(self.mlp_norm(stacked))))
+        stacked = self.output_norm(stacked)
+        return torch.stack(
+            [
+                nn.functional.linear(head(part), table.weight[1:], bias)
+                for head, part, table, bias in zip(
+                    self.heads, stacked.unbind(1), self.tables, self.code_bias.weight, strict=False
+                )
+            ],
+            dim=1,
+        )
+
+
+class CodecLMPreTrainedModel(AttentionMixin, HubMixin, BundledMixin, Int8StorageMixin, PreTrainedModel):
     """Initial values, loading and the model card."""
 
     card_pipeline_tag = "audio-to-audio"
@@ -165,6 +226,11 @@ class CodecLMPreTrainedModel(AttentionMixin, HubMixin, PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+        elif isinstance(module, FrameCodes):
+            # Logits are products of two of these: with both small, nothing would move for long.
+            for table in module.tables:
+                init.normal_(table.weight, 0.0, table.embedding_dim**-0.5)
+            init.zeros_(module.code_bias.weight)
 
 
 class CodecLMModel(OriginalCheckpointMixin, CodecLMPreTrainedModel):
@@ -192,10 +258,12 @@ class CodecLMModel(OriginalCheckpointMixin, CodecLMPreTrainedModel):
     def __init__(self, config: CodecLMConfig) -> None:
         super().__init__(config)
         width, size = config.hidden_size, config.codebook_size
-        self.code_embeddings = nn.ModuleList(nn.Embedding(size + 1, width) for _ in range(config.num_quantizers))
+        levels = range(0 if config.frame_code_size else config.num_quantizers)
+        self.frame_codes = FrameCodes(config) if config.frame_code_size else None
+        self.code_embeddings = nn.ModuleList(nn.Embedding(size + 1, width) for _ in levels)
         self.input_norm = nn.LayerNorm(width, eps=1e-5) if config.input_norm else nn.Identity()
         self.layers = nn.ModuleList(CodecLMLayer(config) for _ in range(config.num_hidden_layers))
-        self.heads = nn.ModuleList(nn.Linear(width, size) for _ in range(config.num_quantizers))
+        self.heads = nn.ModuleList(nn.Linear(width, size) for _ in levels)
         for name, parameter in self.layers.named_parameters():
             # They exist all the same: the frame before the first one has them as its key and value.
             parameter.requires_grad_(config.bias or not name.endswith("bias"))
@@ -220,6 +288,24 @@ class CodecLMModel(OriginalCheckpointMixin, CodecLMPreTrainedModel):
             )
         return audio_codes
 
+    def _frame_codes(
+        self, frame_codes: torch.Tensor | None, labels: torch.Tensor | None, shape: torch.Size
+    ) -> torch.Tensor | None:
+        """Codes of the frames to predict, where the model sees them."""
+        if self.frame_codes is None:
+            if frame_codes is not None:
+                raise ValueError("frame_codes must be None where config.frame_code_size is 0, got codes.")
+            return None
+        if frame_codes is None:
+            if labels is None:
+                raise ValueError("frame_codes (batch, quantizer, frame) or labels are required by frame_code_size.")
+            frame_codes = labels.clamp(min=NO_CODE)
+        if frame_codes.shape != shape:
+            raise ValueError(
+                f"frame_codes must have the shape of audio_codes {tuple(shape)}, got {tuple(frame_codes.shape)}."
+            )
+        return frame_codes
+
     def forward(
         self,
         audio_codes: torch.Tensor | None = None,
@@ -227,6 +313,7 @@ class CodecLMModel(OriginalCheckpointMixin, CodecLMPreTrainedModel):
         past_key_values: CodecLMCache | None = None,
         use_cache: bool = False,
         position_offset: int | torch.Tensor = 0,
+        frame_codes: torch.Tensor | None = None,
         return_dict: bool | None = None,
     ) -> CodecLMOutput | tuple:
         """Logits of codes.
@@ -239,6 +326,8 @@ class CodecLMModel(OriginalCheckpointMixin, CodecLMPreTrainedModel):
             past_key_values: cache of a former call, which stays as it is.
             use_cache: whether to return a cache.
             position_offset: added to positions, a number or (batch,); drawn at random in the original's training.
+            frame_codes: (batch, quantizer, frame) int64 codes of the frames to predict, of which a codebook's logits see
+                the earlier codebooks'; needed with `config.frame_code_size` where there are no labels.
             return_dict: `False` gives a tuple.
 
         Raises:
@@ -246,8 +335,12 @@ class CodecLMModel(OriginalCheckpointMixin, CodecLMPreTrainedModel):
         """
         codes = self._inputs(audio_codes, labels)
         batch, depth, frames = codes.shape
+        own = self._frame_codes(frame_codes, labels, codes.shape)
         # One vector per frame, whatever the number of codebooks; embedding 0 is NO_CODE, hence the + 1.
-        hidden = sum(self.code_embeddings[level](codes[:, level] + 1) for level in range(depth))
+        if self.frame_codes is not None:
+            hidden = self.frame_codes.embed(codes)
+        else:
+            hidden = sum(self.code_embeddings[level](codes[:, level] + 1) for level in range(depth))
         past_frames = 0 if past_key_values is None else past_key_values.num_frames
         places = torch.arange(past_frames, past_frames + frames, device=codes.device)
         # (frame,) + (1 or batch, 1) -> (1 or batch, frame)
@@ -263,9 +356,12 @@ class CodecLMModel(OriginalCheckpointMixin, CodecLMPreTrainedModel):
             hidden, (key, value) = layer(hidden, past)
             keys.append(key)
             values.append(value)
-        # (batch, frame, code) per codebook -> (batch, quantizer, frame, code); the codebooks of a frame do not see each
-        # other.
-        logits = torch.stack([self.heads[level](hidden) for level in range(depth)], dim=1)
+        if self.frame_codes is not None:
+            logits = self.frame_codes(hidden, own)
+        else:
+            # (batch, frame, code) per codebook -> (batch, quantizer, frame, code); the codebooks of a frame do not see
+            # each other.
+            logits = torch.stack([self.heads[level](hidden) for level in range(depth)], dim=1)
         loss = None if labels is None else cross_entropy(logits.flatten(0, 2), labels.flatten())
         cache = CodecLMCache(keys, values, past_frames + frames) if use_cache else None
         output = CodecLMOutput(loss=loss, logits=logits, past_key_values=cache)

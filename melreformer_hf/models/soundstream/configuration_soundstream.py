@@ -5,6 +5,7 @@ import math
 from huggingface_hub.dataclasses import strict
 
 from melreformer_hf.nn.configuration import StrictConfig, waveform_preprocessor
+from melreformer_hf.nn.quantization.bitrates import kbps_of, levels_within
 
 ACTIVATIONS = ("leaky_relu", "elu")
 PADDINGS = ("causal", "original")
@@ -85,11 +86,21 @@ class SoundStreamConfig(StrictConfig):
             convolution.
         multires_depth: levels of a multiresolution convolution that leads from the waveform past the encoder; 0: none.
         multires_kernel_size: its taps.
-        n_fft: samples of the encoder's windows, which end with their hops (spectral, as the next four).
+        n_fft: samples of the encoder's windows, which end with their hops (spectral, as the next nine).
         synthesis_overlap: samples by which the decoder's frames overlap, at most a hop.
         frame_size: width at the frame rate.
         frame_intermediate_size: width of its perceptrons.
         num_frame_layers: blocks of encoder and of decoder.
+        analysis_fade: samples over which the encoder's windows fall at their end; 0: Hann windows, in which the newest hop,
+            the one that the decoder is to sound, is hardly seen (spectral).
+        spectral_power: magnitudes of real and imaginary parts are taken to this power; below one soft partials are seen
+            beside loud ones, and noise beside both (spectral).
+        normalized_phases: whether the head's (cosine, sine) pairs are angles alone; otherwise their lengths count too, so
+            that what is uncertain can be soft and phases are learned sooner (spectral).
+        magnitude_features: whether the encoder also sees the logarithm of every bin's magnitude (spectral): from sums of
+            real and imaginary parts, whose phases turn from frame to frame, it could not tell most of them.
+        latent_norm: whether latents have mean zero and variance one per channel, of the batch in training and of what was
+            trained on afterwards (spectral): they cannot all drift to one codeword.
         padding: how lengths that are no multiple of `hop_length` are completed. "causal": zeros after the waveform,
             streams equal the whole. "original": zeros before every strided convolution, no streams.
         hidden_size: width of what is quantized.
@@ -144,6 +155,11 @@ class SoundStreamConfig(StrictConfig):
     frame_size: int = 256
     frame_intermediate_size: int = 768
     num_frame_layers: int = 6
+    analysis_fade: int = 0
+    spectral_power: float = 0.3
+    normalized_phases: bool = True
+    magnitude_features: bool = False
+    latent_norm: bool = False
     padding: str = "causal"
     hidden_size: int = 512
     num_quantizers: int = 8
@@ -201,8 +217,7 @@ class SoundStreamConfig(StrictConfig):
 
     def bandwidth(self, num_quantizers: int | None = None) -> float:
         """Kilobits per second of so many levels (all by default), one code of each per frame."""
-        # A code of `size` codewords costs log2(size) bits, one of each level per frame.
-        return sum(math.log2(size) for size in self.codebook_sizes[:num_quantizers]) * self.frame_rate / 1000
+        return kbps_of(self.codebook_sizes[:num_quantizers], self.frame_rate)
 
     def quantizers_within(self, bandwidth: float) -> int:
         """The most levels that fit into a bandwidth.
@@ -213,11 +228,7 @@ class SoundStreamConfig(StrictConfig):
         Raises:
             ValueError: not even one level fits.
         """
-        # A little slack, so that a bandwidth computed by `bandwidth` itself fits despite rounding.
-        fitting = [n for n in range(1, self.num_quantizers + 1) if self.bandwidth(n) <= bandwidth * (1 + 1e-6)]
-        if not fitting:
-            raise ValueError(f"bandwidth must be at least {self.bandwidth(1):g} kbps, one level, got {bandwidth}.")
-        return fitting[-1]
+        return levels_within(self.codebook_sizes, self.frame_rate, bandwidth)
 
     def validate_architecture(self):
         """Rules between fields."""
@@ -236,6 +247,11 @@ class SoundStreamConfig(StrictConfig):
             raise ValueError(f"strides must be positive integers, at least one, got {self.strides}.")
         if self.architecture == "spectral":
             self._validate_spectral()
+        elif self.latent_norm or self.magnitude_features:
+            raise ValueError(
+                "latent_norm and magnitude_features belong to the spectral architecture: leave them False, got "
+                f"{self.latent_norm} and {self.magnitude_features}."
+            )
         if any(block not in range(len(self.strides)) for block in self.wavelet_blocks):
             raise ValueError(f"wavelet_blocks must be in 0..{len(self.strides) - 1}, got {self.wavelet_blocks}.")
         # One tap has no two parts: low and high would be the same signal.
@@ -259,6 +275,11 @@ class SoundStreamConfig(StrictConfig):
             raise ValueError(
                 f"n_fft must be at least the hop of {hop} samples (the product of strides) and synthesis_overlap between 0 "
                 f"and it, got {self.n_fft} and {self.synthesis_overlap}."
+            )
+        if not 0 <= self.analysis_fade < self.n_fft or not 0 < self.spectral_power <= 1:
+            raise ValueError(
+                f"analysis_fade must be from 0 to below n_fft={self.n_fft} and spectral_power in (0, 1], got "
+                f"{self.analysis_fade} and {self.spectral_power}."
             )
         if self.wavelet_blocks or self.multires_depth or self.padding != "causal":
             raise ValueError(

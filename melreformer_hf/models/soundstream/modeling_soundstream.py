@@ -25,6 +25,8 @@ from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils import ModelOutput
 
+from melreformer_hf.hub.bundled import BundledMixin
+from melreformer_hf.hub.int8 import Int8StorageMixin
 from melreformer_hf.hub.mixin import HubMixin
 from melreformer_hf.models.soundstream.coder_soundstream import SoundStreamDecoder, SoundStreamEncoder
 from melreformer_hf.models.soundstream.configuration_soundstream import SoundStreamConfig
@@ -123,7 +125,9 @@ class SoundStreamOutput(ModelOutput):
     codebook_inputs: CodebookInputs | None = None
 
 
-class SoundStreamPreTrainedModel(CodebookModelMixin, HubMixin, PreTrainedAudioTokenizerBase, PreTrainedModel):
+class SoundStreamPreTrainedModel(
+    CodebookModelMixin, HubMixin, BundledMixin, Int8StorageMixin, PreTrainedAudioTokenizerBase, PreTrainedModel
+):
     """Initial values and loading."""
 
     config_class = SoundStreamConfig
@@ -144,6 +148,10 @@ class SoundStreamPreTrainedModel(CodebookModelMixin, HubMixin, PreTrainedAudioTo
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm1d):
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)
         elif isinstance(module, (CausalConv1d, CausalConvTranspose1d, nn.Linear)):
             fan_in = module.weight[0].numel()
             # An output sample of a transposed convolution sums taps / stride inputs, not all taps.
@@ -453,6 +461,7 @@ class SoundStreamModel(OriginalCheckpointMixin, SoundStreamPreTrainedModel):
         bandwidth: float | None = None,
         output_hidden_states: bool = False,
         generator: torch.Generator | None = None,
+        train_encoder: bool = True,
         return_dict: bool | None = None,
     ) -> SoundStreamOutput | tuple:
         """Encode, quantize, decode; the codebooks learn by `accumulate_codebooks` and `update_codebooks` only.
@@ -464,6 +473,7 @@ class SoundStreamModel(OriginalCheckpointMixin, SoundStreamPreTrainedModel):
             bandwidth: kilobits per second, instead.
             output_hidden_states: whether to return the stages of the decoder.
             generator: makes quantizer dropout repeatable.
+            train_encoder: `False`: gradients of the reconstruction are zero in encoder and quantizer.
             return_dict: `False` gives a tuple.
 
         Raises:
@@ -474,6 +484,9 @@ class SoundStreamModel(OriginalCheckpointMixin, SoundStreamPreTrainedModel):
         latents, samples_mask, frames_mask = self._latents(input_values, padding_mask)
         quantized: QuantizerOutput = self.quantizer(latents, levels, frames_mask, generator)
         hidden = quantized.quantized
+        if not train_encoder:
+            # Zero rather than none, which processes that average their gradients would wait for.
+            hidden = hidden.detach() + 0.0 * hidden
         if frames_mask is not None:
             # As decode does with -1; else forward and decode would differ on padded rows.
             hidden = hidden * frames_mask[:, None]

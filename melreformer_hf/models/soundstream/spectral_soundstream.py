@@ -20,11 +20,12 @@ from melreformer_hf.models.soundstream.configuration_soundstream import SoundStr
 from melreformer_hf.nn.conv import Runner, run_whole
 from melreformer_hf.nn.convnext import ConvNeXtBlock
 
-_COMPRESSION = 0.3  # magnitudes to this power: soft partials beside loud ones
+_PART_GAIN = 6.0  # of real and imaginary parts beside logarithms of magnitudes: music is far below full scale
 _SMALLEST = 1e-4
 _LARGEST_LOG = 8.0  # of a head's magnitudes: far above full scale
 _USUAL_LOG = -4.0  # an untrained head is about as loud as music
 _SMALLEST_SQUARE = 1e-10
+_NORM_MOMENTUM = 0.01  # of the latents' mean and variance
 
 
 class CausalFrames(nn.Module):
@@ -84,9 +85,12 @@ class CausalOverlapAdd(nn.Module):
         return (bodies + earlier).flatten(2), tails[:, :, -1:].clone()
 
 
-def _window(length: int, device: torch.device) -> torch.Tensor:
-    """Periodic Hann window, float32."""
-    return torch.hann_window(length, device=device)
+def analysis_window(length: int, fade: int, device: torch.device | None = None) -> torch.Tensor:
+    """(length,) float32: rises as a sine's square, and falls so over its last `fade` samples; 0: a periodic Hann window."""
+    if not fade:
+        return torch.hann_window(length, device=device)
+    rise, fall = ((torch.arange(size, device=device) + 0.5) / size for size in (length - fade, fade))
+    return torch.cat([(0.5 * math.pi * rise).sin().square(), (0.5 * math.pi * fall).cos().square()])
 
 
 def fading_window(hop_length: int, overlap: int, device: torch.device | None = None) -> torch.Tensor:
@@ -122,12 +126,16 @@ class SpectralEncoder(nn.Module):
     def __init__(self, config: SoundStreamConfig) -> None:
         super().__init__()
         self.frames = CausalFrames(config.n_fft, config.hop_length)
-        # Real and imaginary parts of every bin and channel.
-        features = config.audio_channels * 2 * (config.n_fft // 2 + 1)
+        # Real and imaginary parts, and perhaps the magnitude, of every bin and channel.
+        self.magnitudes, self.power, self.fade = config.magnitude_features, config.spectral_power, config.analysis_fade
+        features = config.audio_channels * (3 if self.magnitudes else 2) * (config.n_fft // 2 + 1)
         self.stem = nn.Linear(features, config.frame_size)
         self.stem_norm = nn.LayerNorm(config.frame_size)
         self.layers = FrameBlocks(config)
         self.head = nn.Linear(config.frame_size, config.hidden_size)
+        self.latent_norm = None
+        if config.latent_norm:
+            self.latent_norm = nn.BatchNorm1d(config.hidden_size, affine=False, momentum=_NORM_MOMENTUM)
 
     def _features(self, waveform: torch.Tensor, run: Runner) -> torch.Tensor:
         """(batch, channel, sample) -> (batch, frame, feature)."""
@@ -136,17 +144,26 @@ class SpectralEncoder(nn.Module):
             if not frames.shape[2]:  # a chunk without a whole hop; there are no transforms of nothing
                 return frames.new_zeros(len(frames), 0, self.stem.in_features)
             # A full-scale sine has the magnitude of one.
-            spectrum = torch.fft.rfft(frames * _window(self.frames.length, frames.device)) * (4 / self.frames.length)
-            loudness = torch.view_as_real(spectrum).square().sum(-1).clamp(min=_SMALLEST**2)
-            spectrum = torch.view_as_real(spectrum) * loudness.pow((_COMPRESSION - 1) / 2)[..., None]
-        # (batch, channel, frame, bin, 2) -> (batch, frame, channel * bin * 2)
+            window = analysis_window(self.frames.length, self.fade, frames.device)
+            spectrum = torch.view_as_real(torch.fft.rfft(frames * window) * (4 / self.frames.length))
+            loudness = spectrum.square().sum(-1).clamp(min=_SMALLEST**2)
+            spectrum = spectrum * loudness.pow((self.power - 1) / 2)[..., None]
+            if self.magnitudes:
+                # From -1.2 for silence to 1 for a full-scale sine.
+                logarithm = 1 + 0.12 * loudness.log()[..., None]
+                spectrum = torch.cat([_PART_GAIN * spectrum, logarithm], dim=-1)
+        # (batch, channel, frame, bin, 2 or 3) -> (batch, frame, channel * bin * (2 or 3))
         return spectrum.transpose(1, 2).flatten(2)
 
     def forward(self, waveform: torch.Tensor, run: Runner = run_whole) -> torch.Tensor:
         """(batch, audio_channels, sample) -> (batch, hidden_size, ceil(sample / hop_length))."""
         features = self._features(waveform, run).to(self.stem.weight.dtype)
         hidden = self.stem_norm(self.stem(features)).transpose(1, 2)
-        return self.head(self.layers(hidden, run)).transpose(1, 2)
+        latents = self.head(self.layers(hidden, run)).transpose(1, 2)
+        if self.latent_norm is None or not latents.shape[2]:
+            return latents
+        with full_precision(latents):
+            return self.latent_norm(latents.float()).to(self.head.weight.dtype)
 
 
 class SpectralDecoder(nn.Module):
@@ -159,6 +176,7 @@ class SpectralDecoder(nn.Module):
     def __init__(self, config: SoundStreamConfig) -> None:
         super().__init__()
         self.channels, self.length = config.audio_channels, config.hop_length + config.synthesis_overlap
+        self.normalized = config.normalized_phases
         self.stem = nn.Linear(config.hidden_size, config.frame_size)
         self.layers = FrameBlocks(config)
         # Magnitude, cosine and sine of every bin and channel.
@@ -173,7 +191,9 @@ class SpectralDecoder(nn.Module):
             parts = head.float().unflatten(-1, (self.channels, 3, -1)).transpose(1, 2)
             magnitude, cosine, sine = parts.unbind(3)
             magnitude = (magnitude + _USUAL_LOG).clamp(max=_LARGEST_LOG).exp()
-            gain = magnitude * (cosine.square() + sine.square() + _SMALLEST_SQUARE).rsqrt()
+            gain = magnitude
+            if self.normalized:
+                gain = gain * (cosine.square() + sine.square() + _SMALLEST_SQUARE).rsqrt()
             # Orthonormal: white noise of magnitude one has samples of variance one, whatever the length.
             frames = torch.fft.irfft(torch.complex(cosine * gain, sine * gain), n=self.length, norm="ortho")
             window = fading_window(self.overlap_add.hop_length, self.overlap_add.overlap, frames.device)
@@ -187,4 +207,11 @@ class SpectralDecoder(nn.Module):
         return [states.transpose(1, 2), waveform.to(self.head.weight.dtype)]
 
 
-__all__ = ["CausalFrames", "CausalOverlapAdd", "SpectralDecoder", "SpectralEncoder", "fading_window"]
+__all__ = [
+    "CausalFrames",
+    "CausalOverlapAdd",
+    "SpectralDecoder",
+    "SpectralEncoder",
+    "analysis_window",
+    "fading_window",
+]

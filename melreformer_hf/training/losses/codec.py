@@ -146,11 +146,30 @@ def multi_window_mel_distance(
     return spectrogram_distance(predicted, wanted, window_weights(windows))
 
 
+def si_sdr_loss(prediction: torch.Tensor, target: torch.Tensor, floor: float = 1e-4) -> torch.Tensor:
+    """Negative scale-invariant signal-to-distortion ratio in dB (Le Roux et al., arXiv 1811.02508), mean over rows.
+
+    Args:
+        prediction: (batch, sample).
+        target: (batch, sample).
+        floor: root mean square that is added to target and distortion, so that silence has a finite one.
+
+    Returns:
+        scalar.
+    """
+    least = floor**2 * target.shape[-1]
+    share = ((prediction * target).sum(-1) + least) / (target.square().sum(-1) + least)
+    wanted = share[:, None] * target
+    ratio = (wanted.square().sum(-1) + least) / ((prediction - wanted).square().sum(-1) + least)
+    return -10 * ratio.log10().mean()
+
+
 __all__ = [
     "DEFAULT_MEL_WINDOWS",
     "DEFAULT_STAGE_WEIGHTS",
     "channel_average_loss",
     "multi_window_mel_distance",
+    "si_sdr_loss",
     "spectrogram_distance",
     "stage_target",
     "window_weights",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 RECIPES: dict[str, str] = {
     "class_gpt": "melreformer_hf.training.recipes.class_gpt:ClassGptRecipe",
     "codec": "melreformer_hf.training.recipes.codec:CodecRecipe",
+    "codec_lm": "melreformer_hf.training.recipes.codec_lm:CodecLMRecipe",
     "composer": "melreformer_hf.training.recipes.composer:ComposerRecipe",
     "conv_upsampler": "melreformer_hf.training.recipes.conv_upsampler:ConvUpsamplerRecipe",
     "ear": "melreformer_hf.training.recipes.ear:EarRecipe",

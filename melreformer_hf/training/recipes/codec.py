@@ -24,7 +24,7 @@ from melreformer_hf.training.discriminators.families import DiscriminatorEnsembl
 from melreformer_hf.training.freezing import freeze
 from melreformer_hf.training.losses.adversarial import feature_matching_loss
 from melreformer_hf.training.losses.balancer import LossBalancer
-from melreformer_hf.training.losses.codec import channel_average_loss, multi_window_mel_distance
+from melreformer_hf.training.losses.codec import channel_average_loss, multi_window_mel_distance, si_sdr_loss
 from melreformer_hf.training.losses.hinge import hinge_discriminator_loss, hinge_generator_loss, separation_term
 from melreformer_hf.training.optimizers import OptimizerSettings
 from melreformer_hf.training.recipes.audio import AudioRecipe, length_of
@@ -110,6 +110,7 @@ class CodecRecipe(AudioRecipe):
             num_quantizers=self._draw.num_quantizers(name, self.model_config.num_quantizers) if judged else None,
             output_hidden_states=bool(self.options.average_weight),
             generator=context.generator,
+            train_encoder=context.step >= self.options.decoder_first_steps,
         )
         fake, target = output.audio_values.float().flatten(0, 1), real.flatten(0, 1)  # (batch * channel, sample)
         if name is not None:
@@ -120,7 +121,8 @@ class CodecRecipe(AudioRecipe):
             if self._draw is not None:
                 self._draw.record(name, losses["adversarial"])
         loss = self._balancer(losses, output.audio_values, context.num_micro_steps)
-        loss = loss + output.quantization_loss
+        # Until the encoder learns nothing may pull its latents together.
+        loss = loss + output.quantization_loss * (context.step >= self.options.decoder_first_steps)
         scalars = {**losses, "quantization_loss": output.quantization_loss, "perplexity": output.perplexity.mean()}
         if self.options.average_weight:
             # Not balanced: the balancer's gradient enters at the output, this one at every stage.
@@ -143,8 +145,10 @@ class CodecRecipe(AudioRecipe):
         options, losses = self.options, {}
         if options.waveform_weight:
             losses["waveform"] = (fake - target).abs().mean()
+        if options.si_sdr_weight:
+            losses["si_sdr"] = si_sdr_loss(fake, target)
         if options.mel_weight:
-            losses["mel"] = multi_window_mel_distance(fake, target, self.mel.sampling_rate)
+            losses["mel"] = multi_window_mel_distance(fake, target, self.mel.sampling_rate, options.mel_windows)
         if options.stft_weight:
             losses["stft"] = multi_resolution_stft_distance(fake, target)
         return losses

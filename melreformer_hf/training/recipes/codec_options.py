@@ -6,10 +6,10 @@ import dataclasses
 
 from melreformer_hf.models.soundstream.configuration_soundstream import SoundStreamConfig
 from melreformer_hf.training.config import option
-from melreformer_hf.training.losses.codec import DEFAULT_STAGE_WEIGHTS
+from melreformer_hf.training.losses.codec import DEFAULT_MEL_WINDOWS, DEFAULT_STAGE_WEIGHTS
 from melreformer_hf.training.recipes.audio import AudioOptions
 
-_BALANCED = ("waveform", "mel", "stft", "adversarial", "feature_matching")
+_BALANCED = ("waveform", "si_sdr", "mel", "stft", "adversarial", "feature_matching")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,9 +22,22 @@ class CodecOptions(AudioOptions):
 
     preset: str = option("small", "preset of SoundStreamConfig that --model.NAME values change")
     crop_frames: int = option(50, "codec frames per training crop")
+    decoder_first_steps: int = option(
+        0,
+        "steps in which the decoder alone learns; a decoder that does not know yet how loud music is pushes all latents "
+        "the same way, until one codeword serves them all",
+    )
     balance: bool = option(True, "weights are shares of the gradient at the waveform; false: of the losses themselves")
     waveform_weight: float = option(0.1, "weight of the mean absolute error of samples")
-    mel_weight: float = option(1.0, "weight of the mel spectrograms of six windows")
+    si_sdr_weight: float = option(
+        0.0,
+        "weight of the scale-invariant signal-to-distortion ratio, by which phases are learned; the error of samples alone "
+        "makes silence of what it cannot predict",
+    )
+    mel_weight: float = option(1.0, "weight of the mel spectrograms of several windows")
+    mel_windows: tuple[int, ...] = option(
+        DEFAULT_MEL_WINDOWS, "samples of those windows, multiples of 4; the shortest take most of a step's time"
+    )
     stft_weight: float = option(1.0, "weight of the multi-resolution STFT distance")
     average_weight: float = option(
         0.0, "weight of the channel average of the decoder's stages (convolution, mono); beside the balanced losses"
@@ -61,11 +74,14 @@ class CodecOptions(AudioOptions):
             if getattr(self, name) < 1:
                 raise ValueError(f"options.{name} must be at least 1, got {getattr(self, name)}.")
         weights = [f"{name}_weight" for name in _BALANCED]
-        for name in (*weights, "average_weight", "separation_weight", "gain_augmentation_db"):
+        not_negative = ("average_weight", "separation_weight", "gain_augmentation_db", "decoder_first_steps")
+        for name in (*weights, *not_negative):
             if getattr(self, name) < 0:
                 raise ValueError(f"options.{name} must not be negative, got {getattr(self, name)}.")
-        if not any(getattr(self, name) for name in weights[:3]):
-            raise ValueError(f"One of options.{', options.'.join(weights[:3])} must be above 0, got 0 for all.")
+        if not any(getattr(self, name) for name in weights[:4]):
+            raise ValueError(f"One of options.{', options.'.join(weights[:4])} must be above 0, got 0 for all.")
+        if not self.mel_windows or any(window < 4 or window % 4 for window in self.mel_windows):
+            raise ValueError(f"options.mel_windows must be multiples of 4, at least one, got {self.mel_windows}.")
         if self.judges not in ("one", "all"):
             raise ValueError(f"options.judges must be 'one' or 'all', got {self.judges!r}.")
         if not 0 <= self.adversarial_start <= 1:

@@ -12,6 +12,7 @@ from model_checks import assert_recomputing_changes_nothing
 from testing_utils import ModelContractMixin, assert_error
 
 from melreformer_hf.models.codec_lm import fixed_point_codec_lm, modeling_codec_lm
+from melreformer_hf.models.codec_lm.blocks_codec_lm import BlockCoder
 from melreformer_hf.models.codec_lm.configuration_codec_lm import CodecLMConfig
 from melreformer_hf.models.codec_lm.fixed_point_codec_lm import StreamHeader, pack_stream, unpack_stream
 from melreformer_hf.models.codec_lm.modeling_codec_lm import CodecLMModel, frame_positions
@@ -20,6 +21,7 @@ FRAMES = 40  # several times the context of the tiny preset
 VARIANTS = {
     "encodec": {},
     "pre-norm, relu": {"norm_first": True, "activation": "relu", "input_norm": False},
+    "frame codes": {"norm_first": True, "frame_code_size": 8},
 }
 
 
@@ -62,6 +64,18 @@ class TestPreNormContract(Contract):
     variant = "pre-norm, relu"
 
 
+class TestFrameCodesContract(Contract):
+    variant = "frame codes"
+
+    def steps(self, model):
+        def step(x, past):
+            return model(x, past_key_values=past, use_cache=True, frame_codes=x)
+
+        with torch.no_grad():
+            cache = model(shifted(codes(2, 9)), use_cache=True, frame_codes=codes(2, 9)).past_key_values
+        return {"step": (step, (codes(2, 1), cache))}
+
+
 @pytest.mark.parametrize(("num_quantizers", "count"), [(32, 15_559_768), (8, 5_699_992)])
 def test_published_sizes(num_quantizers, count):
     with torch.device("meta"):
@@ -74,9 +88,10 @@ def test_published_sizes(num_quantizers, count):
 @torch.no_grad()
 def test_cached_equals_the_whole_at_bounded_memory(name, pieces):
     model, inputs = build(name), shifted(codes())
-    whole, cache, parts = model(inputs).logits, None, []
-    for piece in inputs.split(pieces, dim=2):
-        output = model(piece, past_key_values=cache, use_cache=True)
+    seen = [{"frame_codes": part} if name == "frame codes" else {} for part in codes().split(pieces, dim=2)]
+    whole, cache, parts = model(inputs, labels=codes()).logits, None, []
+    for piece, own in zip(inputs.split(pieces, dim=2), seen, strict=True):
+        output = model(piece, past_key_values=cache, use_cache=True, **own)
         cache = output.past_key_values
         parts.append(output.logits)
         assert cache.keys[0].shape[2] <= model.config.num_context_frames
@@ -127,6 +142,65 @@ def test_the_first_codebooks_alone():
     assert torch.equal(torch.stack(model.decompress(model.compress(audio_codes))), audio_codes)
 
 
+@torch.no_grad()
+def test_a_code_sees_the_earlier_ones_of_its_own_frame_and_no_later_ones():
+    model, inputs, own = build("frame codes"), shifted(codes()), codes()
+    logits = model(inputs, frame_codes=own).logits
+    torch.testing.assert_close(model(labels=own).logits, logits)
+    for level in range(3):
+        other = own.clone()
+        other[:, level, 20] = (other[:, level, 20] + 1) % 16
+        moved = (model(inputs, frame_codes=other).logits - logits).abs().amax(-1) > 1e-6  # (batch, quantizer, frame)
+        expected = torch.zeros_like(moved)
+        expected[:, level + 1 :, 20] = True
+        assert torch.equal(moved, expected)
+    with pytest.raises(ValueError, match="frame_codes .* or labels are required"):
+        model(inputs)
+    with pytest.raises(ValueError, match="frame_codes must have the shape"):
+        model(inputs, frame_codes=own[:, :2])
+    with pytest.raises(ValueError, match="frame_codes must be None where config.frame_code_size is 0"):
+        build()(inputs, frame_codes=own)
+
+
+@torch.no_grad()
+def test_a_frame_s_codes_by_their_formulas():
+    model, own = build("frame codes"), codes(1, 1)
+    part, hidden = model.frame_codes, torch.randn(1, 1, 24)
+    found = part(hidden, own)
+    for level in range(3):
+        seen = hidden[0, 0] + part.levels.weight[level]
+        for earlier in range(level):
+            seen = seen + part.frame_projs[earlier].weight @ part.tables[earlier].weight[own[0, earlier, 0] + 1]
+        seen = seen + part.down_proj(torch.nn.functional.gelu(part.up_proj(part.mlp_norm(seen))))
+        narrow = part.heads[level](part.output_norm(seen))
+        expected = part.tables[level].weight[1:] @ narrow + part.code_bias.weight[level]
+        torch.testing.assert_close(found[0, level, 0], expected, rtol=1e-4, atol=1e-5)
+    summed = sum(
+        part.input_projs[level].weight @ part.tables[level].weight[own[0, level, 0] + 1] for level in range(3)
+    )
+    torch.testing.assert_close(part.embed(own)[0, 0], summed, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["encodec", "frame codes"])
+def test_blocks_of_a_stream_come_back_and_depend_on_what_was_before(name):
+    model, audio_codes = build(name).fixed_point(), codes(1, 30, 2)[0]
+    sender, receiver = BlockCoder(model, 2), BlockCoder(model, 2)
+    assert sender.fingerprint == receiver.fingerprint == f"{model.fingerprint:08x}"
+    blocks = [audio_codes[:, :9], audio_codes[:, 9:9], audio_codes[:, 9:]]
+    sent = [sender.encode(block) for block in blocks]
+    for data, block in zip(sent, blocks, strict=True):
+        assert torch.equal(receiver.decode(data, block.shape[1]), block)
+    assert BlockCoder(model, 2).encode(blocks[2]) != sent[2]
+    with pytest.raises(ValueError, match="truncated|corrupt"):
+        BlockCoder(model, 2).decode(sent[0][:1], 9)
+    with pytest.raises(ValueError, match="bits follow the last symbol"):
+        BlockCoder(model, 2).decode(sent[0] + b"x", 9)
+    with pytest.raises(ValueError, match=r"codes must be \(2, frame\)"):
+        BlockCoder(model, 2).encode(codes(1)[0])
+    with pytest.raises(ValueError, match="num_quantizers must be in 1..3, got 4"):
+        BlockCoder(model, 4)
+
+
 def test_ignored_labels_and_learning():
     model, labels = build(), codes(1)
     masked = labels.clone()
@@ -153,17 +227,18 @@ def test_distributions_are_equal_to_the_bit_however_they_are_computed(name):
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        whole, _ = coder.cdfs(inputs)
+        whole, _ = coder.cdfs(inputs, None, codes())
         for count in (1, 2, 4):
             torch.set_num_threads(count)
             for pieces in ([1] * FRAMES, [7, 1, 2, 10, 20]):
                 state, parts = None, []
-                for piece in inputs.split(pieces, dim=2):
-                    cdfs, state = coder.cdfs(piece, state)
+                for piece, own in zip(inputs.split(pieces, dim=2), codes().split(pieces, dim=2), strict=True):
+                    cdfs, state = coder.cdfs(piece, state, own)
                     parts.append(cdfs)
                 assert torch.equal(torch.cat(parts, dim=2), whole)
             for row in range(3):
-                assert torch.equal(coder.cdfs(inputs[row : row + 1])[0], whole[row : row + 1])
+                alone, _ = coder.cdfs(inputs[row : row + 1], None, codes()[row : row + 1])
+                assert torch.equal(alone, whole[row : row + 1])
     finally:
         torch.set_num_threads(threads)
 
@@ -194,12 +269,14 @@ def test_distributions_do_not_depend_on_threads_at_a_large_size():
 @torch.no_grad()
 def test_exact_arithmetic_stays_close_to_the_model(name):
     model, inputs = build(name), shifted(codes())
-    logits, _ = model.fixed_point().logits(inputs)
-    torch.testing.assert_close(logits, model.double()(inputs).logits, rtol=1e-3, atol=1e-3)
+    own = codes() if model.config.frame_code_size else None
+    logits, _ = model.fixed_point().logits(inputs, None, own)
+    torch.testing.assert_close(logits, model.double()(inputs, frame_codes=own).logits, rtol=1e-3, atol=1e-3)
 
 
-def test_streams_are_the_same_alone_and_in_a_batch_and_decode_in_any_company():
-    model, audio_codes = build(), codes()
+@pytest.mark.parametrize("name", ["encodec", "frame codes"])
+def test_streams_are_the_same_alone_and_in_a_batch_and_decode_in_any_company(name):
+    model, audio_codes = build(name), codes()
     streams = model.compress(audio_codes)
     assert [model.compress(row[None])[0] for row in audio_codes] == streams
     short, low = model.compress(audio_codes[:1, :, :11])[0], model.compress(audio_codes[1:2, :1])[0]
@@ -316,6 +393,7 @@ def test_wrong_codes_are_refused():
         ({"dropout": 1.0}, "dropout"),
         ({"position_period": 1.0}, "position_period"),
         ({"layer_norm_eps": 0.0}, "layer_norm_eps"),
+        ({"frame_code_size": -1}, "frame_code_size"),
     ],
 )
 def test_wrong_configurations_are_refused(arguments, part):

@@ -17,6 +17,7 @@ from melreformer_hf.models.soundstream.spectral_soundstream import (
     CausalOverlapAdd,
     SpectralDecoder,
     SpectralEncoder,
+    analysis_window,
     fading_window,
 )
 from melreformer_hf.nn.conv import run_whole
@@ -69,6 +70,77 @@ def test_features_are_compressed_spectra_of_full_scale_one():
     assert not encoder._features(torch.zeros(1, 1, 882), run_whole).any()
 
 
+@pytest.mark.parametrize("fade", [1, 99, 1763])
+def test_windows_fall_over_their_last_samples_only(fade):
+    window = analysis_window(1764, fade)
+    assert window.shape == (1764,) and window.argmax() in (1763 - fade, 1764 - fade)
+    assert (window.diff()[: 1763 - fade] > 0).all() and (window.diff()[1764 - fade :] < 0).all()
+    assert 0 <= window.min() and window.max() <= 1
+    torch.testing.assert_close(analysis_window(1764, 0), torch.hann_window(1764))
+
+
+def test_features_with_magnitudes_and_another_power():
+    time = torch.arange(22050) / 22050
+    sine = (2 * math.pi * 1000.0 * time).cos()[None, None]
+    changes = {"magnitude_features": True, "spectral_power": 1.0, "analysis_fade": 99}
+    features = SpectralEncoder(small(**changes))._features(sine, run_whole)[0, 20].reshape(883, 3)
+    plain = SpectralEncoder(small(spectral_power=1.0, analysis_fade=99))._features(sine, run_whole)[0, 20]
+    torch.testing.assert_close(features[:, :2], 6 * plain.reshape(883, 2))
+    magnitude = plain.reshape(883, 2).norm(dim=1).clamp(min=1e-4)
+    torch.testing.assert_close(features[:, 2], 1 + 0.24 * magnitude.log(), rtol=1e-4, atol=1e-4)
+    assert magnitude.argmax() == 80 and magnitude[80] == pytest.approx(1.0, rel=0.05)
+
+
+def test_pairs_whose_lengths_count():
+    heads = torch.randn(1, 2, 3 * 271, generator=torch.Generator().manual_seed(0))
+    longer = heads.unflatten(-1, (3, 271)) * torch.tensor([1.0, 2.0, 2.0])[:, None]
+    for normalized, factor in ((True, 1.0), (False, 2.0)):
+        decoder = SpectralDecoder(small(normalized_phases=normalized))
+        once, twice = decoder._frames(heads), decoder._frames(longer.flatten(2))
+        torch.testing.assert_close(twice, factor * once, rtol=1e-4, atol=1e-5)
+
+
+def test_normalized_latents_are_those_of_the_batch_and_then_of_the_training():
+    torch.manual_seed(0)
+    encoder = SpectralEncoder(small(latent_norm=True, num_frame_layers=1, frame_size=32, frame_intermediate_size=48))
+    waveform = 0.1 * torch.randn(4, 1, 441 * 30) + 0.05
+    latents = encoder.train()(waveform)
+    torch.testing.assert_close(latents.mean((0, 2)), torch.zeros(128), rtol=0, atol=1e-4)
+    torch.testing.assert_close(latents.var((0, 2), correction=0), torch.ones(128), rtol=1e-2, atol=1e-2)
+    for _ in range(600):
+        encoder.latent_norm(latents)  # the running statistics, of which a batch changes a hundredth
+    for _ in range(600):
+        encoder(waveform)
+    whole, part = encoder.eval()(waveform), encoder(waveform[:1])
+    torch.testing.assert_close(whole[:1], part, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(whole, latents, rtol=1e-2, atol=3e-2)
+
+
+@torch.no_grad()
+def test_streams_equal_the_whole_with_all_of_it():
+    torch.manual_seed(0)
+    options = {"latent_norm": True, "magnitude_features": True, "analysis_fade": 9, "spectral_power": 0.7}
+    sizes = {"num_frame_layers": 1, "frame_size": 32, "frame_intermediate_size": 48, "normalized_phases": False}
+    model = SoundStreamModel(small(**options, **sizes)).eval()
+    waveform = 0.1 * torch.randn(1, 1, 441 * 9 + 100)
+    codes = model.encode(waveform).audio_codes
+    streamed = torch.cat(list(model.stream_encode(waveform.split([100, 441, 1300, 2228], dim=-1))), dim=-1)
+    assert torch.equal(streamed, codes)
+    made = torch.cat(list(model.stream_decode(codes.split([1, 4, 5], dim=-1))), dim=-1)
+    torch.testing.assert_close(made, model.decode(codes).audio_values, rtol=1e-4, atol=1e-5)
+
+
+def test_an_encoder_that_does_not_train_has_gradients_of_zero():
+    torch.manual_seed(0)
+    model = SoundStreamModel(small(num_frame_layers=1, frame_size=32, frame_intermediate_size=48)).train()
+    waveform = 0.1 * torch.randn(1, 1, 4410)
+    for trains in (True, False):
+        model.zero_grad()
+        model(waveform, train_encoder=trains).audio_values.square().sum().backward()
+        assert bool(model.encoder.stem.weight.grad.any()) == trains
+        assert model.decoder.stem.weight.grad.any()
+
+
 def test_the_head_makes_partials_of_its_magnitudes_and_angles():
     decoder = SpectralDecoder(small())
     bins = 540 // 2 + 1
@@ -114,6 +186,10 @@ def test_sizes():
 @pytest.mark.parametrize(
     "changes, message",
     [
+        ({"analysis_fade": 1764}, "analysis_fade must be from 0 to below n_fft=1764"),
+        ({"spectral_power": 0.0}, "spectral_power in (0, 1], got 0 and 0.0"),
+        ({"architecture": "convolution", "latent_norm": True}, "belong to the spectral architecture"),
+        ({"architecture": "convolution", "magnitude_features": True}, "belong to the spectral architecture"),
         ({"n_fft": 440}, "n_fft must be at least the hop of 441 samples"),
         ({"synthesis_overlap": 442}, "synthesis_overlap between 0 and it, got 1764 and 442"),
         ({"synthesis_overlap": -1}, "synthesis_overlap between 0"),

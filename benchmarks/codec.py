@@ -42,7 +42,9 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--split", default="test", help="held-out split of the data set (default: test)")
     parser.add_argument("--crops", type=int, default=40, help="sounds, of one recording each first (default: 40)")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of each (default: 8)")
-    parser.add_argument("--kbps", type=float, nargs="*", default=[1.5, 3.0, 6.0], help="of the codec (default: 1.5 3 6)")
+    parser.add_argument(
+        "--kbps", type=float, nargs="*", default=[1.5, 3.0, 6.0], help="of the codec (default: 1.5 3 6)"
+    )
     parser.add_argument("--opus", type=float, nargs="*", default=[6.0, 8.0, 12.0], help="of Opus (default: 6 8 12)")
     parser.add_argument("--entropy", action="store_true", help="also shorten the codes by the codec's language model")
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2], help="of the speed table (default: 1 2)")
@@ -95,7 +97,9 @@ def quality(name: str, sounds: list[np.ndarray], rate: int, code: Callable) -> s
         ratio = si_sdr(made, true).mean().item() if true.square().mean().sqrt() > _QUIETEST else float("nan")
         found.append((log_mel_l1(made, true, mel).item(), multi_resolution_stft_distance(made, true).item(), ratio))
     distances = np.nanmean(np.array(found), axis=0)
-    return f"| {name} | {8 * size / 1000 / seconds:.2f} | {distances[0]:.3f} | {distances[1]:.3f} | {distances[2]:.1f} |"
+    return (
+        f"| {name} | {8 * size / 1000 / seconds:.2f} | {distances[0]:.3f} | {distances[1]:.3f} | {distances[2]:.1f} |"
+    )
 
 
 def quality_table(arguments: argparse.Namespace, codec) -> None:
@@ -123,7 +127,9 @@ def quality_table(arguments: argparse.Namespace, codec) -> None:
             quality(f"Opus {kbps:g}", sounds, rate, lambda sound, kbps=kbps: through_opus(sound, rate, kbps, opus)),
             flush=True,
         )
-    print(f"\n{'Opus by ' + opus(Path(), Path(), 0)[0] if opus else 'No opusenc and no ffmpeg here: no rows of Opus'}\n")
+    print(
+        f"\n{'Opus by ' + opus(Path(), Path(), 0)[0] if opus else 'No opusenc and no ffmpeg here: no rows of Opus'}\n"
+    )
 
 
 def peer(parameters: int, config) -> EncodecModel:
@@ -153,7 +159,9 @@ def speed_table(arguments: argparse.Namespace, codec) -> None:
     count = sum(parameter.numel() for parameter in codec.parameters())
     other = peer(count, codec.config)
     theirs = sum(parameter.numel() for parameter in other.parameters())
-    print(f"{arguments.speed_seconds:g} s of sound; ours {count / 1e6:.2f} M parameters, EnCodec {theirs / 1e6:.2f} M\n")
+    print(
+        f"{arguments.speed_seconds:g} s of sound; ours {count / 1e6:.2f} M parameters, EnCodec {theirs / 1e6:.2f} M\n"
+    )
     print("| threads | codec | encode, times real time | decode, times real time |\n|---|---|---|---|")
     kbps = codec.config.bandwidth()
     for threads in arguments.threads:

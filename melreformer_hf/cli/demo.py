@@ -54,6 +54,9 @@ def demo(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port. Default: the first free from 7860.")
     ] = None,
+    sounds: Annotated[
+        str, typer.Option(help="Pipeline of sounds for the tab of them; none leaves it out.")
+    ] = "sounds-tiny",
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads. Default: at most one per available core.")
     ] = None,
@@ -71,18 +74,23 @@ def demo(
     from melreformer_hf.pipelines.loading import parts_of
 
     parts = parts_of(checkpoint)
-    if not parts & {"composer", "idea"}:
+    sounds = checkpoint if "mel_vqvae" in parts else sounds
+    if not parts & {"composer", "idea", "mel_vqvae"}:
         raise ValueError(
-            f"--checkpoint {checkpoint} has neither a composer nor an idea model: there is nothing to show."
+            f"--checkpoint {checkpoint} has neither a composer nor an idea model, nor sounds: there is nothing to show."
         )
     pipes = {
         name: load_pipeline(checkpoint, device, threads, notes=name == "notes") if part in parts else None
         for name, part in (("notes", "composer"), ("ideas", "idea"))
     }
+    if sounds != "none":
+        from melreformer_hf.cli.sound import load_sounds
+
+        pipes["sounds"] = load_sounds(sounds, device, threads, "--sounds")
     from melreformer_hf.pipelines.pipeline_separation import SeparationPipeline
 
-    device = str(next(pipe.device for pipe in pipes.values() if pipe is not None))
-    blocks = space.build_demo(**pipes, separation=SeparationPipeline.from_pretrained("separation-tiny").to(device))
+    where = str(next(pipe.device for pipe in pipes.values() if pipe is not None))
+    blocks = space.build_demo(**pipes, separation=SeparationPipeline.from_pretrained("separation-tiny").to(where))
     settings = space.launch_settings()
     _, address, _ = blocks.launch(
         server_name=host, server_port=port, inbrowser=open_browser, quiet=True, prevent_thread_lock=True, **settings

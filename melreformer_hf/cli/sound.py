@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,13 +30,15 @@ if TYPE_CHECKING:
     from melreformer_hf.nn.token_drawing import TokenSampling
     from melreformer_hf.pipelines.pipeline_token_generation import TokenGenerationPipeline
 
+BUNDLED = "sounds-tiny"
+_GUIDANCE = 2.0  # what most classes are recognised best with
 app = typer.Typer(
     help="Sounds from tokens: of a class, repaired, or between two recordings.\n\n"
-    "Example: melreformer sound --class dog --seed 7 --output dog.wav --checkpoint mine",
+    "Example: melreformer sound --class dog --seed 7 --output dog.wav",
 )
 
 Checkpoint = Annotated[
-    str | None,
+    str,
     typer.Option(
         help="Pipeline of sounds: folder, Hub id such as user/name, or the name of a bundled checkpoint.",
         rich_help_panel="Model",
@@ -60,8 +63,12 @@ TopP = Annotated[
     typer.Option(help="Draw among the likeliest tokens that together reach this probability.", metavar="0..1"),
 ]
 Guidance = Annotated[
-    float,
-    typer.Option(min=0, help="How much the class is exaggerated: 1 not at all, 2 twice.", metavar="NUMBER"),
+    float | None,
+    typer.Option(
+        min=0,
+        help="How much the class is exaggerated: 1 not at all, 3 much. Default: 2 for a class, where the checkpoint can.",
+        metavar="NUMBER",
+    ),
 ]
 Greedy = Annotated[bool, typer.Option("--greedy", help="Take the likeliest token every time, draw nothing.")]
 ClassName = Annotated[
@@ -92,15 +99,15 @@ def sound(
     temperature: Temperature = 1.0,
     top_k: TopK = None,
     top_p: TopP = None,
-    guidance: Guidance = 1.0,
+    guidance: Guidance = None,
     greedy: Greedy = False,
-    checkpoint: Checkpoint = None,
+    checkpoint: Checkpoint = BUNDLED,
     threads: Threads = None,
     device: Device = "auto",
 ) -> None:
     """Draw sounds of a class, and write them.
 
-    Example: melreformer sound --class dog --num 3 --seed 7 --output dog.wav --checkpoint mine
+    Example: melreformer sound --class dog --num 3 --seed 7 --output dog.wav
     """
     if context.invoked_subcommand is not None:
         return
@@ -108,10 +115,12 @@ def sound(
     sampling = _sampling(greedy, temperature, top_k, top_p, guidance)
     if continued is not None:
         _check_file(continued)
-    pipe = _loaded(checkpoint, device, threads, output)
+    pipe = load_sounds(checkpoint, device, threads, to_stderr=output == PIPE)
     known = pipe.class_names
     if name is not None and known and name not in known:
         raise ValueError(f"--class must be one of {', '.join(known)}, got {name!r}.")
+    if guidance is None and name is not None and _can_guide(pipe):
+        sampling = dataclasses.replace(sampling, guidance_scale=_GUIDANCE)
     beginning = {"recording": continued, "keep_in_s": keep} if continued is not None else {"keep_in_s": keep}
     for file, (own, generator) in zip(files, seeds(seed, num), strict=True):
         made = pipe(name, seconds, **beginning, sampling=sampling, generator=generator)
@@ -136,15 +145,15 @@ def repair(
     temperature: Temperature = 1.0,
     top_k: TopK = None,
     top_p: TopP = None,
-    guidance: Guidance = 1.0,
+    guidance: Guidance = None,
     greedy: Greedy = False,
-    checkpoint: Checkpoint = None,
+    checkpoint: Checkpoint = BUNDLED,
     threads: Threads = None,
     device: Device = "auto",
 ) -> None:
     """Fill gaps of a recording from what is on both of their sides; the rest keeps its samples.
 
-    Example: melreformer sound repair in.wav --from 1.2 --to 1.8 --output repaired.wav --checkpoint mine
+    Example: melreformer sound repair in.wav --from 1.2 --to 1.8 --output repaired.wav
     """
     files = output_names(output, num)
     sampling = _sampling(greedy, temperature, top_k, top_p, guidance)
@@ -152,7 +161,7 @@ def repair(
     if len(starts) != len(ends):
         raise ValueError(f"--from and --to must be as many, got {len(starts)} and {len(ends)}.")
     spans = list(zip(starts, ends, strict=True))
-    pipe = _loaded(checkpoint, device, threads, output)
+    pipe = load_sounds(checkpoint, device, threads, to_stderr=output == PIPE)
     told = ", ".join(f"{start:g} to {end:g} s" for start, end in spans)
     for file, (own, generator) in zip(files, seeds(seed, num), strict=True):
         made = pipe.repair(recording, spans, name, sampling=sampling, generator=generator)
@@ -172,20 +181,20 @@ def interpolate(
         ),
     ] = False,
     seed: Seed = None,
-    checkpoint: Checkpoint = None,
+    checkpoint: Checkpoint = BUNDLED,
     threads: Threads = None,
     device: Device = "auto",
 ) -> None:
     """Sounds on the way from one recording to another, in FILE-0, FILE-1, ...
 
-    Example: melreformer sound interpolate a.wav b.wav --steps 5 --output between.wav --checkpoint mine
+    Example: melreformer sound interpolate a.wav b.wav --steps 5 --output between.wav
     """
     if output == PIPE:
         raise ValueError("--output must be the name of a file: several sounds are written, got -.")
     files = output_names(output, steps)
     for file in (first, second):
         _check_file(file)
-    pipe = _loaded(checkpoint, device, threads, output)
+    pipe = load_sounds(checkpoint, device, threads, to_stderr=output == PIPE)
     ((own, generator),) = seeds(seed, 1)
     sampling = _sampling(not draw, 1.0, None, None, 1.0)
     made = pipe.interpolate(first, second, steps, sampling=sampling, generator=generator)
@@ -195,14 +204,25 @@ def interpolate(
         _write(pipe, file, made, origin, index)
 
 
+def _can_guide(pipe: TokenGenerationPipeline) -> bool:
+    """Whether the pipeline knows what is not of a class."""
+    from melreformer_hf.pipelines.pipeline_utils import bare
+
+    return pipe.class_gpt is not None and bare(pipe.class_gpt).config.null_class
+
+
 def _sampling(
-    greedy: bool, temperature: float, top_k: int | None, top_p: float | None, guidance: float
+    greedy: bool, temperature: float, top_k: int | None, top_p: float | None, guidance: float | None
 ) -> TokenSampling:
     from melreformer_hf.nn.token_drawing import TokenSampling
 
     try:
         return TokenSampling(
-            do_sample=not greedy, temperature=temperature, top_k=top_k, top_p=top_p, guidance_scale=guidance
+            do_sample=not greedy,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            guidance_scale=1.0 if guidance is None else guidance,
         )
     except ValueError as error:
         raise ValueError(f"--{str(error).replace('guidance_scale', 'guidance').replace('top_', 'top-')}") from error
@@ -213,21 +233,25 @@ def _check_file(recording: Path) -> None:
         raise FileNotFoundError(f"No audio file at {recording}.")
 
 
-def _loaded(checkpoint: str | None, device: str, threads: int | None, output: str) -> TokenGenerationPipeline:
-    """A pipeline of sounds on a device."""
+def load_sounds(
+    checkpoint: str, device: str, threads: int | None, option: str = "--checkpoint", to_stderr: bool = False
+) -> TokenGenerationPipeline:
+    """A pipeline of sounds on a device.
+
+    Raises:
+        ValueError: the checkpoint is none of sounds; names the option that asked for it.
+    """
     from melreformer_hf.pipelines.loading import parts_of
     from melreformer_hf.pipelines.pipeline_token_generation import TokenGenerationPipeline
 
     quiet_libraries()
     choose_threads(threads)
     device, started = choose_device(device), time.perf_counter()
-    if checkpoint is None:
-        raise ValueError("--checkpoint must be given: a pipeline of sounds, which `melreformer assemble` makes.")
     if "mel_vqvae" not in parts_of(checkpoint):
-        raise ValueError(f"--checkpoint must be a pipeline of sounds, with a mel_vqvae, got {checkpoint}.")
+        raise ValueError(f"{option} must be a pipeline of sounds, with a mel_vqvae, got {checkpoint}.")
     pipe = TokenGenerationPipeline.from_pretrained(checkpoint).to(device)
     where = f"cpu, {describe_threads()}" if device == "cpu" else device
-    typer.echo(f"loaded {checkpoint} in {time.perf_counter() - started:.1f} s, on {where}", err=output == PIPE)
+    typer.echo(f"loaded {checkpoint} in {time.perf_counter() - started:.1f} s, on {where}", err=to_stderr)
     return pipe
 
 
@@ -249,4 +273,4 @@ def _write(pipe: TokenGenerationPipeline, file: Path | None, made, origin: str, 
     typer.echo(f"wrote {path} ({samples / pipe.sampling_rate:.1f} s, {origin}) and {picture}")
 
 
-__all__ = ["app", "interpolate", "repair", "sound"]
+__all__ = ["BUNDLED", "app", "interpolate", "load_sounds", "repair", "sound"]

@@ -56,12 +56,15 @@ def test_options_reach_the_drawing(checkpoint, tmp_path):
         "top_k": ("--top-k", 1),
         "top_p": ("--top-p", 1e-6),
         "guided": ("--guidance", 4),
+        "told": ("--guidance", 2),
+        "not": ("--guidance", 1),
         "short": ("--seconds", 0.1),
     }.items():
         file = tmp_path / f"{name}.wav"
         run("--class", "high", "--seed", 3, *words, "--output", file, "--checkpoint", checkpoint)
         made[name] = file.read_bytes()
     assert made["greedy"] == made["top_k"] == made["top_p"]
+    assert made["told"] == made["plain"] != made["not"]
     assert len({made[name] for name in ("plain", "greedy", "cold", "guided", "short")}) == 5
     assert len(soundfile.read(tmp_path / "short.wav")[0]) == 9 * 256
 
@@ -95,7 +98,6 @@ def test_recordings_go_on_are_repaired_and_blended(checkpoint, recording, tmp_pa
         (["--temperature", "0"], ["--temperature must", "0.0"]),
         (["--continue", "nowhere.wav"], ["No audio file at nowhere.wav"]),
         (["--output", "a.txt"], [".wav"]),
-        (["--checkpoint"], ["--checkpoint must be given"]),
         (["--checkpoint", "piano-tiny"], ["pipeline of sounds", "piano-tiny"]),
         (["repair", "IN", "--from", "1", "--to", "2", "--to", "3"], ["--from and --to", "1 and 2"]),
         (["repair", "nowhere.wav", "--from", "1", "--to", "2"], ["nowhere.wav"]),
@@ -106,11 +108,15 @@ def test_recordings_go_on_are_repaired_and_blended(checkpoint, recording, tmp_pa
 def test_mistakes_are_told(checkpoint, recording, words, fragments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = [recording if word == "IN" else word for word in words]
-    if words == ["--checkpoint"]:
-        words = []
-    elif "--checkpoint" not in words:
-        words += ["--checkpoint", checkpoint]
+    words += [] if "--checkpoint" in words else ["--checkpoint", checkpoint]
     with pytest.raises((ValueError, FileNotFoundError)) as error:
         CliRunner().invoke(app, ["sound", *words], catch_exceptions=False, standalone_mode=False)
     for fragment in fragments:
         assert fragment in str(error.value)
+
+
+def test_the_bundled_sounds_are_the_default(tmp_path):
+    told = run("--class", "dog", "--seconds", 1, "--seed", 7, "--output", tmp_path / "dog.wav")
+    assert "loaded sounds-tiny" in told
+    samples, _ = soundfile.read(tmp_path / "dog.wav")
+    assert len(samples) == 86 * 256

@@ -23,7 +23,7 @@ from melreformer_hf.training.loop import train
 from melreformer_hf.training.main import main
 from melreformer_hf.training.recipes.class_gpt import ClassGptRecipe, draw_gap
 from melreformer_hf.training.recipes.gpt_vae import GptVaeOptions, GptVaeRecipe
-from melreformer_hf.training.recipes.mel_vqvae import MelVqvaeRecipe
+from melreformer_hf.training.recipes.mel_vqvae import MelVqvaeRecipe, texture_distance
 from melreformer_hf.training.recipes.melgan import MelGanRecipe
 from melreformer_hf.training.recipes.sound_data import sound_crop, trim_silence
 from melreformer_hf.training.reporting import read_metrics
@@ -392,3 +392,36 @@ def test_labels_of_other_programs_datasets_are_read_by_column(tmp_path):
     assert recipe.class_names == CLASSES
     labels = {int(recipe.prepare(recipe.stream(0, 1).item(i), torch.Generator())["class_labels"]) for i in range(6)}
     assert labels == {0, 1}
+
+
+def test_texture_is_liveliness_by_patches():
+    generator = torch.Generator().manual_seed(0)
+    smooth, noise = torch.zeros(1, 32, 64), torch.randn(2, 32, 64, generator=generator)
+    # Two draws of the same noise are alike, though bin by bin they are further apart than either from its mean.
+    assert texture_distance(noise[:1], noise[1:]) < 0.15 * texture_distance(smooth, noise[:1])
+    assert (noise[0] - noise[1]).abs().mean() > (noise[0] - smooth).abs().mean()
+    assert texture_distance(noise, noise) == 0
+    stripes = torch.arange(64.0).remainder(2).expand(1, 32, 64)  # changes by 1 in time and by 0 in frequency
+    torch.testing.assert_close(texture_distance(stripes, smooth), torch.tensor(0.5))
+
+
+def test_a_decoder_learns_alone(sounds, tokenizer, tmp_path):
+    model = {"codebook_update": "gradient", "kmeans_iterations": 0, "restart_threshold": 0.0}
+    options = {"decoder_only": True, "texture_weight": 1.0}
+    train(*_pair(MelVqvaeRecipe, sounds, "", tmp_path, model=model, options=options, init_from=tokenizer))
+    before, after = (MelVqvaeModel.from_pretrained(place) for place in (tokenizer, tmp_path))
+    mel = torch.randn(1, 128, FRAMES, generator=torch.Generator().manual_seed(0)) - 5
+    assert torch.equal(before.encode(mel), after.encode(mel))
+    for name, value in before.state_dict().items():
+        kept = name.startswith(("encoder.", "quant_conv.", "quantizer."))
+        assert torch.equal(value, after.state_dict()[name]) == kept, name
+    lines = [line for line in read_metrics(tmp_path) if line["kind"] == "train"]
+    assert all("texture" in line for line in lines)
+    recipe = built(MelVqvaeRecipe, sounds, options={"texture_weight": 2.0, "adversarial_weight": 0.0})
+    started(recipe)
+    (phase,) = recipe.phases(batch_of(recipe), context())
+    found = phase.scalars
+    expected = found["reconstruction"] + found["quantization_loss"] + 2 * found["texture"]
+    torch.testing.assert_close(phase.loss, expected)
+    with pytest.raises(ValueError, match="decoder_only must be false without init_from"):
+        built(MelVqvaeRecipe, sounds, options=options)

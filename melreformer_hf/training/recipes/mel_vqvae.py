@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import avg_pool2d
 
 from melreformer_hf.metrics import codebook_perplexity, codebook_usage
 from melreformer_hf.models.mel_vqvae.configuration_mel_vqvae import MelVqvaeConfig
@@ -46,6 +47,11 @@ class MelVqvaeOptions(SoundOptions):
         1.0,
         "the weight is multiplied by the ratio of the gradients of reconstruction and judgement, at most this; 0: by 1",
     )
+    texture_weight: float = option(
+        0.0,
+        "weight of the distance between how lively true and decoded mels are in time and frequency, patch by patch",
+    )
+    decoder_only: bool = option(False, "train the decoder of init_from alone: its tokens stay what they are")
     discriminator_size: int = option(64, "channels of the discriminator's first layer")
     discriminator_layers: int = option(3, "its layers with stride 2")
     baseline_sounds: int = option(200, "training items whose means by class are the baseline of the validation")
@@ -55,11 +61,30 @@ class MelVqvaeOptions(SoundOptions):
         for name in ("discriminator_size", "discriminator_layers", "baseline_sounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"options.{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("adversarial_weight", "adaptive_limit"):
+        for name in ("adversarial_weight", "adaptive_limit", "texture_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"options.{name} must not be negative, got {getattr(self, name)}.")
         if not 0 <= self.adversarial_start <= 1:
             raise ValueError(f"options.adversarial_start must be in [0, 1], got {self.adversarial_start}.")
+
+
+def texture_distance(prediction: torch.Tensor, target: torch.Tensor, patch: int = 16) -> torch.Tensor:
+    """Mean absolute difference of how much mels change from bin to bin within patches, in time and in frequency; scalar.
+
+    A mean over many draws is smooth, and near to every draw; noise of the right strength is far from each, bin by bin.
+    What both have in common with a draw is how lively they are.
+
+    Args:
+        prediction: (batch, mel, frame).
+        target: the same shape.
+        patch: bins of a patch on either axis.
+    """
+    found = []
+    for dim in (-1, -2):
+        changes = (mel.float().diff(dim=dim).abs() for mel in (prediction, target))
+        ours, theirs = (avg_pool2d(change[:, None], patch, patch // 2) for change in changes)
+        found.append((ours - theirs).abs().mean())
+    return torch.stack(found).mean()
 
 
 class MelVqvaeRecipe(SoundRecipe):
@@ -78,10 +103,18 @@ class MelVqvaeRecipe(SoundRecipe):
                 f"options.crop_frames must be a multiple of the model's stride {self.model_config.stride}, got "
                 f"{self.options.crop_frames}."
             )
+        if self.options.decoder_only and config.init_from is None:
+            raise ValueError(
+                "options.decoder_only must be false without init_from, whose tokens it would keep, got true."
+            )
         self._baseline = math.nan
 
     def trainables(self) -> dict[str, Trainable]:
-        trainables = {"model": Trainable(MelVqvaeModel(self.model_config))}
+        model = MelVqvaeModel(self.model_config)
+        if self.options.decoder_only:
+            for part in (model.encoder, model.quant_conv, model.quantizer):
+                part.requires_grad_(False)
+        trainables = {"model": Trainable(model)}
         if self.options.adversarial_weight:
             judge = PatchDiscriminator(1, self.options.discriminator_size, self.options.discriminator_layers)
             settings = OptimizerSettings(learning_rate=self.config.discriminator_learning_rate)
@@ -103,6 +136,9 @@ class MelVqvaeRecipe(SoundRecipe):
             "perplexity": output.perplexity,
         }
         loss = output.loss
+        if self.options.texture_weight:
+            scalars["texture"] = texture_distance(self._picture(output.output_features), self._picture(mel))
+            loss = loss + self.options.texture_weight * scalars["texture"]
         if judged:
             adversarial, weight = self._judged(judge, output)
             scalars |= {"adversarial": adversarial, "adversarial_factor": weight}
@@ -136,6 +172,8 @@ class MelVqvaeRecipe(SoundRecipe):
         )
 
     def after_step(self, kept: dict[str, list[Any]], context: StepContext) -> None:
+        if self.options.decoder_only:
+            return
         model = unwrapped(self.modules["model"])
         for inputs in kept.get("model", ()):
             model.accumulate_codebooks(inputs)
@@ -163,6 +201,7 @@ class MelVqvaeRecipe(SoundRecipe):
             "mel_l1": error,
             "mel_l1_of_class_means": self._baseline,
             "mel_l1_share": share,
+            "texture": texture_distance(self._picture(made), self._picture(mels)).item(),
             "usage": codebook_usage(codes, size).item(),
             "perplexity": codebook_perplexity(codes, size).item(),
         }
@@ -176,4 +215,4 @@ class MelVqvaeRecipe(SoundRecipe):
         )
 
 
-__all__ = ["MelVqvaeOptions", "MelVqvaeRecipe"]
+__all__ = ["MelVqvaeOptions", "MelVqvaeRecipe", "texture_distance"]

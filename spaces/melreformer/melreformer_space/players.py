@@ -9,17 +9,20 @@ import gradio as gr
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
 from melreformer_hf.pipelines.pipeline_midi_generation import MidiGenerationPipeline
 from melreformer_hf.pipelines.pipeline_separation import SeparationPipeline
+from melreformer_hf.pipelines.pipeline_token_generation import TokenGenerationPipeline
 from melreformer_space.edits import EditPlayer
 from melreformer_space.ideas import IdeaPlayer
 from melreformer_space.limits import choose_seed, refusal
 from melreformer_space.notes import NotePlayer
 from melreformer_space.sound import Files, Shown
+from melreformer_space.sounds import SoundPlayer
 from melreformer_space.stems import StemPlayer
 from melreformer_space.stops import Stops, visitor_of
 
 MIDI_TASKS = ("continue", "fill", "accompany", "perform", "transcribe")
 EDIT_TASKS = ("vary", "blend", "inpaint", "extend", "loop")
-TASKS = ("generate", "expand", "separate", *MIDI_TASKS, *EDIT_TASKS)
+SOUND_TASKS = ("sound", "repair", "between")
+TASKS = ("generate", "expand", "separate", *MIDI_TASKS, *EDIT_TASKS, *SOUND_TASKS)
 GENERATED = ("sound", "wav", "midi", "roll", "idea", "mel", "status")
 EXPANDED = ("sound", "wav", "idea", "mel", "status")
 PLAYED = ("sound", "wav", "midi", "roll", "status")
@@ -34,6 +37,7 @@ class Players:
         ideas: draws and expands ideas; `None` for a checkpoint without an idea model.
         live: whether chunks are sent to a live player.
         separation: splits recordings; `None` for a page that does not.
+        sounds: draws sounds from tokens; `None` for a page without them.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class Players:
         ideas: MelReformerPipeline | None,
         live: bool,
         separation: SeparationPipeline | None = None,
+        sounds: TokenGenerationPipeline | None = None,
     ) -> None:
         files = Files()
         self.live, self.stops = live, Stops(TASKS)
@@ -49,6 +54,7 @@ class Players:
         self.ideas = None if ideas is None else IdeaPlayer(ideas, live, files)
         self.stems = None if separation is None else StemPlayer(separation, files)
         self.edits = None if ideas is None else EditPlayer(ideas, live, files)
+        self.sounds = None if sounds is None else SoundPlayer(sounds, live, files)
 
     @property
     def sources(self) -> list[str]:
@@ -228,6 +234,56 @@ class Players:
             return self.edits.loop(recording, seam, strength, seed, steps, stopped)
 
         yield from self._seeded("loop", seed, new_seed, play, request, EDITED)
+
+    def sound(
+        self,
+        name: str,
+        seconds: float,
+        guidance: float,
+        temperature: float,
+        seed: float,
+        new_seed: bool,
+        request: gr.Request | None = None,
+    ) -> Iterator[tuple]:
+        """Draw a sound of a class; the last output is the seed."""
+
+        def play(seed: int, stopped: Callable) -> Iterator[Shown]:
+            return self.sounds.draw(name, seconds, guidance, temperature, seed, stopped)
+
+        yield from self._seeded("sound", seed, new_seed, play, request, EDITED)
+
+    def repair(
+        self,
+        recording: str | None,
+        start: float,
+        end: float,
+        name: str,
+        seed: float,
+        new_seed: bool,
+        request: gr.Request | None = None,
+    ) -> Iterator[tuple]:
+        """Fill a gap of a recording; the last output is the seed."""
+
+        def play(seed: int, stopped: Callable) -> Iterator[Shown]:
+            return self.sounds.repair(recording, start, end, name, seed, stopped)
+
+        yield from self._seeded("repair", seed, new_seed, play, request, EDITED)
+
+    def between(
+        self,
+        recording: str | None,
+        other: str | None,
+        weight: float,
+        seed: float,
+        new_seed: bool,
+        request: gr.Request | None = None,
+    ) -> Iterator[tuple]:
+        """What lies between two recordings; the last output is the seed."""
+
+        def play(seed: int, stopped: Callable) -> Iterator[Shown]:
+            return self.sounds.between(recording, other, weight, seed, stopped)
+
+        yield from self._seeded("between", seed, new_seed, play, request, EDITED)
 
     def _seeded(
         self,

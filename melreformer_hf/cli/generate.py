@@ -84,6 +84,16 @@ Device = Annotated[
     ),
 ]
 
+IdeaFrom = Annotated[
+    str | None,
+    typer.Option(
+        metavar="noise|notes",
+        help="What an idea is drawn from (--from idea): noise, by the idea model, so that the first sound comes at once; "
+        "or notes that the composer writes first, which give it a beat. Default: notes, where the checkpoint has a composer "
+        "and neither --steps nor --midi is given.",
+    ),
+]
+
 
 def generate(
     seconds: Annotated[
@@ -111,15 +121,7 @@ def generate(
             help="Denoising steps of the idea (--from idea). Default: the model's own, 4 in piano-tiny; more change little.",
         ),
     ] = None,
-    idea_from: Annotated[
-        str | None,
-        typer.Option(
-            metavar="noise|notes",
-            help="What an idea is drawn from (--from idea): noise, by the idea model, so that the first sound comes at once; "
-            "or notes that the composer writes first, which give it a beat. Default: notes, where the checkpoint has a composer "
-            "and neither --steps nor --midi is given.",
-        ),
-    ] = None,
+    idea_from: IdeaFrom = None,
     midi: Annotated[
         Path | None,
         typer.Option(
@@ -155,9 +157,6 @@ def generate(
         return
     pipe.set_progress_bar_config(desc="idea", unit="step")
     for file, (own, generator) in zip(files, seeds(seed, num), strict=True):
-        if idea_from is None:
-            composes = steps is None and pipe.composer is not None and pipe.performer is not None
-            idea_from = "notes" if composes else "noise"
         grow_idea(pipe, file, seconds, steps, midi, idea_from, generator, level, own)
 
 
@@ -167,7 +166,7 @@ def grow_idea(
     seconds: float | None,
     steps: int | None,
     midi: Path | None,
-    idea_from: str,
+    idea_from: str | None,
     generator: torch.Generator,
     peak_db: float | None,
     seed: int,
@@ -176,6 +175,8 @@ def grow_idea(
     from melreformer_hf.pipelines.pipeline_utils import row_generators
 
     started, rows = time.perf_counter(), row_generators(generator, 1)
+    if idea_from is None and steps is None and None not in (pipe.composer, pipe.performer):
+        idea_from = "notes"
     if midi is not None:
         drawn = pipe.idea_of_midi(midi, seconds)
     elif idea_from == "notes":

@@ -19,7 +19,7 @@ from pipeline_utils_for_tests import tiny_pipeline
 from typer.testing import CliRunner
 
 from melreformer_hf import _errors as errors
-from melreformer_hf._registration import FAMILIES
+from melreformer_hf._registration import CONVERTIBLE
 from melreformer_hf.cli import demo, generate
 from melreformer_hf.cli.main import app, main
 from melreformer_hf.pipelines.pipeline_utils import MAX_SECONDS
@@ -203,7 +203,7 @@ def test_pickles_with_code_are_not_converted(mistake, tmp_path):
     (tmp_path / "old.pt").write_bytes(pickle.dumps({"weight": Hostile()}))
     (tmp_path / "arguments.json").write_text("{}")
     (tmp_path / "broken.json").write_text("{")
-    words = ("convert", "--family", next(iter(FAMILIES)), "--output", "new", "--checkpoint", "old.pt", "--arguments")
+    words = ("convert", "--family", next(iter(CONVERTIBLE)), "--output", "new", "--checkpoint", "old.pt", "--arguments")
     mistake(*words, "arguments.json")
     assert "not valid JSON" in mistake(*words, "broken.json")
     assert not (tmp_path / "ran").exists() and not (tmp_path / "new").exists()

@@ -31,6 +31,7 @@ from melreformer_hf.pipelines.pipeline_utils import AudioPipeline, bare, check_c
 from melreformer_hf.processing.feature_extraction_mel import check_waveform
 
 IDEA_SOURCES = ("noise", "notes")
+_TENSOR_INPUTS = "callback_on_step_end_tensor_inputs"  # means nothing without the callback
 OUTPUT_TYPES = ("pt", "np", "mel", "idea", "latent")
 
 
@@ -198,8 +199,7 @@ class MelReformerPipeline(SpanEditing, NoteIdeas, MelToAudio, AudioPipeline):
         rows = row_generators(generator, int(num_waveforms_per_prompt))
         drawing = {"num_inference_steps": num_inference_steps, "latents": latents, "truncation_psi": truncation_psi}
         drawing["callback_on_step_end"] = callback_on_step_end
-        if callback_on_step_end is not None:
-            drawing["callback_on_step_end_tensor_inputs"] = callback_on_step_end_tensor_inputs
+        drawing[_TENSOR_INPUTS] = callback_on_step_end_tensor_inputs
         seconds = one_length(audio_length_in_s, audio_end_in_s)
         drawn = self._begin(seconds, rows, midi, idea_from, drawing)
         output = self.render_idea(*drawn, generator=rows, output_type=output_type)
@@ -222,7 +222,7 @@ class MelReformerPipeline(SpanEditing, NoteIdeas, MelToAudio, AudioPipeline):
             raise ValueError(f"idea_from must be one of {IDEA_SOURCES}, got {idea_from!r}.")
         if midi is None and idea_from == "noise":
             return self.sample_idea(seconds, len(rows), generator=rows, **drawing)
-        given = {name: value for name, value in drawing.items() if value is not None}
+        given = {name: value for name, value in drawing.items() if value is not None and name != _TENSOR_INPUTS}
         if midi is not None:
             given |= {"num_waveforms_per_prompt": len(rows)} if len(rows) > 1 else {}
             given |= {"idea_from": idea_from} if idea_from != "noise" else {}

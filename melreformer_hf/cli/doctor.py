@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 
 from melreformer_hf._threads import choose_threads, describe_threads
+from melreformer_hf.hub.bundled import BUNDLED
 
 PACKAGES = {
     "core": ("torch", "transformers", "diffusers", "huggingface_hub", "safetensors", "numpy", "soundfile", "soxr"),
@@ -70,8 +71,7 @@ def _render() -> str:
 
 
 def _bundled() -> str:
-    folder = Path(__file__).parents[1] / "checkpoints"
-    found = sorted(path.parent for path in folder.glob("*/model_index.json"))
+    found = sorted(path.parent for path in BUNDLED.glob("*/README.md"))  # what has a card is a model or a pipeline
     if not found:
         return "none bundled"
     sizes = [sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6 for path in found]

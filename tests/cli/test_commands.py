@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -21,6 +22,7 @@ from melreformer_hf._errors import one_line
 from melreformer_hf._registration import FAMILIES
 from melreformer_hf.cli.generate import speed
 from melreformer_hf.cli.main import app
+from melreformer_hf.hub.bundled import BUNDLED
 from melreformer_hf.pipelines import writing
 from melreformer_hf.pipelines.pipeline_mel_reformer import MelReformerPipeline
 from melreformer_hf.pipelines.writing import Written
@@ -156,3 +158,6 @@ def test_doctor_reports(monkeypatch):
     text = run("doctor")
     assert "torch 2" in text and "reads and writes WAV" in text and "will be used" in text
     assert "available cores" in text and ("sleep while they wait" in text or "1 thread " in text)
+    models = next(line for line in text.splitlines() if line.startswith("models:"))
+    cards = {path.parent.name for path in BUNDLED.glob("*/README.md")}
+    assert cards and set(re.findall(r"[a-z]+-[a-z]+", models)) == cards

@@ -114,7 +114,8 @@ def main() -> None:
         numbers = (arguments.seconds[0], arguments.threads, arguments.steps, arguments.whole)
         print(json.dumps(measure(arguments.checkpoint, *numbers)))
         return
-    print(f"{platform.processor() or platform.machine()}, {arguments.threads} threads, {arguments.steps} steps")
+    steps = "the model's own number of" if arguments.steps is None else arguments.steps
+    print(f"{platform.processor() or platform.machine()}, {arguments.threads} threads, {steps} steps")
     if arguments.load:
         table_under_load(arguments)
         return
